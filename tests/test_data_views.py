@@ -1,0 +1,96 @@
+"""views: specifications are checked, and one draw serves the whole clip."""
+
+import numpy as np
+import pytest
+
+from wt_jax.data.views import PixelSpec, ViewSpec, apply_view
+
+
+def still(num_frames=5, height=60, width=90):
+    """A clip of one textured picture."""
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    return np.repeat(image[None], num_frames, axis=0)
+
+
+@pytest.mark.parametrize("crop", ["random", "center", "resize"])
+@pytest.mark.parametrize("size", [16, 60, 128])
+def test_a_still_clip_stays_still(crop, size):
+    view = ViewSpec(crop=crop, size=size, flip_probability=0.5)
+    for seed in range(8):
+        clip = apply_view(still(), view, np.random.default_rng(seed))
+        assert clip.shape == (5, size, size, 3)
+        assert clip.dtype == np.uint8
+        assert (clip == clip[0]).all()
+
+
+def test_center_takes_the_middle_square_and_resize_the_whole():
+    frames = still(1, 60, 90)
+    center = apply_view(frames, ViewSpec(crop="center", size=60), None)
+    np.testing.assert_array_equal(center[0], frames[0, :, 15:75])
+    ramp = np.broadcast_to(np.arange(90, dtype=np.uint8)[None, None, :, None], (1, 60, 90, 3))
+    whole = apply_view(ramp, ViewSpec(crop="resize", size=30), None)
+    np.testing.assert_array_equal(whole[0, 0, :, 0], np.arange(1, 90, 3))  # each the mean of three columns
+
+
+def test_flip():
+    view = ViewSpec(crop="center", size=60)
+    plain = apply_view(still(), view, None)
+    flipped = apply_view(still(), ViewSpec(crop="center", size=60, flip_probability=1.0), np.random.default_rng(0))
+    np.testing.assert_array_equal(flipped, plain[:, :, ::-1])
+
+
+def test_random_crops_keep_to_area_and_aspect():
+    """Two ramps tell the box: their spread in the crop is its width and height."""
+    rows, columns = np.meshgrid(np.arange(200), np.arange(240), indexing="ij")
+    frames = np.stack([rows, columns, rows], axis=-1).astype(np.uint8)[None]
+    view = ViewSpec(size=32, area=(0.3, 0.5), aspect=(0.8, 1.25))
+    for seed in range(50):
+        clip = apply_view(frames, view, np.random.default_rng(seed))[0].astype(float)
+        height = (clip[-1, 0, 0] - clip[0, 0, 0]) * 32 / 31
+        width = (clip[0, -1, 1] - clip[0, 0, 1]) * 32 / 31
+        assert 0.28 < height * width / (200 * 240) < 0.52
+        assert 0.77 < width / height < 1.3
+
+
+def test_no_random_box_fits_into_a_ribbon():
+    clip = apply_view(still(2, 4, 400), ViewSpec(size=8, area=(0.9, 1.0)), np.random.default_rng(0))
+    np.testing.assert_array_equal(clip, apply_view(still(2, 4, 400), ViewSpec(size=8, crop="center"), None))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("window", ""),
+        ("num_frames", 0),
+        ("stride", 0),
+        ("stride", float("inf")),
+        ("unit", "minutes"),
+        ("size", 0),
+        ("crop", "left"),
+        ("area", (0.0, 1.0)),
+        ("area", (0.5, 1.5)),
+        ("aspect", (2.0, 1.0)),
+        ("flip_probability", 1.1),
+    ],
+)
+def test_view_fields_are_checked(field, value):
+    with pytest.raises(ValueError, match=field):
+        ViewSpec(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("jitter_probability", -0.1),
+        ("gray_probability", 2),
+        ("blur_probability", 1.5),
+        ("brightness", -1),
+        ("contrast", -1),
+        ("saturation", -1),
+        ("hue", 0.6),
+        ("blur_sigma", (0.0, 2.0)),
+    ],
+)
+def test_pixel_fields_are_checked(field, value):
+    with pytest.raises(ValueError, match=field):
+        PixelSpec(**{field: value})

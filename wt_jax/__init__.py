@@ -1,0 +1,3 @@
+"""wt_jax: video representation learning with a weak teacher, and its rivals, in JAX."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,62 @@
+"""Colour changes of a clip as one affine map of RGB: brightness, contrast, saturation, hue and gray.
+
+Each of these is linear in the pixel's RGB (contrast also needs the clip's mean), so a clip's whole colour change is one
+3 x 4 matrix and costs one small matrix product per pixel. Against torchvision's ColorJitter: the order is fixed
+(brightness, contrast, saturation, hue, gray) instead of random, values are clipped once at the end instead of after
+each operation, and hue turns about the gray axis (in YIQ) instead of in HSV. These are our choices.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from wt_jax.data.views import PixelSpec
+
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow and torchvision convert to gray
+_RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
+
+
+def _gray_matrix() -> Array:
+    return jnp.broadcast_to(jnp.asarray(_LUMA, jnp.float32), (3, 3))
+
+
+def _blend(share: Array) -> Array:
+    """share * identity + (1 - share) * gray: saturation, and gray itself at share 0."""
+    return share * jnp.eye(3) + (1.0 - share) * _gray_matrix()
+
+
+def _hue_matrix(turn: Array) -> Array:
+    """Rotation of the colour plane by `turn` (1 is the full circle) that leaves gray as it is."""
+    to_yiq = jnp.asarray(_RGB_TO_YIQ, jnp.float32)
+    cos, sin = jnp.cos(2 * jnp.pi * turn), jnp.sin(2 * jnp.pi * turn)
+    zero, one = jnp.zeros_like(cos), jnp.ones_like(cos)
+    rotation = jnp.stack([one, zero, zero, zero, cos, -sin, zero, sin, cos]).reshape(3, 3)
+    return jnp.linalg.inv(to_yiq) @ rotation @ to_yiq
+
+
+def colour_map(key: Array, spec: PixelSpec, mean: Array) -> tuple[Array, Array]:
+    """Draw one clip's colour change.
+
+    Args:
+      key: PRNG key of the clip.
+      spec: strengths and probabilities.
+      mean: (3,) float32, mean RGB of the clip, in [0, 1].
+
+    Returns:
+      matrix (3, 3) and offset (3,), float32: new = matrix @ old + offset.
+    """
+    keys = jax.random.split(key, 6)
+
+    def factor(key: Array, strength: float) -> Array:
+        return jax.random.uniform(key, (), jnp.float32, max(0.0, 1.0 - strength), 1.0 + strength)
+
+    brightness, contrast = factor(keys[0], spec.brightness), factor(keys[1], spec.contrast)
+    colour = _hue_matrix(jax.random.uniform(keys[3], (), jnp.float32, -spec.hue, spec.hue))
+    colour = colour @ _blend(factor(keys[2], spec.saturation))
+    level = jnp.asarray(_LUMA, jnp.float32) @ (brightness * mean)  # what contrast pulls towards
+    matrix = colour * (brightness * contrast)
+    offset = colour @ jnp.full((3,), (1.0 - contrast) * level)
+    jitter = jax.random.bernoulli(keys[4], spec.jitter_probability)
+    matrix, offset = jnp.where(jitter, matrix, jnp.eye(3)), jnp.where(jitter, offset, jnp.zeros(3))
+    gray = jnp.where(jax.random.bernoulli(keys[5], spec.gray_probability), _gray_matrix(), jnp.eye(3))
+    return gray @ matrix, gray @ offset

@@ -1,0 +1,339 @@
+"""Configuration: ml_collections on the command line, frozen dataclasses inside.
+
+Config files build on `default_config(METHOD)`, a ConfigDict of every key there is; `resolve` turns the result, after the
+command line's overrides, into a checked `Config`. Nothing here touches a device.
+"""
+
+import dataclasses
+import difflib
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from wt_jax.data.views import PixelSpec, ViewSpec
+from wt_jax.models.settings import ModelConfig
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; the message names the key and the remedy in one line."""
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """', did you mean X?' for the closest known name, or nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the videos are.
+
+    Attributes:
+      train, test: a list file (`path label`, label optional), a CSV with a `path` column, class folders, or any folder.
+      root: folder that relative paths of a list start from; empty: the list's own folder.
+      workers: processes that decode; 0: threads of the main process.
+      threads: batches in flight per process.
+      max_bad_fraction: share of the videos that may be missing or undecodable before the run stops.
+    """
+
+    train: str = ""
+    test: str = ""
+    root: str = ""
+    workers: int = 0
+    threads: int = 2
+    max_bad_fraction: float = 0.01
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """The sampling that all views of a run share: see `wt_jax.data.views.ViewSpec`."""
+
+    num_frames: int = 16
+    stride: float = 2.0
+    unit: str = "frames"
+    size: int = 112
+
+
+@dataclass(frozen=True)
+class ViewConfig:
+    """The spatial and pixel part of one kind of view: see `wt_jax.data.views.ViewSpec`."""
+
+    crop: str = "random"
+    area: tuple[float, float] = (0.2, 1.0)
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    flip_probability: float = 0.0
+    pixels: PixelSpec = PixelSpec()
+
+
+# The strong list of US12210976B2, claim 1 (scaling, flip, colour jitter, gray, blur) with CoCLR's strengths, and its weak
+# list (scaling and cropping). The strengths are our inference: the claim names none.
+STRONG = ViewConfig(
+    flip_probability=0.5,
+    pixels=PixelSpec(
+        jitter_probability=0.8,
+        brightness=0.4,
+        contrast=0.4,
+        saturation=0.4,
+        hue=0.1,
+        gray_probability=0.2,
+        blur_probability=0.5,
+        blur_sigma=(0.1, 2.0),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class ViewsConfig:
+    """The kinds of view: strong and weak for training, test for evaluation."""
+
+    strong: ViewConfig = STRONG
+    weak: ViewConfig = ViewConfig()
+    test: ViewConfig = ViewConfig(crop="center")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """The optimiser. Durations are "N steps", "N epochs" or "N %" of the training.
+
+    Attributes:
+      name: "sgd" (momentum 0.9), "lars", "adam" (weight decay as an L2 penalty, as in PyTorch) or "adamw".
+      learning_rate: per 256 clips; the rate used is learning_rate * batch_size / 256.
+      warmup: linear warm-up from 0.
+      schedule: "cosine" (to 0), "constant", or "step" (divided by 10 at each of `drops`).
+      drops: when a "step" schedule divides the rate.
+      weight_decay: with `decay_norms` also on biases and normalisation scales, as PyTorch does by default.
+      clip_norm: largest global gradient norm; 0: no clipping.
+    """
+
+    name: str = "sgd"
+    learning_rate: float = 0.03
+    warmup: str = "0 steps"
+    schedule: str = "cosine"
+    drops: tuple[str, ...] = ()
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    decay_norms: bool = True
+    clip_norm: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The training itself.
+
+    Attributes:
+      duration: "N steps" or "N epochs".
+      batch_size: videos per step over all devices.
+      accumulate: pieces that a batch is cut into, one after the other, to save memory.
+      fsdp: devices over which parameters are sharded; 1: data-parallel; 0: all devices.
+      log_every, eval_every, checkpoint_every: steps between two of them; eval_every "0 steps" means only at the end.
+      keep_checkpoints: how many of the last ones stay (the best by online kNN stays beside them).
+      profile: (first step, last step) of a profiler trace; empty: none.
+      tensorboard: also write TensorBoard event files (needs the extra `tensorboard`).
+      compile_cache: folder for compiled programs; empty: none.
+    """
+
+    duration: str = "200 epochs"
+    batch_size: int = 256
+    accumulate: int = 1
+    fsdp: int = 1
+    log_every: int = 10
+    eval_every: str = "0 steps"
+    checkpoint_every: str = "1 epochs"
+    keep_checkpoints: int = 2
+    profile: tuple[int, ...] = ()
+    tensorboard: bool = False
+    compile_cache: str = ""
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """How a representation is judged.
+
+    Attributes:
+      windows: clips per video, evenly spread; their features are averaged.
+      batch_size: videos per forward pass over all devices.
+      k, temperature: of the weighted kNN.
+      centre: centre each set by its own mean before kNN and retrieval, as CoCLR does.
+      leave_out: column of the CSV list whose values are left out in turn (leave-one-group-out on `data.train`); empty: train
+        on `data.train`, test on `data.test`.
+    """
+
+    windows: int = 4
+    batch_size: int = 64
+    k: int = 20
+    temperature: float = 0.07
+    centre: bool = True
+    leave_out: str = ""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run, checked."""
+
+    method_name: str
+    method: Any
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    clip: ClipConfig = field(default_factory=ClipConfig)
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+    def _view(self, kind: ViewConfig) -> ViewSpec:
+        parts = {f.name: getattr(kind, f.name) for f in dataclasses.fields(kind)}
+        return ViewSpec(**parts, **dataclasses.asdict(self.clip))
+
+    @property
+    def strong_view(self) -> ViewSpec:
+        """Strong views, in a window that the method names."""
+        return self._view(self.views.strong)
+
+    @property
+    def weak_view(self) -> ViewSpec:
+        """Weak views, in a window that the method names."""
+        return self._view(self.views.weak)
+
+    @property
+    def test_view(self) -> ViewSpec:
+        """The deterministic view of evaluation."""
+        return self._view(self.views.test)
+
+
+def steps_of(duration: str, *, steps_per_epoch: float, total: int | None = None) -> int:
+    """Steps of a duration "N steps", "N epochs" or, of a known total, "N %".
+
+    Raises:
+      ConfigError: it is none of these.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(steps?|epochs?|%)\s*", duration)
+    if match is None or (match[2] == "%" and total is None):
+        kinds = "'N steps' or 'N epochs'" + ("" if total is None else " or 'N %'")
+        raise ConfigError(f"duration {duration!r} is not understood; write {kinds}")
+    factor = {"s": 1.0, "e": steps_per_epoch, "%": (total or 0) / 100}[match[2][0]]
+    return round(float(match[1]) * factor)
+
+
+def default_config(method: str = "weak_teacher") -> ConfigDict:
+    """Every key with its default, for config files to build on; `method` is a name of `wt_jax.methods.METHODS`."""
+    from wt_jax.methods import default_settings
+
+    config = ConfigDict(_as_dict(Config(method, default_settings(method))), type_safe=False)
+    return config.lock()
+
+
+def resolve(config: ConfigDict | Mapping[str, Any]) -> Config:
+    """The checked, frozen form.
+
+    Raises:
+      ConfigError: a key is unknown (the closest is named), a value has the wrong type, or the combination is impossible.
+    """
+    from wt_jax.methods import default_settings
+
+    raw = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
+    settings = default_settings(raw.get("method_name", "weak_teacher"))
+    resolved = _build(Config, raw, "config", {"method": type(settings)})
+    _check(resolved)
+    return resolved
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The inverse of `resolve`: nested plain values that JSON can hold."""
+    return _as_dict(config)
+
+
+def _as_dict(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {f.name: _as_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return value
+
+
+def _build(cls: type, values: Mapping[str, Any], place: str, types_of: Mapping[str, type]) -> Any:
+    """An instance of dataclass `cls` from nested mappings, each key and type checked."""
+    hints = typing.get_type_hints(cls)
+    for key in values:
+        if key not in hints:
+            raise ConfigError(f"unknown key {place}.{key}{closest(key, hints)}")
+    parts = {}
+    for key, value in values.items():
+        hint = types_of.get(key, hints[key])
+        if dataclasses.is_dataclass(hint):
+            parts[key] = _build(typing.cast(type, hint), value, f"{place}.{key}", {})
+        else:
+            parts[key] = _convert(hint, value, f"{place}.{key}")
+    try:
+        return cls(**parts)
+    except ValueError as error:
+        raise ConfigError(f"{place}.{error}") from None
+
+
+def _convert(hint: Any, value: Any, place: str) -> Any:
+    """`value` as the annotated type; only an int may stand for a float, and a list for a tuple."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple and isinstance(value, tuple | list):
+        if arguments[-1] is Ellipsis:
+            return tuple(_convert(arguments[0], v, place) for v in value)
+        if len(arguments) == len(value):
+            return tuple(_convert(a, v, place) for a, v in zip(arguments, value, strict=True))
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(hint, type) and not isinstance(hint, types.GenericAlias) and type(value) is hint:
+        return value
+    expected = str(hint) if origin else hint.__name__
+    raise ConfigError(f"{place} must be {expected}, got {value!r}")
+
+
+def _check(config: Config) -> None:
+    """Combinations that cannot run, told before any device is touched."""
+    train = config.train
+    for place, value in {
+        "train.batch_size": train.batch_size,
+        "train.accumulate": train.accumulate,
+        "train.log_every": train.log_every,
+        "train.keep_checkpoints": train.keep_checkpoints,
+        "eval.windows": config.eval.windows,
+        "eval.batch_size": config.eval.batch_size,
+        "eval.k": config.eval.k,
+        "data.threads": config.data.threads,
+    }.items():
+        if value < 1:
+            raise ConfigError(f"config.{place} must be 1 or more, got {value}")
+    if train.batch_size % train.accumulate:
+        raise ConfigError(
+            f"config.train.batch_size {train.batch_size} is not a multiple of config.train.accumulate {train.accumulate}"
+        )
+    queue = getattr(config.method, "queue_size", 0)
+    if queue % train.batch_size:
+        near = max(1, round(queue / train.batch_size)) * train.batch_size
+        raise ConfigError(
+            f"config.method.queue_size {queue} is not a multiple of config.train.batch_size {train.batch_size}; try {near}"
+        )
+    if train.profile and (len(train.profile) != 2 or train.profile[0] > train.profile[1]):
+        raise ConfigError(f"config.train.profile must be (first step, last step), got {train.profile}")
+    if config.views.test.crop == "random":
+        raise ConfigError("config.views.test.crop must be 'center' or 'resize': evaluation draws nothing")
+    for view in ("strong_view", "weak_view", "test_view"):
+        try:
+            getattr(config, view)
+        except ValueError as error:
+            raise ConfigError(f"config.clip or config.views.{view.removesuffix('_view')}: {error}") from None
+    for place, duration in {
+        "train.duration": train.duration,
+        "train.eval_every": train.eval_every,
+        "train.checkpoint_every": train.checkpoint_every,
+    }.items():
+        try:
+            steps_of(duration, steps_per_epoch=1)
+        except ConfigError as error:
+            raise ConfigError(f"config.{place}: {error}") from None
+    choices = {"name": ("sgd", "lars", "adam", "adamw"), "schedule": ("cosine", "constant", "step")}
+    for name, allowed in choices.items():
+        value = getattr(config.optim, name)
+        if value not in allowed:
+            raise ConfigError(f"config.optim.{name} {value!r} is unknown; choose one of {', '.join(allowed)}")

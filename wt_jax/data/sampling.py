@@ -1,0 +1,94 @@
+"""Which frames a view shows: integers and fractions only, so that no rounding depends on the machine.
+
+A window is named by the index of its first frame, also where samples are spaced in seconds; from there a view steps in
+frames or along the presentation times, which honours a variable frame rate. A video that is too short for a window is
+shown from its first frame and looped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+
+import numpy as np
+
+from wt_jax.data.decode import VideoInfo
+from wt_jax.data.views import ViewSpec
+
+
+def frame_indices(info: VideoInfo, view: ViewSpec, start: int) -> np.ndarray:
+    """The frames of one clip.
+
+    In frames, sample i is frame `start + round(i * stride)`, halves rounded up, modulo the number of frames. In
+    seconds, it is the frame on show `i * stride` after the start frame appears, modulo the duration of the video.
+
+    Args:
+      info: the video.
+      view: num_frames, stride and unit.
+      start: index of the first frame, in [0, info.num_frames).
+
+    Returns:
+      int64 [num_frames], indices in presentation order.
+    """
+    steps = np.array(_steps(info, view), np.int64)
+    if view.unit == "frames":
+        return (start + steps) % info.num_frames
+    first = info.pts[0]
+    times = (info.pts[start] - first + steps) % (info.end - first)
+    return np.searchsorted(info.pts - first, times, side="right") - 1
+
+
+def random_windows(info: VideoInfo, views: Mapping[str, ViewSpec], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Draws a start for each window and lists the frames of each view.
+
+    Each start is uniform over the frames from which the longest view of its window fits into the video, and
+    independent of the other windows.
+
+    Returns:
+      For each view, int64 [num_frames], indices in presentation order.
+    """
+    starts = {}
+    for window in sorted({view.window for view in views.values()}):
+        last = min(_last_start(info, view) for view in views.values() if view.window == window)
+        starts[window] = int(rng.integers(last + 1))
+    return {name: frame_indices(info, view, starts[view.window]) for name, view in views.items()}
+
+
+def spread_windows(info: VideoInfo, view: ViewSpec, count: int) -> list[np.ndarray]:
+    """Evenly spread windows for evaluation: the first at the start of the video, the last at its end.
+
+    Args:
+      info: the video.
+      view: num_frames, stride and unit.
+      count: number of windows, 1 or more; a single window lies in the middle.
+
+    Returns:
+      `count` arrays int64 [num_frames], indices in presentation order.
+    """
+    if count < 1:
+        raise ValueError(f"count must be 1 or more, got {count}")
+    last = _last_start(info, view)
+    if count == 1:
+        return [frame_indices(info, view, last // 2)]
+    return [frame_indices(info, view, _round(Fraction(last * place, count - 1))) for place in range(count)]
+
+
+def _last_start(info: VideoInfo, view: ViewSpec) -> int:
+    """The last frame from which the window fits without looping; 0 where none does."""
+    span = _steps(info, view)[-1]
+    if view.unit == "frames":
+        return max(info.num_frames - 1 - span, 0)
+    return max(int(np.searchsorted(info.pts, info.end - span, side="left")) - 1, 0)
+
+
+def _steps(info: VideoInfo, view: ViewSpec) -> list[int]:
+    """Distances of the samples from the start, in frames or in units of the time base."""
+    stride = Fraction(str(view.stride))  # By way of the text, so that 0.1 is one tenth.
+    if view.unit == "frames":
+        return [_round(place * stride) for place in range(view.num_frames)]
+    # Time stamps are integers, so the frame on show at a time is the one on show at the last whole unit before it.
+    return [int(place * stride / info.time_base) for place in range(view.num_frames)]
+
+
+def _round(value: Fraction) -> int:
+    return (2 * value.numerator + value.denominator) // (2 * value.denominator)

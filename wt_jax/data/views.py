@@ -1,0 +1,146 @@
+"""What a view of a video is, and its spatial part: crop, resize and flip, drawn once per clip.
+
+A method names its views and describes each with a `ViewSpec`. The frames are chosen in `sampling`, cropped and resized
+here, and the costly pixel part (`PixelSpec`) is finished on the device by `wt_jax.augment`.
+The random crop is the "random resized crop" of Szegedy et al., "Going Deeper with Convolutions" (2015).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+import cv2
+import numpy as np
+
+# The pipeline works on several clips at once; OpenCV's own threads would only fight with it over the same cores.
+cv2.setNumThreads(0)
+
+UNITS = ("frames", "seconds")
+CROPS = ("random", "center", "resize")
+_CROP_TRIES = 10
+
+
+def _check(condition: bool, name: str, rule: str, value: object) -> None:
+    if not condition:
+        raise ValueError(f"{name} {rule}, got {value!r}")
+
+
+def _check_probability(name: str, value: float) -> None:
+    _check(0 <= value <= 1, name, "must lie in [0, 1]", value)
+
+
+def _check_range(name: str, value: tuple[float, float]) -> None:
+    _check(len(value) == 2 and 0 < value[0] <= value[1], name, "must be (low, high) with 0 < low <= high", value)
+
+
+@dataclass(frozen=True)
+class PixelSpec:
+    """Colour and blur of a view, drawn once per clip on the device.
+
+    Probabilities are in [0, 1]. `brightness`, `contrast` and `saturation` are the largest relative change (0.4: a
+    factor in [0.6, 1.4]), `hue` the largest turn of the colour wheel in [0, 0.5], `blur_sigma` a range in pixels.
+    """
+
+    jitter_probability: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    gray_probability: float = 0.0
+    blur_probability: float = 0.0
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+
+    def __post_init__(self):
+        for name in ("jitter_probability", "gray_probability", "blur_probability"):
+            _check_probability(name, getattr(self, name))
+        for name in ("brightness", "contrast", "saturation"):
+            _check(getattr(self, name) >= 0, name, "must be 0 or more", getattr(self, name))
+        _check(0 <= self.hue <= 0.5, "hue", "must lie in [0, 0.5]", self.hue)
+        _check_range("blur_sigma", self.blur_sigma)
+
+
+@dataclass(frozen=True)
+class ViewSpec:
+    """One view of a video: which frames, at which size, cropped how.
+
+    Attributes:
+      window: views with the same window name start at the same frame of the video.
+      num_frames: frames in the clip.
+      stride: distance between two samples, in frames or in seconds (see `unit`); fractions are welcome.
+      unit: "frames" or "seconds".
+      size: height and width of the clip in pixels.
+      crop: "random": a random box of the frame; "center": the largest centred square; "resize": the whole frame,
+        squeezed to a square.
+      area: least and largest share of the frame area in a random crop.
+      aspect: least and largest width / height of a random crop.
+      flip_probability: chance of a mirror image.
+      pixels: the part that is finished on the device.
+    """
+
+    window: str = "a"
+    num_frames: int = 16
+    stride: float | int | Fraction = 1
+    unit: str = "frames"
+    size: int = 112
+    crop: str = "random"
+    area: tuple[float, float] = (0.2, 1.0)
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    flip_probability: float = 0.0
+    pixels: PixelSpec = PixelSpec()
+
+    def __post_init__(self):
+        _check(bool(self.window), "window", "must not be empty", self.window)
+        _check(self.num_frames >= 1, "num_frames", "must be 1 or more", self.num_frames)
+        _check(0 < self.stride < math.inf, "stride", "must be above 0 and finite", self.stride)
+        _check(self.unit in UNITS, "unit", f"must be one of {UNITS}", self.unit)
+        _check(self.size >= 1, "size", "must be 1 or more", self.size)
+        _check(self.crop in CROPS, "crop", f"must be one of {CROPS}", self.crop)
+        _check_range("area", self.area)
+        _check(self.area[1] <= 1, "area", "must not pass 1, the whole frame", self.area)
+        _check_range("aspect", self.aspect)
+        _check_probability("flip_probability", self.flip_probability)
+
+
+def apply_view(frames: np.ndarray, view: ViewSpec, rng: np.random.Generator | None) -> np.ndarray:
+    """Crops, resizes and flips a clip; one draw for the whole clip, so that nothing jumps between its frames.
+
+    Pixels are averaged over areas (`cv2.INTER_AREA`) when the crop is larger than the view in both directions, which
+    avoids aliasing, and interpolated linearly otherwise.
+
+    Args:
+      frames: uint8 [T, H, W, 3], T of any length.
+      view: crop, size and flip to use.
+      rng: where the draws come from; None is allowed for a view without randomness.
+
+    Returns:
+      uint8 [T, size, size, 3].
+    """
+    height, width = frames.shape[1:3]
+    top, left, rows, columns = _box(height, width, view, rng)
+    flip = view.flip_probability > 0 and rng.random() < view.flip_probability
+    interpolation = cv2.INTER_AREA if min(rows, columns) > view.size else cv2.INTER_LINEAR
+    clip = np.empty((len(frames), view.size, view.size, 3), np.uint8)
+    for target, frame in zip(clip, frames, strict=True):
+        box = frame[top : top + rows, left : left + columns]
+        resized = cv2.resize(box, (view.size, view.size), interpolation=interpolation)
+        target[:] = resized[:, ::-1] if flip else resized
+    return clip
+
+
+def _box(height: int, width: int, view: ViewSpec, rng: np.random.Generator | None) -> tuple[int, int, int, int]:
+    """The crop as (top, left, rows, columns) in pixels of the source frame."""
+    if view.crop == "resize":
+        return 0, 0, height, width
+    if view.crop == "random":
+        low, high = np.log(view.aspect)
+        for _ in range(_CROP_TRIES):
+            area = height * width * rng.uniform(*view.area)
+            aspect = math.exp(rng.uniform(low, high))
+            rows, columns = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+            if 0 < rows <= height and 0 < columns <= width:
+                return int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1)), rows, columns
+    # The largest centred square: also what is left when no random box fits, as in a very wide frame.
+    side = min(height, width)
+    return (height - side) // 2, (width - side) // 2, side, side

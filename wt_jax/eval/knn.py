@@ -1,0 +1,61 @@
+"""Weighted k-nearest-neighbour classifier on frozen features: the cheapest honest look at a representation.
+
+Protocol of Wu et al. 2018 (arXiv 1805.01978, section 3.4): each of the k most similar training items votes for its
+class with weight exp(cosine / temperature). They use k = 200 on ImageNet; 20 is the usual value since DINO (Caron et
+al. 2021, arXiv 2104.14294), and 0.07 is the temperature of both.
+"""
+
+import numpy as np
+
+from wt_jax.eval.retrieval import check_features, check_labels, check_pair, similarity_chunks, top_k
+
+
+def weighted_knn(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    *,
+    k: int = 20,
+    temperature: float = 0.07,
+    num_classes: int | None = None,
+) -> np.ndarray:
+    """Predicts the class of each test item by a weighted vote of its nearest training items.
+
+    Features are L2-normalised here. Equal similarities go to the lower training index, equal votes to the lower class.
+
+    Args:
+      train_features: (N, D) float features.
+      train_labels: (N,) integer classes, none negative.
+      test_features: (M, D) float features.
+      k: how many neighbours vote, at least 1; more than N means N.
+      temperature: above 0; the smaller, the more the nearest neighbour decides.
+      num_classes: upper bound of the labels; None means the largest training label plus 1.
+
+    Returns:
+      (M,) int32 predictions, each a class that occurs among the training labels.
+
+    Raises:
+      ValueError: empty or non-finite features, dimensions or labels that do not fit, k or temperature out of range.
+    """
+    train, test = check_features("train_features", train_features), check_features("test_features", test_features)
+    check_pair("train_features", train, "test_features", test)
+    labels = check_labels("train_labels", train_labels, len(train))
+    if k < 1:
+        raise ValueError(f"k is {k}; let at least 1 neighbour vote")
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}; pass a number above 0")
+    num_classes = int(labels.max()) + 1 if num_classes is None else num_classes
+    if labels.max() >= num_classes:
+        raise ValueError(f"train_labels holds {labels.max()} with num_classes={num_classes}; raise num_classes")
+
+    k = min(k, len(train))
+    predictions = np.empty(len(test), np.int32)
+    for rows, similarity in similarity_chunks(test, train):
+        neighbours = top_k(similarity, k)
+        closeness = np.take_along_axis(similarity, neighbours, axis=1).astype(np.float64)
+        # Relative to the nearest, which leaves the winner as it is and keeps exp in range at any temperature.
+        weight = np.exp((closeness - closeness[:, :1]) / temperature)
+        votes = np.zeros((len(similarity), num_classes))
+        np.add.at(votes, (np.arange(len(similarity))[:, None], labels[neighbours]), weight)
+        predictions[rows] = votes.argmax(axis=1)
+    return predictions
