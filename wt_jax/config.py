@@ -16,7 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from wt_jax.data.views import PixelSpec, ViewSpec
-from wt_jax.models.settings import ModelConfig
+from wt_jax.models import ModelConfig, build_encoder
 
 
 class ConfigError(ValueError):
@@ -332,6 +332,10 @@ def _check(config: Config) -> None:
             steps_of(duration, steps_per_epoch=1)
         except ConfigError as error:
             raise ConfigError(f"config.{place}: {error}") from None
+    try:
+        build_encoder(config.model)
+    except ValueError as error:
+        raise ConfigError(f"config.model: {error}") from None
     choices = {"name": ("sgd", "lars", "adam", "adamw"), "schedule": ("cosine", "constant", "step")}
     for name, allowed in choices.items():
         value = getattr(config.optim, name)

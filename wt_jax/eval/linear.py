@@ -51,8 +51,8 @@ def linear_probe(
     """Trains a linear classifier on frozen features and predicts the classes of the test items.
 
     Test labels are not an argument, so that no choice can depend on them. Learning rate and weight decay are those with
-    the best accuracy (then the lowest cross-entropy) on a stratified fifth of the training set; the layer is then fitted
-    anew to the whole training set. Lists of one value each skip the search.
+    the best accuracy (then the lowest cross-entropy) on a stratified fifth of the training set; the layer is then
+    fitted anew to the whole training set. Lists of one value each skip the search.
 
     Args:
       train_features: (N, D) float features.
@@ -68,7 +68,7 @@ def linear_probe(
       The predictions (each a class that occurs in training) and the choice made.
 
     Raises:
-      ValueError: empty or non-finite features, dimensions or labels that do not fit, fewer than two classes, or a search
+      ValueError: empty or non-finite features, dimensions or labels that do not fit, fewer than two classes, a search
         without a class that has two items (nothing can be held out), or a fit that diverged.
     """
     train, test = check_features("train_features", train_features), check_features("test_features", test_features)
@@ -126,7 +126,7 @@ def _score(logits: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
 
 
 def _fit(features, targets, other, grid, *, num_classes, epochs, batch_size, seed) -> Iterator[np.ndarray]:
-    """Fits one layer per (learning rate, weight decay) of `grid`; yields each one's (M, C) logits of the `other` set."""
+    """Fits one layer per (learning rate, weight decay) of `grid`; yields the (M, C) logits of `other`, one by one."""
     mean, spread = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
     spread = np.where(spread > 0, spread, 1)
     features, other = (((x - mean) / spread).astype(np.float32) for x in (features, other))
@@ -152,7 +152,7 @@ def _descend(features, targets, order, drop, rates, decays, *, num_classes):
 
     def loss(layer, inputs, labels):
         weights, bias = layer
-        log_p = jax.nn.log_softmax(inputs @ weights + bias)
+        log_p = jax.nn.log_softmax(inputs @ weights + bias[None])
         return -jnp.mean(jnp.take_along_axis(log_p, labels[:, None], axis=1))
 
     def descend(rate, decay):

@@ -178,10 +178,10 @@ def evaluate_leave_one_group_out(
         raise ValueError(f"groups has shape {groups.shape}; pass one group per feature vector: {labels.shape}")
     names, sizes = np.unique(groups, return_counts=True)
     if len(names) < 2:
-        raise ValueError(f"groups has only {names[0]!r}; leaving one group out needs at least two")
+        raise ValueError(f"groups has only {names[0]}; leaving one group out needs at least two")
     if settings.centre and sizes.min() == 1:
         alone = names[sizes.argmin()]
-        raise ValueError(f"group {alone!r} has one item, which centring turns into zero; merge it or set centre=False")
+        raise ValueError(f"group {alone} has one item, which centring turns into zero; merge it or set centre=False")
     folds = []
     for name in names:
         test = groups == name

@@ -60,8 +60,8 @@ def info_nce(
       (B,) float32, at least 0.
 
     >>> import jax.numpy as jnp
-    >>> info_nce(jnp.eye(2), jnp.eye(2), jnp.eye(2)[::-1], temperature=1.0).round(3)
-    Array([0.862, 0.862], dtype=float32)
+    >>> [f"{x:.3f}" for x in info_nce(jnp.eye(2), jnp.eye(2), jnp.eye(2), temperature=1.0)]
+    ['0.862', '0.862']
     """
     key, queue = jax.lax.stop_gradient((key, queue))
     logits = similarity_logits(query, key, queue, temperature=temperature, mask=mask)

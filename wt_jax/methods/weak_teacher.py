@@ -53,6 +53,8 @@ class WeakTeacherSettings:
         pooled features.
       drop_same_video: keep older clips of the same video from being negatives (CoCLR carries video names for this).
       hidden, dim: widths of the head, Linear-ReLU-Linear; hidden 0: as wide as the encoder's feature.
+      head_norm: "" (MoCo, CoCLR) or "batch": BatchNorm before the ReLU (SimCLR, MoCo v3). It spreads the embeddings of a
+        fresh network, which lets short trainings with GroupNorm leave the plateau at the start.
     """
 
     label: str = "weak_teacher"
@@ -68,6 +70,7 @@ class WeakTeacherSettings:
     drop_same_video: bool = True
     hidden: int = 0
     dim: int = 128
+    head_norm: str = ""
 
     def __post_init__(self):
         choices = {
@@ -75,6 +78,7 @@ class WeakTeacherSettings:
             "momentum_schedule": ("constant", "cosine"),
             "weak_window": ("key", "query", "own"),
             "shared": ("all", "encoder"),
+            "head_norm": ("", "batch"),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:

@@ -4,6 +4,8 @@
 * "sub_batch": BatchNorm whose statistics are taken in `sub_batches` contiguous parts of the batch. It stands in for the
   per-device BatchNorm of a multi-GPU run, through which MoCo's keys leak (https://arxiv.org/abs/1911.05722, sec. 3.3).
 * "group": GroupNorm, without any coupling between clips (https://arxiv.org/abs/1803.08494).
+
+They are written out because flax's own fail in bfloat16 under strict dtype promotion.
 """
 
 import math
@@ -16,11 +18,10 @@ KINDS = ("batch", "sub_batch", "group")
 
 
 class Norm(nn.Module):
-    """Normalise the channels (last axis) of an array (B, ..., C); returns the same shape in `dtype`.
+    """Normalise the channels (last axis) of an array by statistics in float32, then scale and shift.
 
-    Statistics are float32 whatever `dtype` is; running ones live in the collection "batch_stats". With `train` the
-    batch is normalised by its own statistics and the running ones move by 1 - `momentum`; without, the running ones
-    normalise. GroupNorm has none and ignores `train`. Its groups are 32, or the largest power of two that divides C.
+    The running statistics of "batch" and "sub_batch" live in the collection "batch_stats". GroupNorm has none. Its
+    groups are 32, or the largest power of two that divides the channels.
     """
 
     kind: str = "batch"
@@ -31,49 +32,53 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        options = {"epsilon": self.epsilon, "dtype": self.dtype}
-        if self.kind == "group":
-            return nn.GroupNorm(num_groups=math.gcd(32, x.shape[-1]), name="group", **options)(x)
-        options["momentum"] = self.momentum
-        if self.kind == "batch":
-            return nn.BatchNorm(use_running_average=not train, name="batch", **options)(x)
-        if self.kind == "sub_batch":
-            return SubBatchNorm(sub_batches=self.sub_batches, name="batch", **options)(x, train)
-        raise ValueError(f"norm {self.kind!r} is none of {', '.join(KINDS)}")
+        """(B, ..., C) of any float dtype -> the same shape in `dtype`.
 
-
-class SubBatchNorm(nn.Module):
-    """BatchNorm over (B, ..., C) with statistics per contiguous sub-batch of B / `sub_batches` clips.
-
-    Parameters and running statistics have BatchNorm's names and shapes. The running variance is that of the whole
-    batch: the mean of the sub-batch variances plus the variance of the sub-batch means.
-    """
-
-    sub_batches: int
-    epsilon: float
-    momentum: float
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        With `train` the batch is normalised by its own statistics, and the running ones move by 1 - `momentum`;
+        without, the running ones normalise. GroupNorm ignores `train`.
+        """
         channels = x.shape[-1]
-        mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
-        var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
         scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        wide = x.astype(jnp.float32)
+        if self.kind == "group":
+            groups = wide.reshape(x.shape[0], -1, math.gcd(32, channels), channels // math.gcd(32, channels))
+            mean, var = _moments(groups, axes=(1, 3))
+            y = ((groups - mean) * jax.lax.rsqrt(var + self.epsilon)).reshape(x.shape) * scale + bias
+        else:
+            mean, var = self._batch_moments(wide, train)
+            y = (wide - mean) * (jax.lax.rsqrt(var + self.epsilon) * scale) + bias
+        return y.astype(self.dtype)
+
+    def _batch_moments(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
+        """Mean and variance of each channel, in a shape that broadcasts against `x`."""
+        channels = x.shape[-1]
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
         if not train:
-            return self._normalise(x, mean.value, var.value, scale, bias)
-        if x.shape[0] % self.sub_batches:
-            raise ValueError(f"a batch of {x.shape[0]} clips cannot be split into sub_batches={self.sub_batches}")
-        parts = x.reshape(self.sub_batches, -1, channels)
-        part_mean = jnp.mean(parts, axis=1, keepdims=True, dtype=jnp.float32)
-        part_var = jnp.mean(jnp.square(parts.astype(jnp.float32) - part_mean), axis=1, keepdims=True)
+            return running_mean.value, running_var.value
+        batch_axes = tuple(range(x.ndim - 1))
+        if self.kind == "batch":
+            mean, var = whole_mean, whole_var = _moments(x, batch_axes, keepdims=False)
+        else:
+            if x.shape[0] % self.sub_batches:
+                raise ValueError(f"a batch of {x.shape[0]} cannot be split into sub_batches={self.sub_batches}")
+            parts = x.reshape(self.sub_batches, -1, *x.shape[1:])
+            mean, var = _moments(parts, tuple(range(1, x.ndim)), keepdims=False)
+            whole_mean = jnp.mean(mean, axis=0)
+            whole_var = jnp.mean(var, axis=0) + jnp.var(mean, axis=0)
+            members = x.shape[0] // self.sub_batches
+            shape = (x.shape[0], *(1,) * (x.ndim - 2), channels)
+            mean, var = (jnp.repeat(m, members, axis=0).reshape(shape) for m in (mean, var))
         if not self.is_initializing():
             keep = self.momentum
-            mean.value = keep * mean.value + (1 - keep) * jnp.mean(part_mean, axis=(0, 1))
-            whole_var = jnp.mean(part_var, axis=(0, 1)) + jnp.var(part_mean, axis=(0, 1))
-            var.value = keep * var.value + (1 - keep) * whole_var
-        return self._normalise(parts, part_mean, part_var, scale, bias).reshape(x.shape)
+            running_mean.value = keep * running_mean.value + (1 - keep) * whole_mean
+            running_var.value = keep * running_var.value + (1 - keep) * whole_var
+        return mean, var
 
-    def _normalise(self, x, mean, var, scale, bias):
-        return ((x.astype(jnp.float32) - mean) * (jax.lax.rsqrt(var + self.epsilon) * scale) + bias).astype(self.dtype)
+
+def _moments(x: jax.Array, axes: tuple[int, ...], keepdims: bool = True) -> tuple[jax.Array, jax.Array]:
+    """Mean and biased variance in one pass over `x`."""
+    mean = jnp.mean(x, axes, keepdims=keepdims)
+    square = jnp.mean(jnp.square(x), axes, keepdims=keepdims)
+    return mean, jnp.maximum(square - jnp.square(mean), 0.0)

@@ -1,0 +1,32 @@
+"""Kinetics-400 pre-training, S3D, the weak teacher.
+
+Command:   python -m wt_jax.main --config=configs/k400.py --workdir=DIR --config.data.train=LIST
+           (configs/k400.py:moco, :label_smoothing, :strong_teacher and :relational are the controls)
+Hardware:  meant for 8 accelerators of 32 GB or more, bfloat16; 32 or more CPU cores per 8 of them for decoding.
+           On fewer, add --config.train.accumulate=N.
+Expect:    NOT RUN YET: no result of this configuration is known. For comparison, CoCLR's InfoNCE baseline (S3D, the same
+           clip, pre-trained on UCF101) reaches R@1 33.1 and linear 46.8 on UCF101 split 1.
+
+Clip, augmentation, head, queue and optimiser are those of CoCLR's InfoNCE baseline (arXiv 2010.09709, its public code):
+32 frames at stride 1, 128 x 128, Adam 1e-3 with weight decay 1e-5 at 128 clips per step (4 GPUs x 32), divided by 10 at
+epochs 250 and 280 of 300. That the weak teacher's authors used them is not known. What is the weak teacher's own (label
+weight, its temperature) is our inference; see wt_jax/methods/weak_teacher.py.
+"""
+
+from ml_collections import ConfigDict
+
+from wt_jax.config import default_config
+
+
+def get_config(method: str = "weak_teacher") -> ConfigDict:
+    config = default_config(method)
+    config.clip.num_frames, config.clip.stride, config.clip.size = 32, 1.0, 128
+    config.data.workers = 16
+    config.model.name, config.model.dtype = "s3d", "bfloat16"
+    config.method.queue_size = 16384
+    config.train.duration, config.train.batch_size = "300 epochs", 128
+    # 1e-3 at 128 clips; config.optim.learning_rate is per 256.
+    config.optim.name, config.optim.learning_rate, config.optim.weight_decay = "adam", 2e-3, 1e-5
+    config.optim.schedule, config.optim.drops = "step", ("250 epochs", "280 epochs")
+    config.train.eval_every = "10 epochs"
+    return config

@@ -1,0 +1,33 @@
+"""Four simulated devices for every test, strict dtype promotion where our code runs, and absl flags parsed for grain."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+
+import pathlib
+
+import pytest
+from absl import flags
+
+flags.FLAGS.mark_as_parsed()
+
+SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> pathlib.Path:
+    """The folder of real videos beside the checkout."""
+    if not SHARED.exists():
+        pytest.skip(f"no real videos at {SHARED}")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def small_set(tmp_path_factory) -> pathlib.Path:
+    """The embedded data set, small: 32 training and 16 test videos."""
+    from wt_jax.data.synthetic import write_dataset
+
+    folder = tmp_path_factory.mktemp("embedded")
+    write_dataset(folder, train=32, test=16, frames=32)
+    return folder

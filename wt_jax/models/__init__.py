@@ -1,0 +1,73 @@
+"""Video encoders and heads in flax linen.
+
+`build_encoder(ModelConfig(name="r3d_18"))` gives a module with one interface whatever its name:
+`encoder.apply(variables, clips (B, T, H, W, 3), train) -> features (B, encoder.feature_dim)` in float32, averaged over
+time and space; `pool=False` returns the last feature map (B, t, h, w, C). `train=True` needs
+`mutable=["batch_stats"]` unless the norm is "group".
+"""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from wt_jax.models.conv import conv3d
+from wt_jax.models.flops import forward_flops
+from wt_jax.models.heads import MLP
+from wt_jax.models.norm import KINDS, Norm
+from wt_jax.models.resnet import r2plus1d_10, r2plus1d_18, r3d_18, r3d_34, r3d_50, slow_r50
+from wt_jax.models.s3d import s3d, s3dg
+
+__all__ = ["MLP", "MODELS", "ModelConfig", "Norm", "build_encoder", "conv3d", "forward_flops"]
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "s3d": s3d,
+    "s3dg": s3dg,
+    "r3d_18": r3d_18,
+    "r3d_34": r3d_34,
+    "r3d_50": r3d_50,
+    "r2plus1d_10": r2plus1d_10,
+    "r2plus1d_18": r2plus1d_18,
+    "slow_r50": slow_r50,
+}
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which encoder. `width` scales all its channels, 64 is the published size of every model.
+
+    `norm` is "batch", "sub_batch" (in `sub_batches` parts) or "group"; see `wt_jax.models.norm`. `dtype` is that of the
+    arithmetic; parameters, statistics and features stay float32. `remat` trades time for memory.
+    """
+
+    name: str = "s3d"
+    width: int = 64
+    norm: str = "batch"
+    sub_batches: int = 1
+    dtype: str = "float32"
+    remat: bool = False
+
+
+def build_encoder(config: ModelConfig) -> nn.Module:
+    """Return the encoder that `config` names; ValueError, with the closest valid name, for what does not exist."""
+    constructor = _choose("model", config.name, MODELS)
+    kind = _choose("norm", config.norm, {name: name for name in KINDS})
+    dtype = _choose("dtype", config.dtype, DTYPES)
+    if config.width < 1:
+        raise ValueError(f"width={config.width} must be at least 1")
+    if config.sub_batches < 1 or (config.sub_batches > 1 and kind != "sub_batch"):
+        raise ValueError(f"sub_batches={config.sub_batches} is not possible with norm={kind!r}")
+    norm = partial(Norm, kind, config.sub_batches, dtype=dtype)
+    return constructor(width=config.width, norm=norm, remat=config.remat)
+
+
+def _choose(what: str, name: str, choices: dict):
+    if name in choices:
+        return choices[name]
+    closest = difflib.get_close_matches(name, choices, n=1, cutoff=0)[0]
+    raise ValueError(f"unknown {what} {name!r}; did you mean {closest!r}? Known: {', '.join(choices)}")

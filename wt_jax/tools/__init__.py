@@ -1,0 +1,1 @@
+"""Commands around the training, each `python -m wt_jax.tools.NAME`."""

@@ -1,0 +1,88 @@
+"""The quick start: make the embedded data set, pre-train on it, compare. `launch/quickstart.sh` or
+
+    python -m wt_jax.tools.quickstart [--config=configs/quickstart.py[:METHOD]] [--workdir=runs/quickstart] [--seeds=0,1,2]
+
+For each seed, two trainings: the one-frame baseline (the same method, network, number of steps and evaluation, on clips of
+a single frame) and the method itself. The table also has the encoder before any training.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from wt_jax.cli import KNOWN_ERRORS, fail, parse_flags, set_up_logging
+from wt_jax.config import resolve
+from wt_jax.data.synthetic import write_dataset
+from wt_jax.eval.figures import format_table
+from wt_jax.eval.report import write_report
+from wt_jax.train.loop import prepare, train
+from wt_jax.train.workdir import open_workdir
+
+log = logging.getLogger("wt_jax")
+
+_CONFIG = config_flags.DEFINE_config_file("config", "configs/quickstart.py", "Config file and method.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Folder of the data set and the runs.")
+_SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds to run, separated by commas.")
+
+COLUMNS = ("knn_top1", "linear_top1", "recall@1")
+
+
+def run_one(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
+    """Train and judge one configuration in its workdir."""
+    resolved = resolve(config)
+    run = prepare(resolved)
+    open_workdir(workdir, resolved)
+    return write_report(run, train(run, workdir), workdir)
+
+
+def one_frame(config: ConfigDict) -> ConfigDict:
+    """The same run on clips of one frame: nothing moves."""
+    changed = config.copy_and_resolve_references()
+    changed.clip.num_frames = 1
+    return changed
+
+
+def quickstart(config: ConfigDict, folder: Path, seeds: Sequence[int]) -> str:
+    """Run everything; returns the table."""
+    start = time.perf_counter()
+    data = folder / "data"
+    write_dataset(data)
+    log.info("wrote the embedded data set to %s (%.0f s)", data, time.perf_counter() - start)
+    scores: dict[str, list[dict[str, float]]] = {}
+    for seed in seeds:
+        config.seed, config.data.train, config.data.test = seed, str(data / "train"), str(data / "test")
+        name = config.method_name
+        baseline = run_one(one_frame(config), folder / f"one_frame_{name}_seed{seed}")
+        method = run_one(config, folder / f"{name}_seed{seed}")
+        rows = {
+            "random-initialised": method["random-initialised"],
+            "one-frame baseline": baseline["pre-trained"],
+            f"pre-trained ({name})": method["pre-trained"],
+        }
+        for row, values in rows.items():
+            scores.setdefault(row, []).append(values)
+    rows = []
+    for row, runs in scores.items():
+        rows.append((row, {c: float(np.mean([r[c] for r in runs])) for c in COLUMNS}))
+        if len(runs) > 1:
+            rows.append((f"  spread over {len(runs)} seeds", {c: float(np.std([r[c] for r in runs])) for c in COLUMNS}))
+    log.info("%.0f s in all; curves, views and neighbours are in %s/*/figures", time.perf_counter() - start, folder)
+    return format_table(rows, COLUMNS)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the quick start."""
+    set_up_logging()
+    try:
+        print(quickstart(_CONFIG.value, Path(_WORKDIR.value), [int(seed) for seed in _SEEDS.value]))
+    except KNOWN_ERRORS as error:
+        fail(str(error))
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

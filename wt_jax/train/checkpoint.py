@@ -1,0 +1,109 @@
+"""Checkpoints with orbax: the last few, saved while the training goes on, and the best by online kNN.
+
+A run's data position and randomness are functions of the step, so the train state is all there is to save.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from wt_jax.train.step import TrainState
+
+log = logging.getLogger(__name__)
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be used; the message names what differs and the remedy."""
+
+
+class Checkpoints:
+    """The checkpoints of a workdir, in `checkpoints/` (the last) and `best/`."""
+
+    def __init__(self, workdir: Path, keep: int = 2):
+        self._last = _manager(workdir / "checkpoints", keep)
+        self._best = _manager(workdir / "best", 1)
+
+    def save(self, state: TrainState) -> None:
+        """Save in the background. The state is copied to the host first, so it may be donated right away."""
+        self._last.save(int(state.step), args=ocp.args.StandardSave(_tree(state)))
+
+    def save_best(self, state: TrainState) -> None:
+        """Save as the best so far."""
+        self._best.save(int(state.step), args=ocp.args.StandardSave(_tree(state)), force=True)
+
+    def last_step(self) -> int | None:
+        """Step of the newest checkpoint, if there is one."""
+        return self._last.latest_step()
+
+    def restore(self, like: TrainState, *, best: bool = False) -> TrainState | None:
+        """The newest (or best) checkpoint, placed as `like` (shapes with shardings) says, or None where there is none.
+
+        A checkpoint whose files cannot be read is named and the one before it is taken.
+
+        Raises:
+          CheckpointError: a checkpoint has other arrays than this configuration makes, or none can be read.
+        """
+        manager = self._best if best else self._last
+        steps = sorted(manager.all_steps(), reverse=True)
+        for step in steps:
+            try:
+                stored = manager.item_metadata(step).tree
+                _compare(stored, _tree(like), step)
+                restored = manager.restore(step, args=ocp.args.StandardRestore(_tree(like)))
+            except CheckpointError:
+                raise
+            except Exception as error:  # orbax raises many kinds for damaged files; whichever it is, it is named
+                log.warning("checkpoint of step %d cannot be read (%s); trying the one before", step, _line(error))
+                continue
+            return TrainState(**restored)
+        if steps:
+            raise CheckpointError(f"no checkpoint of steps {steps} in {manager.directory} can be read; use a new workdir")
+        return None
+
+    def close(self) -> None:
+        """Wait until all is on disk."""
+        for manager in (self._last, self._best):
+            manager.wait_until_finished()
+            manager.close()
+
+
+def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
+    return ocp.CheckpointManager(folder.absolute(), options=options)
+
+
+def _tree(state: TrainState) -> dict[str, Any]:
+    return {name: getattr(state, name) for name in TrainState.__dataclass_fields__}
+
+
+def _named(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
+    def name(path) -> str:
+        # Attributes, keys and indices are told apart in memory and are all plain names on disk.
+        return "/".join(str(getattr(p, "name", getattr(p, "key", getattr(p, "idx", p)))) for p in path)
+
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {name(path): (tuple(leaf.shape), str(leaf.dtype)) for path, leaf in leaves if hasattr(leaf, "shape")}
+
+
+def _compare(stored: Any, wanted: Any, step: int) -> None:
+    stored, wanted = _named(stored), _named(wanted)
+    faults = [f"{name} is missing" for name in wanted if name not in stored]
+    faults += [f"{name} is left over" for name in stored if name not in wanted]
+    faults += [
+        f"{name} is {stored[name]}, this configuration makes {wanted[name]}"
+        for name in wanted
+        if name in stored and stored[name] != wanted[name]
+    ]
+    if faults:
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise CheckpointError(
+            f"checkpoint of step {step} does not fit the configuration: {'; '.join(faults[:3])}{more}; use another workdir"
+        )
+
+
+def _line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else ''}"

@@ -1,0 +1,260 @@
+"""The training, told from top to bottom: prepare, restore, step, judge, save."""
+
+import collections
+import json
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from wt_jax.config import Config, ConfigError, steps_of
+from wt_jax.data.pipeline import describe_failure, train_batches
+from wt_jax.data.sources import VideoList, open_source
+from wt_jax.eval.evaluate import Evaluator
+from wt_jax.eval.features import make_extractor
+from wt_jax.methods import build_method
+from wt_jax.methods.base import Method
+from wt_jax.train.checkpoint import Checkpoints
+from wt_jax.train.metrics import MetricsWriter, Progress
+from wt_jax.train.optim import learning_rate, make_optimizer
+from wt_jax.train.sharding import make_mesh, put_batch
+from wt_jax.train.step import TrainState, batch_shapes, compile_step, make_init, make_step, state_shardings
+
+log = logging.getLogger(__name__)
+
+
+class TrainingError(RuntimeError):
+    """A training that cannot go on; the message says why and what is kept."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a configuration comes to on this machine: the parts that training and evaluation share."""
+
+    config: Config
+    videos: VideoList
+    num_steps: int
+    steps_per_epoch: float
+    mesh: Mesh
+    method: Method
+    evaluator: Evaluator
+    init: jax.stages.Wrapped
+    step: jax.stages.Wrapped
+    shapes: TrainState  # of the state, with shardings
+
+
+def prepare(config: Config) -> Run:
+    """Build everything and compile nothing.
+
+    Raises:
+      ConfigError, SourceError: the configuration cannot be run on this data or these devices.
+    """
+    if not config.data.train:
+        raise ConfigError("config.data.train is empty; give a list file or a folder of videos")
+    videos = open_source(config.data.train, config.data.root, config.data.max_bad_fraction)
+    batch_size = config.train.batch_size
+    steps_per_epoch = len(videos) / batch_size
+    num_steps = max(1, steps_of(config.train.duration, steps_per_epoch=steps_per_epoch))
+    for name, size in {"train.batch_size": batch_size, "eval.batch_size": config.eval.batch_size}.items():
+        pieces = jax.device_count() * (config.train.accumulate if name == "train.batch_size" else 1)
+        if size % pieces:
+            raise ConfigError(
+                f"config.{name} {size} cannot be shared by {jax.device_count()} devices; take a multiple of {pieces}"
+            )
+    if config.train.compile_cache:
+        jax.config.update("jax_compilation_cache_dir", config.train.compile_cache)
+    try:
+        mesh = make_mesh(config.train.fsdp)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    method = build_method(config, num_steps)
+    schedule = learning_rate(config.optim, batch_size=batch_size, num_steps=num_steps, steps_per_epoch=steps_per_epoch)
+    optimizer = make_optimizer(config.optim, schedule)
+    init = make_init(method, optimizer, config.seed)
+    shardings = state_shardings(jax.eval_shape(init), mesh)
+    step = make_step(method, optimizer, schedule, seed=config.seed, accumulate=config.train.accumulate)
+    shapes = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        jax.eval_shape(init),
+        shardings,
+    )
+    evaluator = Evaluator(config, make_extractor(method), videos, mesh)
+    return Run(
+        config,
+        videos,
+        num_steps,
+        steps_per_epoch,
+        mesh,
+        method,
+        evaluator,
+        jax.jit(init, out_shardings=shardings),
+        compile_step(step, shardings, mesh),
+        shapes,
+    )
+
+
+def train(run: Run, workdir: Path) -> TrainState:
+    """Train to the end, from the last checkpoint of the workdir if there is one.
+
+    Raises:
+      TrainingError: the loss is not finite, or too many videos cannot be decoded. The last checkpoint stays.
+      CheckpointError: the workdir's checkpoint does not fit the configuration.
+    """
+    config, num_steps = run.config, run.num_steps
+
+    # What was done before.
+    checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
+    state = checkpoints.restore(run.shapes)
+    if state is None:
+        state = run.init()
+    start = int(state.step)
+    log.info(
+        "%s, %s: %d videos, %d steps of %d clips on %d %s devices%s",
+        config.method_name,
+        config.model.name,
+        len(run.videos),
+        num_steps,
+        config.train.batch_size,
+        jax.device_count(),
+        jax.devices()[0].platform,
+        f", from step {start}" if start else "",
+    )
+    writer = MetricsWriter(workdir, start, config.train.tensorboard)
+    bad_videos = BadVideos(run.videos, workdir, config.data.max_bad_fraction)
+    progress = Progress(num_steps, config.train.batch_size, step_flops(run) if start < num_steps else None)
+    eval_every = steps_of(config.train.eval_every, steps_per_epoch=run.steps_per_epoch)
+    checkpoint_every = max(1, steps_of(config.train.checkpoint_every, steps_per_epoch=run.steps_per_epoch))
+    best = -1.0
+
+    # The steps. Metrics are read one step late, so the device always has the next step to do.
+    pending: collections.deque = collections.deque()
+
+    def settle() -> None:
+        step, batch, metrics = pending.popleft()
+        metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        bad_videos.see(batch["failed"])
+        if not np.isfinite(metrics["loss"]):
+            ids = workdir / f"not_finite_step_{step}.json"
+            paths = [run.videos[int(v)].path for v in batch["video"]]
+            ids.write_text(json.dumps({"step": step, "metrics": repr(metrics), "videos": paths}, indent=1))
+            raise TrainingError(f"the loss of step {step} is {metrics['loss']}; its videos are in {ids}")
+        if step % config.train.log_every == 0 or step == num_steps:
+            metrics |= progress.rates(step)
+            writer.write(step, metrics)
+            log.info("%s", progress.line(step, metrics))
+
+    batches = _timed(_batches(run, start), progress)
+    progress.restart(start)
+    try:
+        for step in range(start + 1, num_steps + 1):
+            _profile(config, workdir, step)
+            batch = next(batches)
+            state, metrics = run.step(state, put_batch({k: batch[k] for k in batch_shapes(run.method, 1)}, run.mesh))
+            pending.append((step, {k: batch[k] for k in ("video", "failed")}, metrics))
+            if len(pending) > 1:
+                settle()
+            judge = eval_every and run.evaluator.possible and step % eval_every == 0
+            save = step % checkpoint_every == 0 or step == num_steps
+            if judge or save:
+                while pending:
+                    settle()
+            if judge:
+                score = run.evaluator.knn(state.params, state.model_state)
+                writer.write(step, {"knn_top1": score})
+                log.info("step %d/%d  kNN top-1 %.3f", step, num_steps, score)
+                if score > best:
+                    best = score
+                    checkpoints.save_best(state)
+            if save:
+                checkpoints.save(state)
+            if judge or save:
+                progress.restart(step)
+    finally:
+        checkpoints.close()
+        writer.close()
+    bad_videos.report()
+    return state
+
+
+def step_flops(run: Run) -> float | None:
+    """FLOPs of one step as XLA counts them before optimisation, recomputation included; None where it does not say."""
+    batch = batch_shapes(run.method, run.config.train.batch_size)
+    cost = run.step.lower(run.shapes, batch).cost_analysis()
+    flops = cost.get("flops") if cost else None
+    # The pieces of a batch run in a loop, whose body the analysis counts once.
+    return flops * run.config.train.accumulate if flops and flops > 0 else None
+
+
+class BadVideos:
+    """Videos that could not be decoded: counted, named in the log and in `bad_videos.jsonl`, and at last too many."""
+
+    def __init__(self, videos: VideoList, workdir: Path, max_fraction: float):
+        self._videos, self._path, self._max = videos, workdir / "bad_videos.jsonl", max_fraction * len(videos)
+        self._known: dict[str, str] = {}
+        if self._path.exists():
+            lines = map(json.loads, self._path.read_text().splitlines())
+            self._known = {line["path"]: line["cause"] for line in lines}
+
+    def see(self, failed: np.ndarray) -> None:
+        """Note the indices (B,) of a batch, -1 where all is well; raises TrainingError past the threshold."""
+        for index in np.unique(failed[failed >= 0]):
+            record = self._videos[int(index)]
+            if record.path in self._known:
+                continue
+            cause = describe_failure(record)
+            self._known[record.path] = cause
+            with self._path.open("a") as file:
+                file.write(json.dumps({"path": record.path, "cause": cause}) + "\n")
+            log.warning("cannot be decoded, another video takes its place: %s", cause)
+        if len(self._known) > self._max:
+            names = "; ".join(list(self._known.values())[:3])
+            raise TrainingError(
+                f"{len(self._known)} of {len(self._videos)} videos cannot be decoded, more than "
+                f"config.data.max_bad_fraction allows; all are listed in {self._path}; the first: {names}"
+            )
+
+    def report(self) -> None:
+        """One line at the end of a run, if there is anything to say."""
+        if self._known:
+            log.warning("%d videos could not be decoded; they are listed in %s", len(self._known), self._path)
+
+
+def _batches(run: Run, start: int) -> Iterator[dict[str, np.ndarray]]:
+    return train_batches(
+        run.videos,
+        run.method.views,
+        seed=run.config.seed,
+        batch_size=run.config.train.batch_size,
+        start_step=start,
+        num_steps=run.num_steps - start,
+        host=jax.process_index(),
+        num_hosts=jax.process_count(),
+        workers=run.config.data.workers,
+        threads=run.config.data.threads,
+    )
+
+
+def _timed(batches: Iterator, progress: Progress) -> Iterator:
+    while True:
+        before = time.perf_counter()
+        batch = next(batches, None)
+        progress.waited(time.perf_counter() - before)
+        if batch is None:
+            return
+        yield batch
+
+
+def _profile(config: Config, workdir: Path, step: int) -> None:
+    """Start or stop the profiler's trace at the edges of its window."""
+    if not config.train.profile:
+        return
+    first, last = config.train.profile
+    if step == first:
+        jax.profiler.start_trace(str(workdir / "profile"))
+    elif step == last + 1:
+        jax.profiler.stop_trace()

@@ -1,0 +1,121 @@
+"""Metrics on disk and on the screen: `metrics.jsonl` always, TensorBoard on request, one progress line."""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+
+# Dense bfloat16 peak of one chip in FLOP/s, by jax's device kind, from the vendors' data sheets.
+PEAK_FLOPS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+
+def device_peak() -> float | None:
+    """Peak FLOP/s of all devices together, or None where it is not known (a CPU)."""
+    kind = jax.devices()[0].device_kind
+    # The longest name first: "TPU v5 lite" also starts with "TPU v5".
+    for name in sorted(PEAK_FLOPS, key=len, reverse=True):
+        if kind.startswith(name):
+            return PEAK_FLOPS[name] * jax.device_count()
+    return None
+
+
+class MetricsWriter:
+    """Appends metrics by step; after a restart, lines beyond the restored step are dropped, so none is there twice."""
+
+    def __init__(self, workdir: Path, start_step: int, tensorboard: bool = False):
+        self._path = workdir / "metrics.jsonl"
+        kept = [line for line in read_metrics(self._path) if line["step"] <= start_step]
+        fresh = self._path.with_suffix(".tmp")
+        fresh.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        fresh.replace(self._path)
+        self._file = self._path.open("a", buffering=1)
+        self._board = None
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append one line. Values that are not finite (unknown, such as a share of no labels) are left out."""
+        values = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Close the files."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """All whole lines of a metrics file; a line torn by a kill is left out."""
+    if not path.exists():
+        return []
+    lines = []
+    for line in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
+class Progress:
+    """Clips per second, time left, the share of time spent waiting for data, and MFU where the peak is known."""
+
+    def __init__(self, num_steps: int, batch_size: int, flops_per_step: float | None):
+        self._num_steps, self._batch_size = num_steps, batch_size
+        peak = device_peak()
+        self._step_share = flops_per_step / peak if flops_per_step and peak else None
+        self.restart(0)
+
+    def restart(self, step: int) -> None:
+        """Start a new stretch, for example after an evaluation, which is not training time."""
+        self._step, self._start, self._waited = step, time.perf_counter(), 0.0
+
+    def waited(self, seconds: float) -> None:
+        """Count time in which the next batch was not there yet."""
+        self._waited += seconds
+
+    def rates(self, step: int) -> dict[str, float]:
+        """Rates of the stretch that ends at this step; a new stretch begins."""
+        elapsed = max(time.perf_counter() - self._start, 1e-9)
+        steps_per_second = (step - self._step) / elapsed
+        rates = {
+            "clips_per_second": steps_per_second * self._batch_size,
+            "data_wait": self._waited / elapsed,
+            "seconds_left": (self._num_steps - step) / steps_per_second if steps_per_second else math.nan,
+        }
+        if self._step_share:
+            rates["mfu"] = steps_per_second * self._step_share
+        self.restart(step)
+        return rates
+
+    def line(self, step: int, metrics: Mapping[str, float]) -> str:
+        """One line for people."""
+        left = metrics.get("seconds_left", math.nan)
+        clock = f"{int(left // 3600)}:{int(left // 60 % 60):02}:{int(left % 60):02}" if math.isfinite(left) else "?"
+        parts = [
+            f"step {step}/{self._num_steps}",
+            f"loss {metrics['loss']:.4f}",
+            f"{metrics['clips_per_second']:.1f} clips/s",
+            f"data wait {metrics['data_wait']:.1%}",
+            f"left {clock}",
+        ]
+        if "mfu" in metrics:
+            parts.append(f"MFU {metrics['mfu']:.1%}")
+        return "  ".join(parts)

@@ -1,0 +1,96 @@
+"""The folder of a run: which configuration it belongs to, and what it was run with."""
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from wt_jax.config import Config, ConfigError, resolve, to_dict
+
+# What may differ between two starts of one run: it changes neither the parameters nor the order of the data.
+_FREE = {
+    ("data", "workers"),
+    ("data", "threads"),
+    ("data", "max_bad_fraction"),
+    ("data", "test"),
+    ("train", "fsdp"),
+    ("train", "log_every"),
+    ("train", "eval_every"),
+    ("train", "checkpoint_every"),
+    ("train", "keep_checkpoints"),
+    ("train", "profile"),
+    ("train", "tensorboard"),
+    ("train", "compile_cache"),
+    ("model", "remat"),
+}
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "av", "opencv-python-headless")
+
+
+def open_workdir(workdir: Path, config: Config) -> None:
+    """Make the folder, or check that it belongs to this configuration; write `config.json` and `environment.json`.
+
+    Raises:
+      ConfigError: the folder holds a run of another configuration (the keys are named), or cannot be written.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if (workdir / "config.json").exists():
+            changed = _changed(to_dict(read_config(workdir)), to_dict(config))
+            if changed:
+                raise ConfigError(
+                    f"{workdir} holds a run with another configuration: {'; '.join(changed[:3])}; use another --workdir"
+                )
+        _write(workdir / "config.json", to_dict(config))
+        _write(workdir / "environment.json", environment())
+    except OSError as error:
+        raise ConfigError(f"workdir {workdir} cannot be written: {error.strerror or error}") from None
+
+
+def read_config(workdir: Path) -> Config:
+    """The configuration of a workdir.
+
+    Raises:
+      ConfigError: there is none.
+    """
+    try:
+        return resolve(json.loads((workdir / "config.json").read_text()))
+    except FileNotFoundError:
+        raise ConfigError(f"{workdir} holds no config.json; is it the workdir of a run?") from None
+
+
+def environment() -> dict[str, Any]:
+    """Versions, devices, command and git revision, for the record of a run or of a measurement."""
+    revision = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    return {
+        "python": sys.version.split()[0],
+        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "git": revision.stdout.strip() or "unknown",
+        "command": sys.argv,
+    }
+
+
+def _write(path: Path, value: dict[str, Any]) -> None:
+    fresh = path.with_suffix(".tmp")
+    fresh.write_text(json.dumps(value, indent=1) + "\n")
+    fresh.replace(path)
+
+
+def _changed(old: dict[str, Any], new: dict[str, Any], place: tuple[str, ...] = ()) -> list[str]:
+    """Keys whose values differ and matter, as 'config.a.b was 1, is 2'."""
+    found = []
+    for key in sorted(old.keys() | new.keys()):
+        here, before, after = (*place, key), old.get(key), new.get(key)
+        if here in _FREE or here[:1] == ("eval",):
+            continue
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += _changed(before, after, here)
+        elif before != after:
+            found.append(f"config.{'.'.join(here)} was {before!r}, is {after!r}")
+    return found
