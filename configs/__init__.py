@@ -1,0 +1,1 @@
+"""The configurations: one file each, `get_config(method)`."""

@@ -4,8 +4,8 @@ Command:   python -m wt_jax.main --config=configs/k400.py --workdir=DIR --config
            (configs/k400.py:moco, :label_smoothing, :strong_teacher and :relational are the controls)
 Hardware:  meant for 8 accelerators of 32 GB or more, bfloat16; 32 or more CPU cores per 8 of them for decoding.
            On fewer, add --config.train.accumulate=N.
-Expect:    NOT RUN YET: no result of this configuration is known. For comparison, CoCLR's InfoNCE baseline (S3D, the same
-           clip, pre-trained on UCF101) reaches R@1 33.1 and linear 46.8 on UCF101 split 1.
+Expect:    NOT RUN YET: no result of this configuration is known. For comparison, CoCLR's InfoNCE baseline (S3D, the
+           same clip, pre-trained on UCF101) reaches R@1 33.1 and linear 46.8 on UCF101 split 1.
 
 Clip, augmentation, head, queue and optimiser are those of CoCLR's InfoNCE baseline (arXiv 2010.09709, its public code):
 32 frames at stride 1, 128 x 128, Adam 1e-3 with weight decay 1e-5 at 128 clips per step (4 GPUs x 32), divided by 10 at

@@ -7,8 +7,9 @@ Expect:    NOT RUN YET. CoCLR's InfoNCE baseline in this setting: linear 46.8 (3
 CoCLR's InfoNCE setting for UCF101: 64 clips per step (2 GPUs x 32), queue 2,048; otherwise as configs/k400.py.
 """
 
-from configs.k400 import get_config as get_k400_config
 from ml_collections import ConfigDict
+
+from configs.k400 import get_config as get_k400_config
 
 
 def get_config(method: str = "weak_teacher") -> ConfigDict:

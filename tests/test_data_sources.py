@@ -33,9 +33,7 @@ def test_class_folders(tmp_path):
     assert list(videos)[1] == videos[1] == Record(1, str(tmp_path / "run/a.AVI"), 1)
 
 
-@pytest.mark.parametrize(
-    "tree", [("b.mp4", "a.mp4"), ("x/b.mp4", "x/a.mp4"), ("x/b.mp4", "a.mp4"), ("x/y/b.mp4", "z/a.mp4")]
-)
+@pytest.mark.parametrize("tree", [("b.mp4", "a.mp4"), ("x/b.mp4", "x/a.mp4"), ("x/b.mp4", "a.mp4"), ("x/y/b.mp4", "z/a.mp4")])
 def test_any_other_tree_is_unlabelled(tmp_path, tree):
     touch(tmp_path, *tree)
     videos = open_source(str(tmp_path))

@@ -1,7 +1,6 @@
 """The linear probe against scikit-learn and a naive SGD, its search, its invariances and its edge cases."""
 
 import inspect
-import time
 
 import numpy as np
 import pytest
@@ -63,9 +62,7 @@ def test_as_good_as_logistic_regression_on_correlated_overlapping_features():
     train, test = train @ mix, test @ mix
     accuracy = (linear_probe(train, labels, test).predictions == test_labels).mean()
     mean, std = train.mean(0), train.std(0)
-    fitted = [
-        linear_model.LogisticRegression(C=c, max_iter=2000).fit((train - mean) / std, labels) for c in (1e-3, 1e-1, 10)
-    ]
+    fitted = [linear_model.LogisticRegression(C=c, max_iter=2000).fit((train - mean) / std, labels) for c in (1e-3, 1e-1, 10)]
     best = max(model.score((test - mean) / std, test_labels) for model in fitted)
     assert accuracy > best - 0.04
 
@@ -144,11 +141,3 @@ def test_one_item_per_class_works_without_a_search():
     train = np.eye(3, dtype=np.float32)
     probe = linear_probe(train, np.arange(3), train, learning_rates=[0.1], weight_decays=[1e-3])
     np.testing.assert_array_equal(probe.predictions, np.arange(3))
-
-
-def test_is_fast_enough_for_a_quick_start():
-    train, labels, test, _ = make_sets(train=800, test=400, dim=256, classes=10)
-    start = time.perf_counter()
-    linear_probe(train, labels, test)
-    # 0.7 s on 2 idle cores, compilation included; the bound leaves room for a busy machine.
-    assert time.perf_counter() - start < 6

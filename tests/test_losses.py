@@ -109,9 +109,7 @@ def test_limit_uniform_labels_is_label_smoothing(arrays, mask):
 
 
 def test_limit_infinite_temperature_is_label_smoothing(arrays):
-    labels = artificial_labels(
-        arrays["weak_key"], arrays["weak_queue"], temperature=np.inf, label_weight=0.3, mask=None
-    )
+    labels = artificial_labels(arrays["weak_key"], arrays["weak_queue"], temperature=np.inf, label_weight=0.3, mask=None)
     np.testing.assert_allclose(labels, label_smoothing(np.ones((B, K), bool), label_weight=0.3), atol=1e-7)
 
 

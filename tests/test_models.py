@@ -14,7 +14,7 @@ from wt_jax.models.resnet import Basic, ResNet, Stage
 
 # Parameters with a 400-class linear head. The arithmetic is that of the published structures; what was published:
 # torchvision's tables for r3d_18, r2plus1d_18 and s3d; PyTorchVideo's 32.45 M for slow_r50; 63.7 M for R3D-34 in
-# https://arxiv.org/abs/2004.04968. s3dg is s3d with a linear gate per branch; r2plus1d_10 is ours.
+# https://arxiv.org/abs/2004.04968. s3dg is s3d with a linear gate per branch; r2plus1d_10 and small_r2plus1d are ours.
 PARAMETERS = {
     "r3d_18": 33_371_472,
     "r3d_34": 63_718_736,
@@ -24,8 +24,9 @@ PARAMETERS = {
     "slow_r50": 32_454_096,
     "s3d": 8_320_048,
     "s3dg": 8_320_048 + 1_182_464 + 5_488,
+    "small_r2plus1d": (27 + 3 * 64) * 64 + (9 * 64 + 3 * 128) * 128 + (9 * 128 + 3 * 256) * 256 + 4 * 448 + 256 * 400 + 400,
 }
-FEATURES = {"r3d_50": 2048, "slow_r50": 2048, "s3d": 1024, "s3dg": 1024}
+FEATURES = {"small_r2plus1d": 256, "r3d_50": 2048, "slow_r50": 2048, "s3d": 1024, "s3dg": 1024}
 
 
 def shapes(config, clip_shape, **options):
@@ -33,9 +34,7 @@ def shapes(config, clip_shape, **options):
     encoder = build_encoder(config)
     clips = jax.ShapeDtypeStruct(clip_shape, jnp.float32)
     with jax.numpy_dtype_promotion("strict"):
-        return jax.eval_shape(
-            lambda clips: encoder.init_with_output(jax.random.key(0), clips, train=True, **options), clips
-        )
+        return jax.eval_shape(lambda clips: encoder.init_with_output(jax.random.key(0), clips, train=True, **options), clips)
 
 
 def small_encoder(norm="batch", remat=False):
@@ -108,9 +107,7 @@ def test_train_and_eval_under_jit_with_gradients():
     @jax.jit
     def step(params, stats):
         def loss(params):
-            features, new = encoder.apply(
-                {"params": params, "batch_stats": stats}, clips, train=True, mutable=["batch_stats"]
-            )
+            features, new = encoder.apply({"params": params, "batch_stats": stats}, clips, train=True, mutable=["batch_stats"])
             return jnp.square(features - 1).mean(), (features, new["batch_stats"])
 
         return jax.value_and_grad(loss, has_aux=True)(params)
@@ -197,8 +194,7 @@ def test_max_pool_equals_reduce_window(window, step):
 
     np.testing.assert_array_equal(max_pool(x, window, strides), expected(x))
     ours, theirs = (
-        jax.grad(lambda x, pool=pool: jnp.sin(pool(x)).sum())(x)
-        for pool in (lambda x: max_pool(x, window, strides), expected)
+        jax.grad(lambda x, pool=pool: jnp.sin(pool(x)).sum())(x) for pool in (lambda x: max_pool(x, window, strides), expected)
     )
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 

@@ -10,7 +10,10 @@ from wt_jax.teacher import cosine_momentum, distance, ema_update
 
 
 def test_teacher_moves_by_exactly_one_minus_momentum():
-    teacher, student = {"a": jnp.zeros(3), "b": {"c": jnp.full((2, 2), 2.0)}}, {"a": jnp.ones(3), "b": {"c": jnp.zeros((2, 2))}}
+    teacher, student = (
+        {"a": jnp.zeros(3), "b": {"c": jnp.full((2, 2), 2.0)}},
+        {"a": jnp.ones(3), "b": {"c": jnp.zeros((2, 2))}},
+    )
     moved = ema_update(teacher, student, 0.9)
     np.testing.assert_allclose(moved["a"], 0.1, rtol=1e-6)
     np.testing.assert_allclose(moved["b"]["c"], 1.8, rtol=1e-6)

@@ -56,6 +56,7 @@ class ClipConfig:
     num_frames: int = 16
     stride: float = 2.0
     unit: str = "frames"
+    gap: float = 0.0
     size: int = 112
 
 

@@ -25,6 +25,7 @@ _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "inspect"], "What t
 
 log = logging.getLogger("wt_jax")
 
+
 def read_flags() -> tuple[Config, Path]:
     """The checked configuration and the workdir that the command line names."""
     if not _WORKDIR.value and _MODE.value != "inspect":

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from wt_jax.augment.colour import colour_map
@@ -66,3 +67,8 @@ def finish_views(batch: Mapping[str, Array], views: Mapping[str, ViewSpec], key:
     for place, (name, view) in enumerate(views.items()):
         finished[name] = finish_view(batch[name], batch["video"], jax.random.fold_in(key, place), view.pixels)
     return finished
+
+
+def to_uint8(clips: Array) -> np.ndarray:
+    """Finished clips (B, T, H, W, 3) as pictures again, uint8."""
+    return np.clip(255 * (np.asarray(clips) * STD + MEAN) + 0.5, 0, 255).astype(np.uint8)

@@ -125,9 +125,7 @@ def check(source: str | bytes) -> VideoInfo:
         found = {_index(info, place, frame) for place, frame in enumerate(_decoded(container, stream))}
     missing = sorted(set(range(info.num_frames)) - found)
     if missing:
-        raise VideoError(
-            f"{_name(source)}: {len(missing)} of {info.num_frames} frames cannot be decoded, first: {missing[0]}"
-        )
+        raise VideoError(f"{_name(source)}: {len(missing)} of {info.num_frames} frames cannot be decoded, first: {missing[0]}")
     return info
 
 

@@ -155,8 +155,7 @@ class _TrainClip:
         wanted = np.unique(np.concatenate(list(windows.values())))
         frames = decode(record.path, wanted, info)
         return {
-            name: apply_view(frames[np.searchsorted(wanted, windows[name])], view, rng)
-            for name, view in self.views.items()
+            name: apply_view(frames[np.searchsorted(wanted, windows[name])], view, rng) for name, view in self.views.items()
         }
 
 

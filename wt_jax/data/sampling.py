@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 
 from wt_jax.data.decode import VideoInfo
 from wt_jax.data.views import ViewSpec
+
+_GAP_TRIES = 64
 
 
 def frame_indices(info: VideoInfo, view: ViewSpec, start: int) -> np.ndarray:
@@ -41,16 +44,20 @@ def frame_indices(info: VideoInfo, view: ViewSpec, start: int) -> np.ndarray:
 def random_windows(info: VideoInfo, views: Mapping[str, ViewSpec], rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Draws a start for each window and lists the frames of each view.
 
-    Each start is uniform over the frames from which the longest view of its window fits into the video, and
-    independent of the other windows.
+    Each start is uniform over the frames from which the longest view of its window fits into the video. The starts of two
+    windows are drawn anew until they lie as far apart as the views' largest `gap`; a video too short for that shows the
+    last of 64 draws.
 
     Returns:
       For each view, int64 [num_frames], indices in presentation order.
     """
-    starts = {}
-    for window in sorted({view.window for view in views.values()}):
-        last = min(_last_start(info, view) for view in views.values() if view.window == window)
-        starts[window] = int(rng.integers(last + 1))
+    last = {}
+    for view in views.values():
+        last[view.window] = min(_last_start(info, view), last.get(view.window, info.num_frames))
+    for _ in range(_GAP_TRIES):
+        starts = {window: int(rng.integers(last[window] + 1)) for window in sorted(last)}
+        if all(_apart(info, view, sorted(starts.values())) for view in views.values()):
+            break
     return {name: frame_indices(info, view, starts[view.window]) for name, view in views.items()}
 
 
@@ -71,6 +78,13 @@ def spread_windows(info: VideoInfo, view: ViewSpec, count: int) -> list[np.ndarr
     if count == 1:
         return [frame_indices(info, view, last // 2)]
     return [frame_indices(info, view, _round(Fraction(last * place, count - 1))) for place in range(count)]
+
+
+def _apart(info: VideoInfo, view: ViewSpec, starts: list[int]) -> bool:
+    """Whether ascending starts keep the view's gap."""
+    gap = Fraction(str(view.gap))
+    places = starts if view.unit == "frames" else [int(info.pts[start]) * info.time_base for start in starts]
+    return all(later - earlier >= gap for earlier, later in pairwise(places))
 
 
 def _last_start(info: VideoInfo, view: ViewSpec) -> int:

@@ -1,24 +1,29 @@
 """The embedded data set: a small labelled set of real mp4 files in which motion, and nothing else, names the video.
 
-Every video is a montage of takes. All takes of a video show the *same motion* (kind and speed), each performed by other
-figures: their shapes, sizes, places, angles and phases are drawn anew for every take. So two stretches of one video share
-its motion and little else, and a network that is to recognise videos has to see motion.
+A video is a stream of figures on a plain ground. Each figure lives for half a second, then another one appears somewhere
+else, with another shape, size and angle; a few are on stage at any time. All figures of a video show the *same motion*
+(kind and speed). So two stretches of one video that do not overlap share its motion and nothing else, and a network that
+is to recognise videos has to see motion.
 
 Classes (`MOTIONS`) are kinds of motion. A figure has a place on a torus, an angle and a size; each of these is drawn
-uniformly for each take, and a motion shifts them along a path that leaves that distribution as it is. The distribution
+uniformly at its birth, and a motion shifts them along a path that leaves that distribution as it is. The distribution
 of a single frame is therefore the same in every class: one frame says nothing about the label.
 
 Shortcuts and limits, to be known before a number from this set is believed:
-* Looks are useless by construction, which real videos do not grant: there a background often names the video.
+* Looks are useless by construction, which real videos do not grant: there a background often names the video. The colours
+  are the same everywhere, so nothing has to be learnt to ignore them.
+* Overlapping stretches show the same figures, so training takes stretches that lie apart (`config.clip.gap`).
 * Speed varies between videos, so it identifies a video too and is learnt beside the kind of motion.
 * Every class is its own mirror image, left to right and top to bottom, and most are their own reversal in time: what
   is learnt is the axis and the rhythm of motion, hardly its direction.
-* A stretch may hold a cut between two takes; cuts come at the same rate in all classes.
 * Many videos share a class, so instance discrimination meets false negatives: what the weak teacher is meant to soften.
 * A few hundred videos of 32 x 32 pixels prove that the machinery learns; they prove nothing about Kinetics.
+
+`python -m wt_jax.data.synthetic FOLDER` writes it.
 """
 
 import multiprocessing
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
 from pathlib import Path
@@ -26,10 +31,11 @@ from pathlib import Path
 import av
 import numpy as np
 
-MOTIONS = ("bob", "circle", "climb", "pulse", "shake", "slide", "spin", "sway")
+MOTIONS = ("bob", "circle", "climb", "pulse", "rest", "slide", "spin", "sway")
 RATE = 25  # frames per second
-TAKE = 16  # frames
-_RADII = (0.10, 0.20)  # smallest and largest radius of a figure, in frame widths
+LIFE = 12  # frames a figure lives
+_ON_STAGE = 7  # figures at any time
+_RADII = (0.10, 0.16)  # smallest and largest radius of a figure, in frame widths
 _SWING = 0.1  # amplitude of swinging motions, in frame widths
 _SHAPES = (np.add, np.hypot, np.maximum)  # diamond, ellipse, rectangle: where shape(|u|, |v|) <= 1
 _GROUND, _BODY, _MARK = np.array(((60, 60, 60), (230, 200, 90), (60, 200, 230)), np.float32)  # RGB
@@ -43,7 +49,7 @@ def motion_path(motion: str, speed: float, time: np.ndarray, rng: np.random.Gene
     """
     path = np.zeros((4, len(time)))
     way = rng.choice((-1.0, 1.0))
-    swing = 2 * np.pi * (time * speed / 10 + rng.uniform())
+    swing = 2 * np.pi * (time * speed / 8 + rng.uniform())
     match motion:
         case "slide":
             path[0] = way * 0.045 * speed * time
@@ -55,46 +61,46 @@ def motion_path(motion: str, speed: float, time: np.ndarray, rng: np.random.Gene
             path[1] = _SWING * np.sin(swing)
         case "circle":
             path[:2] = _SWING * np.cos(swing), way * _SWING * np.sin(swing)
-        case "shake":
-            path[:2] = 0.4 * _SWING * speed * np.cumsum(rng.normal(size=(2, len(time))), axis=1)
+        case "rest":
+            pass
         case "pulse":
-            path[2] = 0.5 * np.sin(swing)
+            path[2] = way * speed * time / 4
         case "spin":
-            path[3] = way * speed * time * 2 * np.pi / 20
+            path[3] = way * speed * time * 2 * np.pi / 16
         case _:
             raise ValueError(f"unknown motion {motion!r}; choose one of {', '.join(MOTIONS)}")
     return path
 
 
-def _take(rng: np.random.Generator, motion: str, speed: float, frames: int, size: int) -> np.ndarray:
-    """One take: (frames, size, size, 3) uint8, with several figures that move alike, each in its own phase."""
-    time = np.arange(frames)
-    picture = np.broadcast_to(_GROUND, (frames, size, size, 3))
+def _paint_figure(frames: np.ndarray, birth: int, motion: str, speed: float, rng: np.random.Generator) -> None:
+    """Paint one figure from its birth to its death over (T, size, size, 3) float32 frames."""
+    alive = frames[max(birth, 0) : birth + LIFE]
+    size = frames.shape[1]
+    dx, dy, dsize, dangle = motion_path(motion, speed, np.arange(LIFE), rng)[:, -birth if birth < 0 else 0 :][:, : len(alive)]
     grid = (np.arange(size, dtype=np.float32) + 0.5) / size
     low, high = np.log(_RADII)
-    for _ in range(int(rng.integers(3, 6))):
-        dx, dy, dsize, dangle = motion_path(motion, speed, time, rng)
-        # Past the end of the size range the phase runs back, so that a uniform start stays uniform.
-        phase = np.abs((rng.uniform(-1, 1) + dsize + 1) % 2 - 1)
-        radius = np.exp(low + (high - low) * phase).astype(np.float32)[:, None, None]
-        angle = (rng.uniform(0, 2 * np.pi) + dangle).astype(np.float32)[:, None, None]
-        gap_x = ((grid - (rng.uniform() + dx).astype(np.float32)[:, None] + 0.5) % 1 - 0.5)[:, None, :]
-        gap_y = ((grid - (rng.uniform() + dy).astype(np.float32)[:, None] + 0.5) % 1 - 0.5)[:, :, None]
-        u = (np.cos(angle) * gap_x + np.sin(angle) * gap_y) / radius
-        v = (np.cos(angle) * gap_y - np.sin(angle) * gap_x) / radius
-        shape = _SHAPES[rng.integers(len(_SHAPES))]
-        distance = shape(np.abs(u), np.abs(v) / rng.uniform(0.4, 0.7))
-        cover = np.clip((1 - distance) * size * radius / 2 + 0.5, 0, 1)[..., None]
-        colour = np.where((u > 0)[..., None], _BODY, _MARK)
-        picture = picture * (1 - cover) + colour * cover
-    return (picture + np.float32(0.5)).astype(np.uint8)
+    # Past the end of the size range the phase runs back, so that a uniform start stays uniform.
+    phase = np.abs((rng.uniform(-1, 1) + dsize + 1) % 2 - 1)
+    radius = np.exp(low + (high - low) * phase).astype(np.float32)[:, None, None]
+    angle = (rng.uniform(0, 2 * np.pi) + dangle).astype(np.float32)[:, None, None]
+    gap_x = ((grid - (rng.uniform() + dx).astype(np.float32)[:, None] + 0.5) % 1 - 0.5)[:, None, :]
+    gap_y = ((grid - (rng.uniform() + dy).astype(np.float32)[:, None] + 0.5) % 1 - 0.5)[:, :, None]
+    u = (np.cos(angle) * gap_x + np.sin(angle) * gap_y) / radius
+    v = (np.cos(angle) * gap_y - np.sin(angle) * gap_x) / radius
+    shape = _SHAPES[rng.integers(len(_SHAPES))]
+    distance = shape(np.abs(u), np.abs(v) / np.float32(rng.uniform(0.4, 0.7)))
+    cover = np.clip((1 - distance) * size * radius / 2 + 0.5, 0, 1)[..., None]
+    alive += cover * (np.where((u > 0)[..., None], _BODY, _MARK) - alive)
 
 
 def render(motion: str, rng: np.random.Generator, *, frames: int = 96, size: int = 32) -> np.ndarray:
-    """One video of the motion, (frames, size, size, 3) uint8 RGB: takes of 16 frames, one speed throughout."""
-    speed = rng.uniform(0.7, 1.4)
-    takes = [_take(rng, motion, speed, min(TAKE, frames - start), size) for start in range(0, frames, TAKE)]
-    return np.concatenate(takes)
+    """One video of the motion, (frames, size, size, 3) uint8 RGB, one speed throughout."""
+    speed = rng.uniform(0.6, 1.6)
+    picture = np.broadcast_to(_GROUND, (frames, size, size, 3)).copy()
+    for _ in range(_ON_STAGE):
+        for birth in range(-int(rng.integers(LIFE)), frames, LIFE):
+            _paint_figure(picture, birth, motion, speed, rng)
+    return (picture + np.float32(0.5)).astype(np.uint8)
 
 
 def write_mp4(path: Path, frames: np.ndarray, rate: int = RATE) -> None:
@@ -110,8 +116,8 @@ def write_mp4(path: Path, frames: np.ndarray, rate: int = RATE) -> None:
         container.mux(stream.encode())
 
 
-def write_dataset(folder: Path, *, train: int = 480, test: int = 240, frames: int = 96, size: int = 32, seed: int = 0) -> None:
-    """Write `folder`/{train,test}/MOTION/NNN.mp4, the classes evenly filled, every video drawn from (seed, part, index).
+def write_dataset(folder: Path, *, train: int = 320, test: int = 200, frames: int = 96, size: int = 32, seed: int = 0) -> None:
+    """Write `folder`/{train,test}/MOTION/NNNN.mp4, the classes evenly filled, every video drawn from (seed, part, index).
 
     Files that are already there stay, so an interrupted call can be repeated.
     """
@@ -130,6 +136,12 @@ def _write_one(job: tuple[Path, str, tuple[int, ...], int, int]) -> None:
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".part.mp4")
+    draft = path.with_name(f".{path.name}")  # an unfinished file must never pass for a video of the set
     write_mp4(draft, render(motion, np.random.default_rng(seed), frames=frames, size=size))
     draft.replace(path)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m wt_jax.data.synthetic FOLDER")
+    write_dataset(Path(sys.argv[1]))

@@ -70,6 +70,8 @@ class ViewSpec:
       num_frames: frames in the clip.
       stride: distance between two samples, in frames or in seconds (see `unit`); fractions are welcome.
       unit: "frames" or "seconds".
+      gap: least distance between the starts of two windows of a video, in `unit`s. Windows that overlap share what they
+        show, which is the cheapest thing for two views to agree on (MaCLR takes 0.5 to 10 s).
       size: height and width of the clip in pixels.
       crop: "random": a random box of the frame; "center": the largest centred square; "resize": the whole frame,
         squeezed to a square.
@@ -83,6 +85,7 @@ class ViewSpec:
     num_frames: int = 16
     stride: float | int | Fraction = 1
     unit: str = "frames"
+    gap: float | int | Fraction = 0
     size: int = 112
     crop: str = "random"
     area: tuple[float, float] = (0.2, 1.0)
@@ -95,6 +98,7 @@ class ViewSpec:
         _check(self.num_frames >= 1, "num_frames", "must be 1 or more", self.num_frames)
         _check(0 < self.stride < math.inf, "stride", "must be above 0 and finite", self.stride)
         _check(self.unit in UNITS, "unit", f"must be one of {UNITS}", self.unit)
+        _check(0 <= self.gap < math.inf, "gap", "must be 0 or more and finite", self.gap)
         _check(self.size >= 1, "size", "must be 1 or more", self.size)
         _check(self.crop in CROPS, "crop", f"must be one of {CROPS}", self.crop)
         _check_range("area", self.area)

@@ -10,6 +10,7 @@ from wt_jax.eval.knn import weighted_knn
 from wt_jax.eval.retrieval import centred
 from wt_jax.eval.scores import EvalSettings, evaluate_leave_one_group_out, evaluate_split, top1
 
+
 class Evaluator:
     """Judges parameters by the labelled videos of a configuration; `possible` says whether there are any."""
 

@@ -94,7 +94,7 @@ def draw_neighbours(
     neighbour_clips: np.ndarray,
     query_names: Sequence[str],
     neighbour_names: Sequence[Sequence[str]],
-    same_class: np.ndarray,
+    same_class: np.ndarray | None,
     path: str | Path,
 ) -> None:
     """Draws queries and their nearest clips: one row per query, a green or red frame for the same or another class.
@@ -104,7 +104,7 @@ def draw_neighbours(
       neighbour_clips: (Q, K, T, S, S, 3) uint8, the nearest first.
       query_names: Q names; a long one is shortened at its start.
       neighbour_names: Q rows of K names.
-      same_class: (Q, K) bool, whether the neighbour is of the query's class.
+      same_class: (Q, K) bool, whether the neighbour is of the query's class; None where classes are unknown.
       path: the PNG to write; its folder exists.
 
     Raises:
@@ -112,14 +112,11 @@ def draw_neighbours(
     """
     _check_clips("query_clips", query_clips, rank=5)
     _check_clips("neighbour_clips", neighbour_clips, rank=6)
-    same_class = np.asarray(same_class, bool)
     queries, neighbours = neighbour_clips.shape[:2]
+    known = same_class is not None
+    same_class = np.asarray(same_class, bool) if known else np.zeros((queries, neighbours), bool)
     names_fit = len(neighbour_names) == queries and all(len(names) == neighbours for names in neighbour_names)
-    if (
-        not names_fit
-        or same_class.shape != (queries, neighbours)
-        or not len(query_clips) == len(query_names) == queries
-    ):
+    if not names_fit or same_class.shape != (queries, neighbours) or not len(query_clips) == len(query_names) == queries:
         raise ValueError(
             f"{len(query_clips)} query clips, {len(query_names)} query names, {neighbour_clips.shape[:2]} neighbour "
             f"clips, {len(neighbour_names)} rows of names and same_class {same_class.shape} do not fit together"
@@ -137,10 +134,11 @@ def draw_neighbours(
         for column, cell in enumerate(cells[row, 1:]):
             same = same_class[row, column]
             # The mark repeats the colour for those who cannot tell green from red.
-            mark, colour = ("\N{CHECK MARK}", _SAME) if same else ("\N{BALLOT X}", _OTHER)
+            mark, colour = ("\N{CHECK MARK} ", _SAME) if same else ("\N{BALLOT X} ", _OTHER)
+            mark, colour = (mark, colour) if known else ("", _PLAIN)
             heading = f"nearest {column + 1}\n" if row == 0 else ""
             name = _shortened(neighbour_names[row][column], 10 * len(near_frames) - 2)
-            cell.set_title(f"{heading}{mark} {name}", fontsize=8, color=colour)
+            cell.set_title(f"{heading}{mark}{name}", fontsize=8, color=colour)
             _draw_strip(cell, neighbour_clips[row, column][near_frames], colour, width=3)
     figure.savefig(path, dpi=_DPI)
 
@@ -162,9 +160,7 @@ def format_table(rows: Sequence[tuple[str, Mapping[str, float]]], columns: Seque
     widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(columns) + 1)]
 
     def line(row: Sequence[str]) -> str:
-        padded = [row[0].ljust(widths[0])] + [
-            cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)
-        ]
+        padded = [row[0].ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
         return f"| {' | '.join(padded)} |"
 
     rule = ["-" * widths[0]] + ["-" * (width - 1) + ":" for width in widths[1:]]

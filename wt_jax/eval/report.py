@@ -4,8 +4,10 @@ import json
 import logging
 from pathlib import Path
 
+import jax
 import numpy as np
 
+from wt_jax.augment import finish_views, to_uint8
 from wt_jax.data.pipeline import eval_batches, train_batches
 from wt_jax.data.sources import VideoList
 from wt_jax.eval.features import Features
@@ -32,9 +34,7 @@ def write_report(run: Run, state: TrainState, workdir: Path) -> dict[str, dict[s
     if metrics:
         keys = ("loss", "instance_accuracy", "label_entropy", "label_mass_same_class", "teacher_distance", "knn_top1")
         draw_curves(metrics, figures / "curves.png", keys)
-    videos, views = run.videos, run.method.views
-    shown = next(iter(train_batches(videos, views, seed=run.config.seed, batch_size=4, num_steps=1, threads=1)))
-    draw_views({name: shown[name] for name in views}, figures / "views.png")
+    draw_views(_finished_views(run), figures / "views.png")
 
     features = run.evaluator.features(state.params, state.model_state)
     _neighbours(run, features, figures / "neighbours.png")
@@ -54,6 +54,14 @@ def write_report(run: Run, state: TrainState, workdir: Path) -> dict[str, dict[s
 def table(results: dict[str, dict[str, float]]) -> str:
     """The scores as a Markdown table in percent."""
     return format_table(list(results.items()), COLUMNS)
+
+
+def _finished_views(run: Run, count: int = 4) -> dict[str, np.ndarray]:
+    """Some training clips as the network reads them, after colour and blur, back in uint8."""
+    views = run.method.views
+    batches = train_batches(run.videos, views, seed=run.config.seed, batch_size=count, num_steps=1, threads=1)
+    finished = jax.jit(lambda batch: finish_views(batch, views, jax.random.key(run.config.seed)))(next(batches))
+    return {name: to_uint8(finished[name]) for name in views}
 
 
 def _neighbours(run: Run, features: tuple[Features, Features | None], path: Path, count: int = 6, k: int = 5) -> None:

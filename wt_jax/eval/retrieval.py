@@ -33,9 +33,7 @@ def check_features(name: str, features: np.ndarray) -> np.ndarray:
     bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if bad.size:
         shown = ", ".join(map(str, bad[:8])) + (", ..." if bad.size > 8 else "")
-        raise ValueError(
-            f"{name} has NaN or infinity in {bad.size} of {len(features)} rows ({shown}); drop or re-extract them"
-        )
+        raise ValueError(f"{name} has NaN or infinity in {bad.size} of {len(features)} rows ({shown}); drop or re-extract them")
     return features
 
 

@@ -12,9 +12,7 @@ from jax.typing import ArrayLike
 _EXCLUDED = -1e9
 
 
-def similarity_logits(
-    query: Array, key: Array, queue: Array, *, temperature: ArrayLike, mask: Array | None = None
-) -> Array:
+def similarity_logits(query: Array, key: Array, queue: Array, *, temperature: ArrayLike, mask: Array | None = None) -> Array:
     """Logits of "which of these is my other view": the positive in slot 0, then the queue.
 
     Args:
@@ -49,9 +47,7 @@ def soft_cross_entropy(logits: Array, labels: Array) -> Array:
     return jax.nn.logsumexp(logits, axis=-1) - jnp.sum(labels * logits, axis=-1)
 
 
-def info_nce(
-    query: Array, key: Array, queue: Array, *, temperature: ArrayLike = 0.07, mask: Array | None = None
-) -> Array:
+def info_nce(query: Array, key: Array, queue: Array, *, temperature: ArrayLike = 0.07, mask: Array | None = None) -> Array:
     """InfoNCE with a queue of negatives, -log p_0 (MoCo, eq. 1).
 
     Arguments are those of `similarity_logits`. Gradient flows into `query` alone.

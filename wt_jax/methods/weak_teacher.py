@@ -150,9 +150,7 @@ class WeakTeacher:
             weak = jax.lax.stop_gradient(weak if settings.shared == "all" else l2_normalise(feature))
             entries["weak"] = weak
             weak_temperature = settings.weak_temperature
-            labels = artificial_labels(
-                weak, memory["weak"], temperature=weak_temperature, label_weight=weight, mask=mask
-            )
+            labels = artificial_labels(weak, memory["weak"], temperature=weak_temperature, label_weight=weight, mask=mask)
         else:
             labels = label_smoothing(mask, label_weight=weight)
         logits = similarity_logits(query, key, memory["strong"], temperature=settings.temperature, mask=mask)

@@ -20,6 +20,7 @@ from wt_jax.models.heads import MLP
 from wt_jax.models.norm import KINDS, Norm
 from wt_jax.models.resnet import r2plus1d_10, r2plus1d_18, r3d_18, r3d_34, r3d_50, slow_r50
 from wt_jax.models.s3d import s3d, s3dg
+from wt_jax.models.small import SmallR2Plus1D
 
 __all__ = ["MLP", "MODELS", "ModelConfig", "Norm", "build_encoder", "conv3d", "forward_flops"]
 
@@ -32,6 +33,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "r2plus1d_10": r2plus1d_10,
     "r2plus1d_18": r2plus1d_18,
     "slow_r50": slow_r50,
+    "small_r2plus1d": SmallR2Plus1D,
 }
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}

@@ -1,7 +1,5 @@
 """An encoder with a head on top: what every method trains."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
@@ -20,12 +18,10 @@ class Embedder(nn.Module):
     head: nn.Module
 
     def __call__(self, clips: Array, train: bool) -> tuple[Array, Array]:
+        """Embedding and feature; `train` needs `mutable=["batch_stats"]`."""
         feature = self.encoder(clips, train)
         return l2_normalise(self.head(feature, train)), feature
 
     def feature(self, clips: Array) -> Array:
         """The pooled feature alone, in evaluation mode: (B, T, S, S, 3) -> (B, F) float32."""
         return self.encoder(clips, False)
-
-
-Variables = dict[str, Any]

@@ -42,9 +42,9 @@ class Norm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
         wide = x.astype(jnp.float32)
         if self.kind == "group":
-            groups = wide.reshape(x.shape[0], -1, math.gcd(32, channels), channels // math.gcd(32, channels))
-            mean, var = _moments(groups, axes=(1, 3))
-            y = ((groups - mean) * jax.lax.rsqrt(var + self.epsilon)).reshape(x.shape) * scale + bias
+            mean, var = _group_moments(wide, math.gcd(32, channels))
+            factor = jax.lax.rsqrt(var + self.epsilon) * scale
+            y = wide * factor + (bias - mean * factor)
         else:
             mean, var = self._batch_moments(wide, train)
             y = (wide - mean) * (jax.lax.rsqrt(var + self.epsilon) * scale) + bias
@@ -82,3 +82,19 @@ def _moments(x: jax.Array, axes: tuple[int, ...], keepdims: bool = True) -> tupl
     mean = jnp.mean(x, axes, keepdims=keepdims)
     square = jnp.mean(jnp.square(x), axes, keepdims=keepdims)
     return mean, jnp.maximum(square - jnp.square(mean), 0.0)
+
+
+def _group_moments(x: jax.Array, groups: int) -> tuple[jax.Array, jax.Array]:
+    """Mean and variance of each channel's group in float32 (B, 1, ..., C).
+
+    Pooled from the channels' moments: one pass over `x`, whose channel axis is never split (slow on CPUs).
+    """
+    count, channels = x.shape[0], x.shape[-1]
+
+    def pooled(values: jax.Array) -> jax.Array:
+        per_channel = jnp.mean(values.reshape(count, -1, channels), axis=1)
+        per_group = jnp.mean(per_channel.reshape(count, groups, -1), axis=2)
+        return jnp.repeat(per_group, channels // groups, axis=1).reshape(count, *(1,) * (x.ndim - 2), channels)
+
+    mean = pooled(x)
+    return mean, jnp.maximum(pooled(jnp.square(x)) - jnp.square(mean), 0.0)

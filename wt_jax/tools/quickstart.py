@@ -7,6 +7,8 @@ a single frame) and the method itself. The table also has the encoder before any
 """
 
 import logging
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +19,6 @@ from ml_collections import ConfigDict, config_flags
 
 from wt_jax.cli import KNOWN_ERRORS, fail, parse_flags, set_up_logging
 from wt_jax.config import resolve
-from wt_jax.data.synthetic import write_dataset
 from wt_jax.eval.figures import format_table
 from wt_jax.eval.report import write_report
 from wt_jax.train.loop import prepare, train
@@ -51,7 +52,8 @@ def quickstart(config: ConfigDict, folder: Path, seeds: Sequence[int]) -> str:
     """Run everything; returns the table."""
     start = time.perf_counter()
     data = folder / "data"
-    write_dataset(data)
+    # In a process of its own: its workers import what their parent imports, and should not import JAX.
+    subprocess.run([sys.executable, "-m", "wt_jax.data.synthetic", str(data)], check=True)
     log.info("wrote the embedded data set to %s (%.0f s)", data, time.perf_counter() - start)
     scores: dict[str, list[dict[str, float]]] = {}
     for seed in seeds:

@@ -47,7 +47,7 @@ class Checkpoints:
           CheckpointError: a checkpoint has other arrays than this configuration makes, or none can be read.
         """
         manager = self._best if best else self._last
-        steps = sorted(manager.all_steps(), reverse=True)
+        steps, damaged = sorted(manager.all_steps(), reverse=True), []
         for step in steps:
             try:
                 stored = manager.item_metadata(step).tree
@@ -57,7 +57,10 @@ class Checkpoints:
                 raise
             except Exception as error:  # orbax raises many kinds for damaged files; whichever it is, it is named
                 log.warning("checkpoint of step %d cannot be read (%s); trying the one before", step, _line(error))
+                damaged.append(step)
                 continue
+            for other in damaged:  # the run will come to these steps again and save them anew
+                manager.delete(other)
             return TrainState(**restored)
         if steps:
             raise CheckpointError(f"no checkpoint of steps {steps} in {manager.directory} can be read; use a new workdir")

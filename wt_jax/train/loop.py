@@ -148,11 +148,13 @@ def train(run: Run, workdir: Path) -> TrainState:
             writer.write(step, metrics)
             log.info("%s", progress.line(step, metrics))
 
-    batches = _timed(_batches(run, start), progress)
+    source = _batches(run, start)
+    batches = _timed(source, progress)
+    profile = ProfileWindow(config.train.profile, workdir)
     progress.restart(start)
     try:
         for step in range(start + 1, num_steps + 1):
-            _profile(config, workdir, step)
+            profile.before(step)
             batch = next(batches)
             state, metrics = run.step(state, put_batch({k: batch[k] for k in batch_shapes(run.method, 1)}, run.mesh))
             pending.append((step, {k: batch[k] for k in ("video", "failed")}, metrics))
@@ -175,6 +177,8 @@ def train(run: Run, workdir: Path) -> TrainState:
             if judge or save:
                 progress.restart(step)
     finally:
+        profile.stop()
+        source.close()  # ends the workers
         checkpoints.close()
         writer.close()
     bad_videos.report()
@@ -249,12 +253,22 @@ def _timed(batches: Iterator, progress: Progress) -> Iterator:
         yield batch
 
 
-def _profile(config: Config, workdir: Path, step: int) -> None:
-    """Start or stop the profiler's trace at the edges of its window."""
-    if not config.train.profile:
-        return
-    first, last = config.train.profile
-    if step == first:
-        jax.profiler.start_trace(str(workdir / "profile"))
-    elif step == last + 1:
-        jax.profiler.stop_trace()
+class ProfileWindow:
+    """The profiler's trace of the steps from `window[0]` to `window[1]`, if there is a window."""
+
+    def __init__(self, window: tuple[int, ...], workdir: Path):
+        self._window, self._folder, self._active = window, workdir / "profile", False
+
+    def before(self, step: int) -> None:
+        """Start or stop at the edges of the window."""
+        if self._window and step == self._window[0]:
+            jax.profiler.start_trace(str(self._folder))
+            self._active = True
+        elif self._window and step == self._window[1] + 1:
+            self.stop()
+
+    def stop(self) -> None:
+        """Stop, if a trace is running."""
+        if self._active:
+            jax.profiler.stop_trace()
+            self._active = False

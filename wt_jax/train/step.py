@@ -52,9 +52,7 @@ def make_init(method: Method, optimizer: optax.GradientTransformation, seed: int
         key = jax.random.key(seed)
         first = method.init(key, finish_views(shapes, method.views, key))
         opt_state = optimizer.init(first.params)
-        return TrainState(
-            jnp.zeros((), jnp.int32), first.params, first.model_state, opt_state, first.teacher, first.memory
-        )
+        return TrainState(jnp.zeros((), jnp.int32), first.params, first.model_state, opt_state, first.teacher, first.memory)
 
     return init
 

@@ -65,7 +65,11 @@ def read_config(workdir: Path) -> Config:
 def environment() -> dict[str, Any]:
     """Versions, devices, command and git revision, for the record of a run or of a measurement."""
     revision = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        ["git", "describe", "--always", "--dirty"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return {
         "python": sys.version.split()[0],

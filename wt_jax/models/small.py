@@ -1,0 +1,37 @@
+"""A small encoder for CPUs and small frames: three factorised (2+1)D convolutions in a row, no shortcuts.
+
+Each is the pair of R(2+1)D (Tran et al. 2018, https://arxiv.org/abs/1711.11248), first space, then time. Not a published
+structure.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+
+from wt_jax.models.layers import ConvNorm, global_pool
+
+
+class SmallR2Plus1D(nn.Module):
+    """Stages of a (1, 3, 3) convolution with stride 2 in space and a (3, 1, 1) convolution; the width doubles with each."""
+
+    norm: Callable[..., nn.Module]
+    width: int = 64
+    stages: int = 3
+    remat: bool = False
+
+    @property
+    def feature_dim(self) -> int:
+        """Number of channels of the features."""
+        return self.width * 2 ** (self.stages - 1)
+
+    @nn.compact
+    def __call__(self, clips: jax.Array, train: bool, pool: bool = True) -> jax.Array:
+        """(B, T, H, W, 3) -> features (B, `feature_dim`) in float32, or without `pool` the last map (B, T, h, w, C)."""
+        conv = nn.remat(ConvNorm, static_argnums=(2,)) if self.remat else ConvNorm
+        x = clips
+        for stage in range(self.stages):
+            features = self.width * 2**stage
+            x = conv(features, (1, 3, 3), (1, 2, 2), self.norm, name=f"space{stage + 1}")(x, train)
+            x = conv(features, (3, 1, 1), (1, 1, 1), self.norm, name=f"time{stage + 1}")(x, train)
+        return global_pool(x) if pool else x
