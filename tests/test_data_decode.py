@@ -190,3 +190,12 @@ def test_the_data_modules_do_not_import_jax(module):
     code = f"import sys, wt_jax.data.{module}; sys.exit('jax' in sys.modules)"
     root = Path(__file__).resolve().parents[1]
     assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0
+
+
+def test_runs_with_a_seek_between_equal_one_full_pass(shared_data):
+    for name in ("bikes.mp4", "tree.avi"):
+        path = str(shared_data / "clips" / name)
+        count = probe(path).num_frames
+        some = np.array([*range(3, 8), *range(count // 2, count // 2 + 5), *range(count - 4, count)])
+        everything = decode(path, np.arange(count))
+        np.testing.assert_array_equal(decode(path, some), everything[some], err_msg=name)

@@ -20,6 +20,8 @@ import numpy as np
 
 # Codecs with packets that show no picture (vp8: hidden references; mpeg4: "not coded" frames). Only decoding tells.
 _HIDDEN_PACKETS = ("mpeg4", "vp8")
+# Frames that must lie between two wanted ones before a seek costs less than decoding them.
+_WORTH_A_SEEK = 6
 _CACHED_VIDEOS = 1024
 
 
@@ -81,7 +83,7 @@ def probe(source: str | bytes) -> VideoInfo:
 
 
 def decode(source: str | bytes, indices: Sequence[int] | np.ndarray, info: VideoInfo | None = None) -> np.ndarray:
-    """Decodes frames in one pass, starting at the last keyframe before the first frame asked for.
+    """Decodes frames in one pass over the file, from keyframe to keyframe where frames between are not asked for.
 
     Args:
       source: a path, or the content of a video file.
@@ -99,13 +101,12 @@ def decode(source: str | bytes, indices: Sequence[int] | np.ndarray, info: Video
     wanted, order = np.unique(np.asarray(indices, np.int64), return_inverse=True)
     if not len(wanted) or wanted[0] < 0 or wanted[-1] >= info.num_frames:
         raise IndexError(f"{_name(source)}: frames {list(indices)} of a video with {info.num_frames} frames")
-    frames = {}
-    start = info.keyframes[info.keyframes <= info.pts[wanted[0]]][-1:]
-    if start.size and start[0] > info.pts[0]:
+    frames, runs, everything = {}, _runs(info, wanted), [(None, wanted)]
+    if len(runs) > 1 or runs[0][0] is not None:
         with suppress(VideoError):
-            frames = _read(source, info, wanted, int(start[0]))
-    if len(frames) < len(wanted):  # No seek was made, or it failed or overshot, as it does in some containers.
-        frames = _read(source, info, wanted, None)
+            frames = _read(source, info, runs)
+    if len(frames) < len(wanted):  # No seek was made, or one failed or overshot, as it does in some containers.
+        frames = _read(source, info, everything)
     missing = [index for index in wanted.tolist() if index not in frames]
     if missing:
         raise VideoError(f"{_name(source)}: frame {missing[0]} of {info.num_frames} cannot be decoded")
@@ -172,21 +173,34 @@ def _probe(source: str | bytes) -> VideoInfo:
     )
 
 
-def _read(source: str | bytes, info: VideoInfo, wanted: np.ndarray, seek: int | None) -> dict[int, np.ndarray]:
-    """The wanted frames that one pass finds, by index; wanted is increasing."""
+def _runs(info: VideoInfo, wanted: np.ndarray) -> list[tuple[int | None, np.ndarray]]:
+    """Wanted frames, increasing, as runs to read on end, each with the keyframe to seek to (None: no seek)."""
+    if not info.keyframes.size:
+        return [(None, wanted)]
+    last_key = np.searchsorted(info.keyframes, info.pts[wanted], side="right") - 1
+    keys = info.keyframes[np.maximum(last_key, 0)]
+    skipped = np.searchsorted(info.pts, keys[1:]) - wanted[:-1]
+    cuts = np.flatnonzero(skipped > _WORTH_A_SEEK) + 1
+    starts = [None if keys[0] <= info.pts[0] else int(keys[0]), *(int(key) for key in keys[cuts])]
+    return list(zip(starts, np.split(wanted, cuts), strict=True))
+
+
+def _read(source: str | bytes, info: VideoInfo, runs: list[tuple[int | None, np.ndarray]]) -> dict[int, np.ndarray]:
+    """The wanted frames that are found, by index; the file is opened once."""
     frames: dict[int, np.ndarray] = {}
-    left = set(wanted.tolist())
     with _opened(source) as (container, stream):
-        if seek is not None:
-            container.seek(seek, stream=stream)
-        for place, frame in enumerate(_decoded(container, stream)):
-            index = _index(info, place, frame)
-            if index in left:
-                image = frame.to_ndarray(format="rgb24", threads=1)
-                frames[index] = np.rot90(image, round(frame.rotation / 90))
-                left.remove(index)
-            if not left or (index is not None and index > wanted[-1]):
-                break
+        for seek, wanted in runs:
+            left = set(wanted.tolist())
+            if seek is not None:
+                container.seek(seek, stream=stream)
+            for place, frame in enumerate(_decoded(container, stream)):
+                index = _index(info, place, frame)
+                if index in left:
+                    image = frame.to_ndarray(format="rgb24", threads=1)
+                    frames[index] = np.rot90(image, round(frame.rotation / 90))
+                    left.remove(index)
+                if not left or (index is not None and index > wanted[-1]):
+                    break
     return frames
 
 

@@ -110,7 +110,7 @@ def make_step(
         metrics = {
             **metrics,
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
-            "gradient_norm": optax.global_norm(grads),
+            "gradient_norm": optax.tree.norm(grads),
             "failed": jnp.sum(batch["failed"] >= 0, dtype=jnp.float32),
         }
         return TrainState(state.step + 1, params, model_state, opt_state, teacher, memory), metrics
