@@ -13,8 +13,9 @@ from wt_jax.train.step import batch_shapes, make_init, make_step
 SHIPPED = ("folder", "k400", "quickstart", "ssv2", "ucf101")
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize(
+    ("name", "method"), [*((name, "weak_teacher") for name in SHIPPED), *(("quickstart", method) for method in METHODS)]
+)
 def test_every_shipped_config_makes_a_state_and_a_step(name, method):
     config = resolve(importlib.import_module(f"configs.{name}").get_config(method))
     built = build_method(config, 100)

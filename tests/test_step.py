@@ -18,7 +18,7 @@ from wt_jax.losses import weak_teacher_loss
 from wt_jax.methods import METHODS, build_method
 from wt_jax.train.optim import learning_rate, make_optimizer
 from wt_jax.train.sharding import AXES, put_batch
-from wt_jax.train.step import batch_shapes, compile_step, make_init, make_step, state_shardings
+from wt_jax.train.step import compile_step, make_init, make_step, state_shardings
 
 BATCH, STEPS = 8, 20
 
@@ -112,31 +112,30 @@ def test_fsdp_shards_the_large_parameters():
 def test_teacher_moves_by_exactly_one_minus_momentum():
     config = small_config(method__momentum=0.9)
     method, state, step = build(config, mesh_of(1))
-    before = jax.device_get(state)
+    before = jax.tree.map(np.array, state)  # copies: the state is donated
     after, _ = step(state, put_batch(next(batches(method, 1)), mesh_of(1)))
     expected = jax.tree.map(lambda t, s: t + np.float32(0.1) * (s - t), before.teacher["params"], after.params)
-    assert largest_gap(expected, after.teacher["params"]) < 1e-7
+    assert largest_gap(expected, after.teacher["params"]) < 2e-7
     assert largest_gap(before.params, after.params) > 1e-6
+
+
+def finished(method, batch):
+    """A batch as `method.loss` reads it, without any change to its pixels but the scale."""
+    return {k: jnp.asarray(v, jnp.float32) / 255 if v.ndim == 5 else jnp.asarray(v) for k, v in batch.items()}
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_no_gradient_reaches_a_teacher(name):
-    config = small_config(name)
-    method, state, _ = build(config, mesh_of(1))
-    batch = {
-        k: jnp.asarray(v, jnp.float32 if v.ndim == 5 else v.dtype) / (255 if v.ndim == 5 else 1)
-        if v.ndim == 5
-        else jnp.asarray(v)
-        for k, v in next(batches(method, 1)).items()
-    }
-    state = dataclasses.replace(state, memory=_filled(state.memory))
+    method, state, _ = build(small_config(name), mesh_of(1))
+    batch = finished(method, next(batches(method, 1)))
+    full = _filled(state.memory)
 
-    def loss(params, teacher, memory_floats):
-        memory = {**state.memory, **memory_floats}
+    def loss(params, teacher, floats):
+        memory = {**full, **floats}
         return method.loss(params, state.model_state, teacher, memory, batch, jax.random.key(0), jnp.int32(0))[0]
 
-    floats = {k: v for k, v in state.memory.items() if v.dtype == jnp.float32}
-    student, teacher, memory = jax.grad(loss, argnums=(0, 1, 2))(state.params, state.teacher, floats)
+    floats = {k: v for k, v in full.items() if v.dtype == jnp.float32}
+    student, teacher, memory = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(state.params, state.teacher, floats)
     assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(student)) > 0
     assert all(not g.any() for g in jax.tree.leaves((teacher, memory)))
 
@@ -159,50 +158,46 @@ def _filled(memory):
     }
 
 
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("shared", ["all", "encoder"])
+@pytest.mark.parametrize(("name", "shared"), [*((name, "all") for name in METHODS), ("weak_teacher", "encoder")])
 def test_method_runs_under_strict_promotion_and_its_loss_is_the_public_one(name, shared):
     config = small_config(name, method__shared=shared)
     method, state, _ = build(config, mesh_of(1))
-    batch = {
-        k: jnp.asarray(v, jnp.float32) / 255 if v.ndim == 5 else jnp.asarray(v) for k, v in next(batches(method, 1)).items()
-    }
-    memory = _filled(state.memory)
+    batch, memory = finished(method, next(batches(method, 1))), _filled(state.memory)
+
+    @jax.jit
+    def both(params):
+        rest = (state.model_state, state.teacher, memory, batch, jax.random.key(0), jnp.int32(3))
+        variables = {"params": params, **state.model_state}
+        query = method.network.apply(variables, batch["query"], True, mutable=["batch_stats"])[0][0]
+        return method.loss(params, *rest), query
+
     with jax.numpy_dtype_promotion("strict"):
-        value, (_, new_memory, metrics) = method.loss(
-            state.params, state.model_state, state.teacher, memory, batch, jax.random.key(0), jnp.int32(3)
-        )
+        (value, (_, new_memory, metrics)), query = both(state.params)
     assert jnp.isfinite(value)
+    assert float(metrics["loss"]) == float(value)
     np.testing.assert_array_equal(new_memory["video"][:BATCH], batch["video"])
+    settings = config.method
     if name in ("weak_teacher", "strong_teacher", "moco"):
-        settings = config.method
-        both = {"temperature": settings.temperature, "weak_temperature": settings.weak_temperature}
-        weight = 0.0 if name == "moco" else settings.label_weight
-        weak = ("weak",) if name != "moco" else ("strong",)  # MoCo has no weak queue; at weight 0 any will do
-        query = method.network.apply(
-            {"params": state.params, **state.model_state}, batch["query"], True, mutable=["batch_stats"]
-        )[0][0]
+        column, weight = ("strong", 0.0) if name == "moco" else ("weak", settings.label_weight)  # MoCo has no weak queue
         expected = weak_teacher_loss(
             query,
             new_memory["strong"][:BATCH],
-            new_memory[weak[0]][:BATCH],
+            new_memory[column][:BATCH],
             memory["strong"],
-            memory[weak[0]],
+            memory[column],
             label_weight=weight,
-            **both,
-        ).mean()
-        assert float(value) == pytest.approx(float(expected), abs=1e-5)
-        assert float(metrics["loss"]) == float(value)
+            temperature=settings.temperature,
+            weak_temperature=settings.weak_temperature,
+        )
+        assert float(value) == pytest.approx(float(expected.mean()), abs=1e-5)
 
 
 def test_same_video_clips_are_no_negatives():
     method, state, _ = build(small_config(), mesh_of(1))
-    batch = {
-        k: jnp.asarray(v, jnp.float32) / 255 if v.ndim == 5 else jnp.asarray(v) for k, v in next(batches(method, 1)).items()
-    }
+    batch = finished(method, next(batches(method, 1)))
     memory = {**_filled(state.memory), "video": jnp.full(16, batch["video"][0])}
     arguments = (state.params, state.model_state, state.teacher, memory, batch, jax.random.key(0), jnp.int32(0))
-    assert float(method.loss(*arguments)[1][2]["negatives"]) == pytest.approx(16 * (BATCH - 1) / BATCH)
+    assert float(jax.jit(method.loss)(*arguments)[1][2]["negatives"]) == pytest.approx(16 * (BATCH - 1) / BATCH)
 
 
 def test_label_ramp_begins_at_zero_and_ends_at_the_weight():
@@ -224,7 +219,7 @@ def test_accumulated_gradient_is_the_mean_over_pieces():
         def loss(params, memory=memory, rows=rows):
             return method.loss(params, state.model_state, state.teacher, memory, rows, loss_key, jnp.int32(0))
 
-        grads, (_, memory, _) = jax.grad(loss, has_aux=True)(state.params)
+        grads, (_, memory, _) = jax.jit(jax.grad(loss, has_aux=True))(state.params)
         total = grads if total is None else jax.tree.map(jnp.add, total, grads)
     expected = optax.tree.norm(total) / 2
     after, metrics = step(state, put_batch(batch, mesh_of(1)))
@@ -258,12 +253,19 @@ def test_loss_falls_on_one_batch(name):
     assert np.mean(losses[-3:]) < np.mean(losses[:3])
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "lars", "adam", "adamw"])
-def test_every_optimizer_moves_the_student(optimizer):
-    config = small_config(optim__name=optimizer, optim__clip_norm=1.0, optim__decay_norms=False)
-    _, state, _ = build(config, mesh_of(1))
-    before = jax.device_get(state.params)
-    assert largest_gap(before, run(config, mesh_of(1), 2)[1].params) > 0
+@pytest.mark.parametrize("name", ["sgd", "lars", "adam", "adamw"])
+def test_every_optimizer_descends_and_spares_biases_from_decay(name):
+    rate = 3.0 if name == "lars" else 0.05
+    config = small_config(optim__name=name, optim__clip_norm=1.0, optim__decay_norms=False, optim__weight_decay=0.1).optim
+    optimizer = make_optimizer(config, optax.constant_schedule(rate))
+    params = {"kernel": jnp.full((3, 3), 2.0), "bias": jnp.full(3, 2.0)}
+    state = optimizer.init(params)
+    for _ in range(20):
+        grads = jax.tree.map(lambda p: 2 * p, {"kernel": params["kernel"], "bias": jnp.zeros(3)})
+        updates, state = optimizer.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    assert float(jnp.abs(params["kernel"]).max()) < 2.0
+    np.testing.assert_array_equal(params["bias"], 2.0)
 
 
 def test_learning_rate_is_per_256_clips_with_warmup_and_drops():

@@ -1,5 +1,7 @@
 """The embedded data set keeps its promises."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -13,10 +15,10 @@ def test_files_are_real_videos_and_a_second_call_changes_nothing(tmp_path):
     videos = open_source(str(tmp_path / "train"))
     assert videos.classes == MOTIONS
     assert sorted(videos.labels) == list(range(8))
-    before = {r.path: open(r.path, "rb").read() for r in videos}
+    before = {r.path: Path(r.path).read_bytes() for r in videos}
     assert probe(videos[0].path).num_frames == 24
     write_dataset(tmp_path, train=8, test=8, frames=24)
-    assert before == {r.path: open(r.path, "rb").read() for r in videos}
+    assert before == {r.path: Path(r.path).read_bytes() for r in videos}
 
 
 def test_a_file_shows_what_was_rendered(tmp_path):

@@ -139,16 +139,15 @@ class WeakTeacher:
     ) -> tuple[Array, tuple[Tree, Queue, dict[str, Array]]]:
         """Mean loss of the batch against the queues as they stood before it; then the batch enters them."""
         settings = self.settings
+        teacher, memory = jax.lax.stop_gradient((teacher, memory))
         (query, _), model_state = self._look({"params": params, **model_state}, batch["query"])
         (key, _), _ = self._look(teacher, batch["key"])
-        key = jax.lax.stop_gradient(key)
         mask = negatives_mask(memory, batch["video"], drop_same_video=settings.drop_same_video)
         entries = {"strong": key, "video": batch["video"], "label": batch["label"]}
         weight = self.label_weight(step)
         if settings.needs_weak_view:
             (weak, feature), _ = self._look(teacher, batch["weak"])
-            weak = jax.lax.stop_gradient(weak if settings.shared == "all" else l2_normalise(feature))
-            entries["weak"] = weak
+            entries["weak"] = weak = weak if settings.shared == "all" else l2_normalise(feature)
             weak_temperature = settings.weak_temperature
             labels = artificial_labels(weak, memory["weak"], temperature=weak_temperature, label_weight=weight, mask=mask)
         else:
