@@ -22,8 +22,10 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         return flags.FLAGS(list(argv))
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError) as error:
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        fail(" ".join(str(text).split()))
+        text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+        if "Traceback" in text:  # absl wraps what a config file raised; its last line says what happened
+            text = text.strip().splitlines()[-1].removeprefix("wt_jax.config.ConfigError: ")
+        fail(" ".join(text.split()))
 
 
 def fail(message: str) -> NoReturn:

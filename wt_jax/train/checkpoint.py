@@ -75,7 +75,8 @@ class Checkpoints:
 
 def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
-    return ocp.CheckpointManager(folder.absolute(), options=options)
+    # The handler is named so that the manager can tell what is in a checkpoint before it reads it.
+    return ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=ocp.StandardCheckpointHandler())
 
 
 def _tree(state: TrainState) -> dict[str, Any]:
