@@ -81,11 +81,16 @@ def _neighbours(run: Run, features: tuple[Features, Features | None], path: Path
     draw_neighbours(
         _clips(run, query_videos, query_ids),
         _clips(run, gallery_videos, neighbour_ids.ravel()).reshape(*neighbour_ids.shape, *_clip_shape(run)),
-        [Path(query_videos[int(i)].path).name for i in query_ids],
-        [[Path(gallery_videos[int(i)].path).name for i in row] for row in neighbour_ids],
+        [_name(query_videos, i) for i in query_ids],
+        [[_name(gallery_videos, i) for i in row] for row in neighbour_ids],
         (labels[0] == labels[1]) if run.evaluator.possible else None,
         path,
     )
+
+
+def _name(videos: VideoList, index: int) -> str:
+    """A video's folder and file, which in class folders says the class."""
+    return "/".join(Path(videos[int(index)].path).parts[-2:])
 
 
 def _clip_shape(run: Run) -> tuple[int, ...]:
