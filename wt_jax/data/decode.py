@@ -23,6 +23,8 @@ _HIDDEN_PACKETS = ("mpeg4", "vp8")
 # Frames that must lie between two wanted ones before a seek costs less than decoding them.
 _WORTH_A_SEEK = 6
 _CACHED_VIDEOS = 1024
+# A title that is not UTF-8 must not make a video unreadable. PyAV 19 has no such setting any more.
+_TOLERANT = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
 class VideoError(Exception):
@@ -230,7 +232,7 @@ def _opened(source: str | bytes) -> Iterator[tuple[av.container.InputContainer, 
     try:
         # "file:" keeps a colon in a name from being read as a protocol.
         target = io.BytesIO(source) if isinstance(source, bytes) else f"file:{source}"
-        with av.open(target, metadata_errors="ignore") as container:
+        with av.open(target, **_TOLERANT) as container:
             picture = av.stream.Disposition.attached_pic  # The cover of an audio file is no video.
             streams = [stream for stream in container.streams.video if not stream.disposition & picture]
             if not streams:
