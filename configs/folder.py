@@ -2,7 +2,7 @@
 
 Command:   python -m wt_jax.main --config=configs/folder.py --workdir=DIR --config.data.train=FOLDER
 Hardware:  one GPU of 12 GB; on a CPU take a smaller network:
-           --config.model.name=r2plus1d_10 --config.model.width=16 --config.clip.size=64 --config.clip.num_frames=8
+           --config.model.name=small_r2plus1d --config.model.width=24 --config.clip.size=64 --config.clip.num_frames=8
 Expect:    depends on the videos. With labels and --config.data.test=OTHER_FOLDER the run ends with kNN, linear and
            retrieval scores, before and after. docs/results.md has what it gave on two small sets.
 

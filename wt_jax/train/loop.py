@@ -76,11 +76,12 @@ def prepare(config: Config) -> Run:
     schedule = learning_rate(config.optim, batch_size=batch_size, num_steps=num_steps, steps_per_epoch=steps_per_epoch)
     optimizer = make_optimizer(config.optim, schedule)
     init = make_init(method, optimizer, config.seed)
-    shardings = state_shardings(jax.eval_shape(init), mesh)
+    state = jax.eval_shape(init)
+    shardings = state_shardings(state, mesh)
     step = make_step(method, optimizer, schedule, seed=config.seed, accumulate=config.train.accumulate)
     shapes = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        jax.eval_shape(init),
+        state,
         shardings,
     )
     evaluator = Evaluator(config, make_extractor(method), videos, mesh)
