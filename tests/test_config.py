@@ -21,7 +21,7 @@ def test_every_shipped_config_makes_a_state_and_a_step(name, method):
     built = build_method(config, 100)
     schedule = learning_rate(config.optim, batch_size=config.train.batch_size, num_steps=100, steps_per_epoch=10)
     optimizer = make_optimizer(config.optim, schedule)
-    state = jax.eval_shape(make_init(built, optimizer, 0))
+    state = jax.eval_shape(make_init(built, optimizer, 0), {})
     step = make_step(built, optimizer, schedule, seed=0)
     after, metrics = jax.eval_shape(step, state, batch_shapes(built, config.train.batch_size))
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)

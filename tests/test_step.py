@@ -62,9 +62,9 @@ def build(config, mesh, accumulate=1):
     schedule = learning_rate(config.optim, batch_size=BATCH, num_steps=STEPS, steps_per_epoch=4)
     optimizer = make_optimizer(config.optim, schedule)
     init = make_init(method, optimizer, 0)
-    shardings = state_shardings(jax.eval_shape(init), mesh)
+    shardings = state_shardings(jax.eval_shape(init, {}), mesh)
     step = make_step(method, optimizer, schedule, seed=0, accumulate=accumulate)
-    return method, jax.jit(init, out_shardings=shardings)(), compile_step(step, shardings, mesh)
+    return method, jax.jit(init, out_shardings=shardings)({}), compile_step(step, shardings, mesh)
 
 
 def run(config, mesh, steps=STEPS, accumulate=1):

@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
             state = train(run, workdir)
         else:
             checkpoints = Checkpoints(workdir)
-            state = checkpoints.restore(run.shapes)
+            state = checkpoints.restore(run.program.shapes)
             checkpoints.close()
             if state is None:
                 raise CheckpointError(f"{workdir} holds no checkpoint; train first")

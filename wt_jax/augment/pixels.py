@@ -1,4 +1,4 @@
-"""From uint8 views to what a network reads: colour, blur and normalisation of whole batches, once per clip.
+"""From uint8 views to what a network reads: colour and blur of whole batches, once per clip, RGB in [0, 1].
 
 Each clip draws from a key folded from the step's key, the view's place in the list and the video's index, so a clip
 looks the same wherever in the global batch it stands.
@@ -13,9 +13,6 @@ from jax import Array
 
 from wt_jax.augment.colour import colour_map
 from wt_jax.data.views import PixelSpec, ViewSpec
-
-# ImageNet's channel statistics, the field's convention for RGB in [0, 1].
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def _blur_matrix(sigma: Array, size: int) -> Array:
@@ -42,7 +39,7 @@ def _finish_clip(clip: Array, key: Array, spec: PixelSpec) -> Array:
         clip = jnp.clip(clip @ matrix.T + offset, 0.0, 1.0)
     if spec.blur_probability > 0:
         clip = _blur(clip, blur_key, spec)
-    return (clip - jnp.asarray(MEAN, jnp.float32)) / jnp.asarray(STD, jnp.float32)
+    return clip
 
 
 def finish_view(clips: Array, videos: Array, key: Array, spec: PixelSpec) -> Array:
@@ -55,7 +52,7 @@ def finish_view(clips: Array, videos: Array, key: Array, spec: PixelSpec) -> Arr
       spec: what may happen to the pixels; everything is drawn once per clip.
 
     Returns:
-      (B, T, H, W, 3) float32, normalised by ImageNet's mean and standard deviation.
+      (B, T, H, W, 3) float32 in [0, 1]; an encoder normalises by the mean and deviation that belong to it.
     """
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, videos)
     return jax.vmap(_finish_clip, in_axes=(0, 0, None))(clips, keys, spec)
@@ -71,4 +68,4 @@ def finish_views(batch: Mapping[str, Array], views: Mapping[str, ViewSpec], key:
 
 def to_uint8(clips: Array) -> np.ndarray:
     """Finished clips (B, T, H, W, 3) as pictures again, uint8."""
-    return np.clip(255 * (np.asarray(clips) * STD + MEAN) + 0.5, 0, 255).astype(np.uint8)
+    return np.clip(255 * np.asarray(clips) + 0.5, 0, 255).astype(np.uint8)

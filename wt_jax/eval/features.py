@@ -15,7 +15,7 @@ from wt_jax.config import Config
 from wt_jax.data.pipeline import describe_failure, eval_batches
 from wt_jax.data.sources import VideoList
 from wt_jax.data.views import PixelSpec, ViewSpec
-from wt_jax.methods.base import Method
+from wt_jax.methods.base import Method, encoder_variables
 from wt_jax.train.sharding import put_batch
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def make_extractor(method: Method) -> Extractor:
         clips = rearrange(batch["clip"], "b w t h w2 c -> (b w) t h w2 c")
         still = jnp.zeros(clips.shape[:1], jnp.int32)
         finished = finish_view(clips, still, jax.random.key(0), PixelSpec())
-        features = method.features(params, model_state, finished)
+        features = method.encoder.apply(encoder_variables(params, model_state), finished, False)
         return jnp.mean(rearrange(features, "(b w) d -> b w d", b=batch["video"].shape[0]), axis=1)
 
     return jax.jit(extract)

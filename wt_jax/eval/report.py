@@ -41,7 +41,7 @@ def write_report(run: Run, state: TrainState, workdir: Path) -> dict[str, dict[s
     if not run.evaluator.possible:
         log.info("no labelled training and test videos: no scores, see the pictures in %s", figures)
         return {}
-    fresh = run.init()
+    fresh = run.program.first_state()
     results = {
         "random-initialised": run.evaluator.scores(run.evaluator.features(fresh.params, fresh.model_state)),
         "pre-trained": run.evaluator.scores(features),
@@ -58,7 +58,7 @@ def table(results: dict[str, dict[str, float]]) -> str:
 
 def _finished_views(run: Run, count: int = 4) -> dict[str, np.ndarray]:
     """Some training clips as the network reads them, after colour and blur, back in uint8."""
-    views = run.method.views
+    views = run.program.method.views
     batches = train_batches(run.videos, views, seed=run.config.seed, batch_size=count, num_steps=1, threads=1)
     finished = jax.jit(lambda batch: finish_views(batch, views, jax.random.key(run.config.seed)))(next(batches))
     return {name: to_uint8(finished[name]) for name in views}

@@ -15,7 +15,7 @@ def _weak_teacher(config: Config, num_steps: int) -> Method:
     settings = config.method
     encoder = build_encoder(config.model)
     head = MLP(hidden=settings.hidden or encoder.feature_dim, out=settings.dim, layers=2, norm=settings.head_norm or None)
-    return WeakTeacher(settings, Embedder(encoder, head), config.strong_view, config.weak_view, num_steps)
+    return WeakTeacher(settings, Embedder(encoder, head), config.strong_view, config.weak_view, num_steps, config.model.weights)
 
 
 class Entry(NamedTuple):

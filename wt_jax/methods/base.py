@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
+import flax.linen as nn
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -15,8 +16,9 @@ class Init(NamedTuple):
     """Everything a method carries from step to step, as plain pytrees.
 
     Attributes:
-      params: what the optimiser trains.
-      model_state: what a forward pass of the student changes (BatchNorm statistics).
+      params: what the optimiser trains; its entry "encoder" is what evaluation reads.
+      model_state: what a forward pass of the student changes (BatchNorm statistics), by flax collection, each again with
+        an entry "encoder" where the encoder has any.
       teacher: what `update_teacher` moves; empty if there is none.
       memory: queues and running centres.
     """
@@ -30,7 +32,8 @@ class Init(NamedTuple):
 class Method(Protocol):
     """One way to learn from views of videos.
 
-    `batch` maps each view's name to (B, T, S, S, 3) float32, and holds `video` and `label` (B,) int32 (label -1: unknown).
+    `batch` maps each view's name to (B, T, S, S, 3) float32 in [0, 1], and holds `video` and `label` (B,) int32 (label -1:
+    unknown).
     """
 
     @property
@@ -38,8 +41,18 @@ class Method(Protocol):
         """The views that the pipeline must produce."""
         ...
 
-    def init(self, rng: Array, batch: Mapping[str, Array]) -> Init:
-        """Fresh parameters and state for batches like this one."""
+    @property
+    def encoder(self) -> nn.Module:
+        """The module of `params["encoder"]`: what is pre-trained, evaluated and exported."""
+        ...
+
+    @property
+    def weights(self) -> Mapping[str, str]:
+        """Folders of exported weights (`wt_jax.models.weights`) that `init` is to be given, by names of the method's choice."""
+        ...
+
+    def init(self, rng: Array, batch: Mapping[str, Array], given: Mapping[str, Tree]) -> Init:
+        """Fresh parameters and state for batches like this one; `given` holds the variables of each of `weights`."""
         ...
 
     def loss(
@@ -59,6 +72,15 @@ class Method(Protocol):
         """The teacher after a step of the student."""
         ...
 
-    def features(self, params: Tree, model_state: Tree, clips: Array) -> Array:
-        """What evaluation reads: (B, T, S, S, 3) float32 clips -> (B, D) float32."""
-        ...
+
+def encoder_variables(params: Tree, model_state: Tree) -> Tree:
+    """The flax variables of the encoder within those of a method."""
+    state = {name: collection["encoder"] for name, collection in model_state.items() if "encoder" in collection}
+    return {"params": params["encoder"], **state}
+
+
+def with_encoder(variables: Tree, encoder: Tree | None) -> Tree:
+    """`variables` of a whole network with those of its encoder replaced; None leaves them as they are."""
+    if encoder is None:
+        return variables
+    return {name: {**part, "encoder": encoder[name]} if name in encoder else part for name, part in variables.items()}

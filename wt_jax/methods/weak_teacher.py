@@ -23,7 +23,7 @@ from wt_jax.losses import (
     similarity_logits,
     soft_cross_entropy,
 )
-from wt_jax.methods.base import Init, Tree
+from wt_jax.methods.base import Init, Tree, with_encoder
 from wt_jax.models.embedder import l2_normalise
 from wt_jax.queue import Queue, empty_queue, enqueue, negatives_mask
 from wt_jax.teacher import cosine_momentum, distance, ema_update
@@ -105,6 +105,7 @@ class WeakTeacher:
     strong: ViewSpec
     weak: ViewSpec
     num_steps: int
+    start: str = ""
 
     @property
     def views(self) -> Mapping[str, ViewSpec]:
@@ -115,9 +116,19 @@ class WeakTeacher:
             views["weak"] = replace(second, window=self.settings.weak_window)
         return views
 
-    def init(self, rng: Array, batch: Mapping[str, Array]) -> Init:
+    @property
+    def encoder(self) -> nn.Module:
+        """The student's encoder."""
+        return self.network.encoder
+
+    @property
+    def weights(self) -> Mapping[str, str]:
+        """Where the encoder starts from, if it is named."""
+        return {"encoder": self.start} if self.start else {}
+
+    def init(self, rng: Array, batch: Mapping[str, Array], given: Mapping[str, Tree]) -> Init:
         """Student and teacher start equal; the queues start empty."""
-        variables = self.network.init(rng, batch["query"][:1], False)
+        variables = with_encoder(self.network.init(rng, batch["query"][:1], False), given.get("encoder"))
         params, model_state = variables["params"], {k: v for k, v in variables.items() if k != "params"}
         columns = {"strong": self.settings.dim}
         if self.settings.needs_weak_view:
@@ -194,10 +205,6 @@ class WeakTeacher:
         if self.settings.momentum_schedule == "cosine":
             momentum = cosine_momentum(momentum, step, self.num_steps)
         return ema_update(teacher, {"params": params, **model_state}, momentum)
-
-    def features(self, params: Tree, model_state: Tree, clips: Array) -> Array:
-        """Pooled features of the student's encoder."""
-        return self.network.apply({"params": params, **model_state}, clips, method="feature")
 
     def _look(self, variables: Tree, clips: Array) -> tuple[tuple[Array, Array], Tree]:
         """A training-mode pass. Teachers too normalise by the batch they see, as MoCo's key encoder does."""

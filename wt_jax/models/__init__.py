@@ -1,8 +1,8 @@
 """Video encoders and heads in flax linen.
 
 `build_encoder(ModelConfig(name="r3d_18"))` gives a module with one interface whatever its name:
-`encoder.apply(variables, clips (B, T, H, W, 3), train) -> features (B, encoder.feature_dim)` in float32, averaged over
-time and space; `pool=False` returns the last feature map (B, t, h, w, C). `train=True` needs
+`encoder.apply(variables, clips (B, T, H, W, 3) in [0, 1], train) -> features (B, encoder.feature_dim)` in float32, averaged
+over time and space; `pool=False` returns the last feature map (B, t, h, w, C). `train=True` needs
 `mutable=["batch_stats"]` unless the norm is "group".
 """
 
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from wt_jax.models.conv import conv3d
 from wt_jax.models.flops import forward_flops
 from wt_jax.models.heads import MLP
+from wt_jax.models.layers import IMAGENET_MEAN, IMAGENET_STD
 from wt_jax.models.norm import KINDS, Norm
 from wt_jax.models.resnet import r2plus1d_10, r2plus1d_18, r3d_18, r3d_34, r3d_50, slow_r50
 from wt_jax.models.s3d import s3d, s3dg
@@ -44,7 +45,9 @@ class ModelConfig:
     """Which encoder. `width` scales all its channels, 64 is the published size of every model.
 
     `norm` is "batch", "sub_batch" (in `sub_batches` parts) or "group"; see `wt_jax.models.norm`. `dtype` is that of the
-    arithmetic; parameters, statistics and features stay float32. `remat` trades time for memory.
+    arithmetic; parameters, statistics and features stay float32. `remat` trades time for memory. `mean` and `std` normalise
+    RGB in [0, 1]; the default is ImageNet's, the field's convention. `weights` is a folder of exported weights
+    (`wt_jax.models.weights`) that the encoder starts from; empty: it starts from random ones.
     """
 
     name: str = "s3d"
@@ -53,6 +56,9 @@ class ModelConfig:
     sub_batches: int = 1
     dtype: str = "float32"
     remat: bool = False
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    weights: str = ""
 
 
 def build_encoder(config: ModelConfig) -> nn.Module:
@@ -65,7 +71,7 @@ def build_encoder(config: ModelConfig) -> nn.Module:
     if config.sub_batches < 1 or (config.sub_batches > 1 and kind != "sub_batch"):
         raise ValueError(f"sub_batches={config.sub_batches} is not possible with norm={kind!r}")
     norm = partial(Norm, kind, config.sub_batches, dtype=dtype)
-    return constructor(width=config.width, norm=norm, remat=config.remat)
+    return constructor(width=config.width, norm=norm, remat=config.remat, mean=config.mean, std=config.std)
 
 
 def _choose(what: str, name: str, choices: dict):

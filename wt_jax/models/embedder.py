@@ -21,7 +21,3 @@ class Embedder(nn.Module):
         """Embedding and feature; `train` needs `mutable=["batch_stats"]`."""
         feature = self.encoder(clips, train)
         return l2_normalise(self.head(feature, train)), feature
-
-    def feature(self, clips: Array) -> Array:
-        """The pooled feature alone, in evaluation mode: (B, T, S, S, 3) -> (B, F) float32."""
-        return self.encoder(clips, False)

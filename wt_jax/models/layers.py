@@ -11,6 +11,15 @@ from jax import lax
 from wt_jax.models.conv import conv3d
 
 Size3 = tuple[int, int, int]
+RGB = tuple[float, float, float]
+# Mean and deviation of ImageNet's pixels, the field's convention for RGB in [0, 1].
+IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
+IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
+
+
+def normalise_input(clips: jax.Array, mean: RGB, std: RGB) -> jax.Array:
+    """(..., 3) RGB in [0, 1] -> the same shape, float32, less `mean` and divided by `std` per channel."""
+    return (clips - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
 
 
 class Conv3D(nn.Module):

@@ -12,7 +12,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 
-from wt_jax.models.layers import ConvNorm, Size3, global_pool, max_pool
+from wt_jax.models.layers import IMAGENET_MEAN, IMAGENET_STD, RGB, ConvNorm, Size3, global_pool, max_pool, normalise_input
 
 
 class Factorised(nn.Module):
@@ -105,6 +105,8 @@ class ResNet(nn.Module):
     pool: Size3 | None = None
     pool_strides: Size3 | None = None
     remat: bool = False
+    mean: RGB = IMAGENET_MEAN
+    std: RGB = IMAGENET_STD
 
     @property
     def feature_dim(self) -> int:
@@ -113,8 +115,8 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, clips: jax.Array, train: bool, pool: bool = True) -> jax.Array:
-        """(B, T, H, W, 3) -> features (B, `feature_dim`) in float32, or without `pool` the last map (B, t, h, w, C)."""
-        x = clips
+        """(B, T, H, W, 3) in [0, 1] -> features (B, `feature_dim`) float32, or without `pool` the last map (B, t, h, w, C)."""
+        x = normalise_input(clips, self.mean, self.std)
         for index, (features, kernel, strides) in enumerate(self.stem):
             x = ConvNorm(features, kernel, strides, self.norm, name=f"stem{index + 1}")(x, train)
         if self.pool:

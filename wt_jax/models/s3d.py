@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from wt_jax.models.layers import ConvNorm, Size3, global_pool, max_pool
+from wt_jax.models.layers import IMAGENET_MEAN, IMAGENET_STD, RGB, ConvNorm, Size3, global_pool, max_pool, normalise_input
 
 # Channels of the published blocks: 1x1; 1x1 -> 3x3x3; 1x1 -> 3x3x3; max-pool -> 1x1.
 BLOCKS = {
@@ -90,6 +90,8 @@ class S3D(nn.Module):
     width: int = 64
     gate: bool = False
     remat: bool = False
+    mean: RGB = IMAGENET_MEAN
+    std: RGB = IMAGENET_STD
 
     def _scaled(self, channels: int) -> int:
         return max(1, channels * self.width // 64)
@@ -102,7 +104,7 @@ class S3D(nn.Module):
 
     @nn.compact
     def __call__(self, clips: jax.Array, train: bool, pool: bool = True) -> jax.Array:
-        """(B, T, H, W, 3) -> features (B, `feature_dim`) in float32, or without `pool` the last map (B, t, h, w, C)."""
+        """(B, T, H, W, 3) in [0, 1] -> features (B, `feature_dim`) float32, or without `pool` the last map (B, t, h, w, C)."""
         # Windows and strides of the max-pools, before the layer that they are named for.
         pools: dict[str, tuple[Size3, Size3]] = {
             "3b": ((1, 3, 3), (1, 2, 2)),
@@ -110,7 +112,7 @@ class S3D(nn.Module):
             "5b": ((2, 2, 2), (2, 2, 2)),
         }
         block = nn.remat(Inception, static_argnums=(2,)) if self.remat else Inception
-        x = Separable(self._scaled(64), 7, 2, self.norm, name="stem1")(clips, train)
+        x = Separable(self._scaled(64), 7, 2, self.norm, name="stem1")(normalise_input(clips, self.mean, self.std), train)
         x = max_pool(x, (1, 3, 3), (1, 2, 2))
         x = ConvNorm(self._scaled(64), (1, 1, 1), norm=self.norm, name="stem2")(x, train)
         x = Separable(self._scaled(192), 3, 1, self.norm, name="stem3")(x, train)
@@ -121,11 +123,11 @@ class S3D(nn.Module):
         return global_pool(x) if pool else x
 
 
-def s3d(width: int, norm: Callable[..., nn.Module], **options) -> S3D:
+def s3d(norm: Callable[..., nn.Module], **options) -> S3D:
     """S3D without gates, the encoder of CoCLR."""
-    return S3D(partial(norm, epsilon=1e-3), width, **options)
+    return S3D(partial(norm, epsilon=1e-3), **options)
 
 
-def s3dg(width: int, norm: Callable[..., nn.Module], **options) -> S3D:
+def s3dg(norm: Callable[..., nn.Module], **options) -> S3D:
     """S3D with a gate on each Inception branch."""
-    return S3D(partial(norm, epsilon=1e-3), width, gate=True, **options)
+    return S3D(partial(norm, epsilon=1e-3), gate=True, **options)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 
-from wt_jax.models.layers import ConvNorm, global_pool
+from wt_jax.models.layers import IMAGENET_MEAN, IMAGENET_STD, RGB, ConvNorm, global_pool, normalise_input
 
 
 class SmallR2Plus1D(nn.Module):
@@ -19,6 +19,8 @@ class SmallR2Plus1D(nn.Module):
     width: int = 64
     stages: int = 3
     remat: bool = False
+    mean: RGB = IMAGENET_MEAN
+    std: RGB = IMAGENET_STD
 
     @property
     def feature_dim(self) -> int:
@@ -27,9 +29,9 @@ class SmallR2Plus1D(nn.Module):
 
     @nn.compact
     def __call__(self, clips: jax.Array, train: bool, pool: bool = True) -> jax.Array:
-        """(B, T, H, W, 3) -> features (B, `feature_dim`) in float32, or without `pool` the last map (B, T, h, w, C)."""
+        """(B, T, H, W, 3) in [0, 1] -> features (B, `feature_dim`) float32, or without `pool` the last map (B, T, h, w, C)."""
         conv = nn.remat(ConvNorm, static_argnums=(2,)) if self.remat else ConvNorm
-        x = clips
+        x = normalise_input(clips, self.mean, self.std)
         for stage in range(self.stages):
             features = self.width * 2**stage
             x = conv(features, (1, 3, 3), (1, 2, 2), self.norm, name=f"space{stage + 1}")(x, train)

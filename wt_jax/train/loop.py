@@ -10,20 +10,17 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from wt_jax.config import Config, ConfigError, steps_of
 from wt_jax.data.pipeline import describe_failure, train_batches
 from wt_jax.data.sources import VideoList, open_source
 from wt_jax.eval.evaluate import Evaluator
 from wt_jax.eval.features import make_extractor
-from wt_jax.methods import build_method
-from wt_jax.methods.base import Method
+from wt_jax.train.build import Program, build
 from wt_jax.train.checkpoint import Checkpoints
 from wt_jax.train.metrics import MetricsWriter, Progress
-from wt_jax.train.optim import learning_rate, make_optimizer
-from wt_jax.train.sharding import make_mesh, put_batch
-from wt_jax.train.step import TrainState, batch_shapes, compile_step, make_init, make_step, state_shardings
+from wt_jax.train.sharding import put_batch
+from wt_jax.train.step import TrainState, batch_shapes
 
 log = logging.getLogger(__name__)
 
@@ -34,69 +31,32 @@ class TrainingError(RuntimeError):
 
 @dataclass(frozen=True)
 class Run:
-    """What a configuration comes to on this machine: the parts that training and evaluation share."""
+    """A configuration on this machine and its videos: the parts that training and evaluation share."""
 
     config: Config
     videos: VideoList
-    num_steps: int
-    steps_per_epoch: float
-    mesh: Mesh
-    method: Method
+    program: Program
     evaluator: Evaluator
-    init: jax.stages.Wrapped
-    step: jax.stages.Wrapped
-    shapes: TrainState  # of the state, with shardings
 
 
 def prepare(config: Config) -> Run:
     """Build everything and compile nothing.
 
     Raises:
-      ConfigError, SourceError: the configuration cannot be run on this data or these devices.
+      ConfigError, SourceError, WeightsError: the configuration cannot be run on this data, these devices or these weights.
     """
     if not config.data.train:
         raise ConfigError("config.data.train is empty; give a list file or a folder of videos")
     videos = open_source(config.data.train, config.data.root, config.data.max_bad_fraction)
-    batch_size = config.train.batch_size
-    steps_per_epoch = len(videos) / batch_size
-    num_steps = max(1, steps_of(config.train.duration, steps_per_epoch=steps_per_epoch))
-    for name, size in {"train.batch_size": batch_size, "eval.batch_size": config.eval.batch_size}.items():
-        pieces = jax.device_count() * (config.train.accumulate if name == "train.batch_size" else 1)
-        if size % pieces:
-            raise ConfigError(
-                f"config.{name} {size} cannot be shared by {jax.device_count()} devices; take a multiple of {pieces}"
-            )
+    if config.eval.batch_size % jax.device_count():
+        raise ConfigError(
+            f"config.eval.batch_size {config.eval.batch_size} cannot be shared by {jax.device_count()} devices; "
+            f"take a multiple of {jax.device_count()}"
+        )
     if config.train.compile_cache:
         jax.config.update("jax_compilation_cache_dir", config.train.compile_cache)
-    try:
-        mesh = make_mesh(config.train.fsdp)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    method = build_method(config, num_steps)
-    schedule = learning_rate(config.optim, batch_size=batch_size, num_steps=num_steps, steps_per_epoch=steps_per_epoch)
-    optimizer = make_optimizer(config.optim, schedule)
-    init = make_init(method, optimizer, config.seed)
-    state = jax.eval_shape(init)
-    shardings = state_shardings(state, mesh)
-    step = make_step(method, optimizer, schedule, seed=config.seed, accumulate=config.train.accumulate)
-    shapes = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        state,
-        shardings,
-    )
-    evaluator = Evaluator(config, make_extractor(method), videos, mesh)
-    return Run(
-        config,
-        videos,
-        num_steps,
-        steps_per_epoch,
-        mesh,
-        method,
-        evaluator,
-        jax.jit(init, out_shardings=shardings),
-        compile_step(step, shardings, mesh),
-        shapes,
-    )
+    program = build(config, len(videos))
+    return Run(config, videos, program, Evaluator(config, make_extractor(program.method), videos, program.mesh))
 
 
 def train(run: Run, workdir: Path) -> TrainState:
@@ -106,13 +66,13 @@ def train(run: Run, workdir: Path) -> TrainState:
       TrainingError: the loss is not finite, or too many videos cannot be decoded. The last checkpoint stays.
       CheckpointError: the workdir's checkpoint does not fit the configuration.
     """
-    config, num_steps = run.config, run.num_steps
+    config, num_steps = run.config, run.program.num_steps
 
     # What was done before.
     checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
-    state = checkpoints.restore(run.shapes)
+    state = checkpoints.restore(run.program.shapes)
     if state is None:
-        state = run.init()
+        state = run.program.first_state()
     start = int(state.step)
     log.info(
         "%s, %s: %d videos, %d steps of %d clips on %d %s devices%s",
@@ -128,8 +88,8 @@ def train(run: Run, workdir: Path) -> TrainState:
     writer = MetricsWriter(workdir, start, config.train.tensorboard)
     bad_videos = BadVideos(run.videos, workdir, config.data.max_bad_fraction)
     progress = Progress(num_steps, config.train.batch_size, step_flops(run) if start < num_steps else None)
-    eval_every = steps_of(config.train.eval_every, steps_per_epoch=run.steps_per_epoch)
-    checkpoint_every = max(1, steps_of(config.train.checkpoint_every, steps_per_epoch=run.steps_per_epoch))
+    eval_every = steps_of(config.train.eval_every, steps_per_epoch=run.program.steps_per_epoch)
+    checkpoint_every = max(1, steps_of(config.train.checkpoint_every, steps_per_epoch=run.program.steps_per_epoch))
     best = -1.0
 
     # The steps. Metrics are read one step late, so the device always has the next step to do.
@@ -157,7 +117,8 @@ def train(run: Run, workdir: Path) -> TrainState:
         for step in range(start + 1, num_steps + 1):
             profile.before(step)
             batch = next(batches)
-            state, metrics = run.step(state, put_batch({k: batch[k] for k in batch_shapes(run.method, 1)}, run.mesh))
+            read = {name: batch[name] for name in batch_shapes(run.program.method, 1)}
+            state, metrics = run.program.step(state, put_batch(read, run.program.mesh))
             pending.append((step, {k: batch[k] for k in ("video", "failed")}, metrics))
             if len(pending) > 1:
                 settle()
@@ -188,8 +149,8 @@ def train(run: Run, workdir: Path) -> TrainState:
 
 def step_flops(run: Run) -> float | None:
     """FLOPs of one step as XLA counts them before optimisation, recomputation included; None where it does not say."""
-    batch = batch_shapes(run.method, run.config.train.batch_size)
-    cost = run.step.lower(run.shapes, batch).cost_analysis()
+    batch = batch_shapes(run.program.method, run.config.train.batch_size)
+    cost = run.program.step.lower(run.program.shapes, batch).cost_analysis()
     flops = cost.get("flops") if cost else None
     # The pieces of a batch run in a loop, whose body the analysis counts once.
     return flops * run.config.train.accumulate if flops and flops > 0 else None
@@ -232,11 +193,11 @@ class BadVideos:
 def _batches(run: Run, start: int) -> Iterator[dict[str, np.ndarray]]:
     return train_batches(
         run.videos,
-        run.method.views,
+        run.program.method.views,
         seed=run.config.seed,
         batch_size=run.config.train.batch_size,
         start_step=start,
-        num_steps=run.num_steps - start,
+        num_steps=run.program.num_steps - start,
         host=jax.process_index(),
         num_hosts=jax.process_count(),
         workers=run.config.data.workers,

@@ -19,6 +19,7 @@ from wt_jax.methods.base import Method
 from wt_jax.train.sharding import batch_sharding, replicated, shard_parameters
 
 Batch = dict[str, Array]
+Given = dict[str, Any]
 
 
 @jax.tree_util.register_dataclass
@@ -44,13 +45,13 @@ def batch_shapes(method: Method, batch_size: int) -> Batch:
     return {**views, "label": indices, "video": indices, "failed": indices}
 
 
-def make_init(method: Method, optimizer: optax.GradientTransformation, seed: int) -> Callable[[], TrainState]:
-    """A function that makes the first state."""
+def make_init(method: Method, optimizer: optax.GradientTransformation, seed: int) -> Callable[[Given], TrainState]:
+    """A function that makes the first state from the variables that `method.weights` asks for."""
 
-    def init() -> TrainState:
+    def init(given: Given) -> TrainState:
         shapes = {k: jnp.zeros(v.shape, v.dtype) for k, v in batch_shapes(method, 1).items()}
         key = jax.random.key(seed)
-        first = method.init(key, finish_views(shapes, method.views, key))
+        first = method.init(key, finish_views(shapes, method.views, key), given)
         opt_state = optimizer.init(first.params)
         return TrainState(jnp.zeros((), jnp.int32), first.params, first.model_state, opt_state, first.teacher, first.memory)
 
