@@ -10,6 +10,7 @@ from jax import lax
 
 from wt_jax.models import MLP, MODELS, ModelConfig, Norm, build_encoder, forward_flops
 from wt_jax.models.layers import max_pool
+from wt_jax.models.maps import layer_maps
 from wt_jax.models.resnet import Basic, ResNet, Stage
 
 # Parameters with a 400-class linear head. The arithmetic is that of the published structures; what was published:
@@ -247,3 +248,18 @@ def test_flops_are_twice_the_multiply_adds_of_torchvision(name, side, published)
 def test_wrong_configs_are_named(config, message):
     with pytest.raises(ValueError, match=message):
         build_encoder(config)
+
+
+@pytest.mark.parametrize(("name", "remat"), [("r3d_18", False), ("s3d", True), ("small_r2plus1d", True)])
+def test_layers_name_every_part_and_their_maps_can_be_kept(name, remat):
+    encoder = build_encoder(ModelConfig(name=name, width=8, norm="batch", remat=remat))
+    clips = jnp.zeros((2, 4, 32, 32, 3), jnp.float32)
+    variables = jax.eval_shape(lambda: encoder.init(jax.random.key(0), clips, False))
+    assert set(encoder.layers) == set(variables["params"])
+    shapes = jax.eval_shape(lambda v: layer_maps(encoder, v, clips, encoder.layers, train=True), variables)
+    feature, maps, state = shapes
+    assert feature.shape == (2, encoder.feature_dim)
+    assert maps[encoder.layers[-1]].shape[-1] == encoder.feature_dim
+    assert jax.tree.structure(state["batch_stats"]) == jax.tree.structure(variables["batch_stats"])
+    with pytest.raises(ValueError, match="has no layer 'stage9'"):
+        layer_maps(encoder, variables, clips, ["stage9"])

@@ -2,7 +2,8 @@
 
 `build_encoder(ModelConfig(name="r3d_18"))` gives a module with one interface whatever its name:
 `encoder.apply(variables, clips (B, T, H, W, 3) in [0, 1], train) -> features (B, encoder.feature_dim)` in float32, averaged
-over time and space; `pool=False` returns the last feature map (B, t, h, w, C). `train=True` needs
+over time and space; `pool=False` returns the last feature map (B, t, h, w, C). `encoder.layers` names its
+parts from input to output; `wt_jax.models.maps.layer_maps` keeps what they compute. `train=True` needs
 `mutable=["batch_stats"]` unless the norm is "group".
 """
 

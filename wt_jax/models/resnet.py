@@ -113,6 +113,12 @@ class ResNet(nn.Module):
         """Number of channels of the features."""
         return self.width * 2 ** (len(self.stages) - 1) * self.stages[-1].block.expansion
 
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the parts, from input to output."""
+        blocks = (f"stage{s + 1}_block{b + 1}" for s, stage in enumerate(self.stages) for b in range(stage.depth))
+        return (*(f"stem{index + 1}" for index in range(len(self.stem))), *blocks)
+
     @nn.compact
     def __call__(self, clips: jax.Array, train: bool, pool: bool = True) -> jax.Array:
         """(B, T, H, W, 3) in [0, 1] -> features (B, `feature_dim`) float32, or without `pool` the last map (B, t, h, w, C)."""

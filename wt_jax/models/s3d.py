@@ -102,6 +102,11 @@ class S3D(nn.Module):
         point, _, full1, _, full2, pooled = BLOCKS["5c"]
         return sum(map(self._scaled, (point, full1, full2, pooled)))
 
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the parts, from input to output."""
+        return ("stem1", "stem2", "stem3", *(f"block{name}" for name in BLOCKS))
+
     @nn.compact
     def __call__(self, clips: jax.Array, train: bool, pool: bool = True) -> jax.Array:
         """(B, T, H, W, 3) in [0, 1] -> features (B, `feature_dim`) float32, or without `pool` the last map (B, t, h, w, C)."""

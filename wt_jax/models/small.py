@@ -27,6 +27,11 @@ class SmallR2Plus1D(nn.Module):
         """Number of channels of the features."""
         return self.width * 2 ** (self.stages - 1)
 
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the parts, from input to output."""
+        return tuple(f"{part}{stage + 1}" for stage in range(self.stages) for part in ("space", "time"))
+
     @nn.compact
     def __call__(self, clips: jax.Array, train: bool, pool: bool = True) -> jax.Array:
         """(B, T, H, W, 3) in [0, 1] -> features (B, `feature_dim`) float32, or without `pool` the last map (B, T, h, w, C)."""
