@@ -162,6 +162,7 @@ class EvalConfig:
       centre: centre each set by its own mean before kNN and retrieval, as CoCLR does.
       leave_out: column of the CSV list whose values are left out in turn (leave-one-group-out on `data.train`); empty: train
         on `data.train`, test on `data.test`.
+      before: at the end of a run, also judge the encoder as it was before training.
     """
 
     windows: int = 4
@@ -170,6 +171,7 @@ class EvalConfig:
     temperature: float = 0.07
     centre: bool = True
     leave_out: str = ""
+    before: bool = True
 
 
 @dataclass(frozen=True)

@@ -41,11 +41,11 @@ def write_report(run: Run, state: TrainState, workdir: Path) -> dict[str, dict[s
     if not run.evaluator.possible:
         log.info("no labelled training and test videos: no scores, see the pictures in %s", figures)
         return {}
-    fresh = run.program.first_state()
-    results = {
-        "random-initialised": run.evaluator.scores(run.evaluator.features(fresh.params, fresh.model_state)),
-        "pre-trained": run.evaluator.scores(features),
-    }
+    results = {}
+    if run.config.eval.before:
+        fresh = run.program.first_state()
+        results["random-initialised"] = run.evaluator.scores(run.evaluator.features(fresh.params, fresh.model_state))
+    results["pre-trained"] = run.evaluator.scores(features)
     (workdir / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     (workdir / "results.md").write_text(table(results) + "\n")
     return results

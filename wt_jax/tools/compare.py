@@ -98,7 +98,8 @@ def collect(workdir: Path) -> dict[str, float]:
 def compare(file: str, methods: Sequence[str], seeds: int, overrides: Mapping[str, Any], folder: Path) -> str:
     """Run what is not finished yet, write the table after each run, return it."""
     runs = [(method, seed) for seed in range(seeds) for method in methods]
-    prepared = {(m, s): config_of(file, m, s, overrides) for m, s in runs}  # all checked before the first one starts
+    # The encoder before training is judged once per seed. All is checked before the first run starts.
+    prepared = {(m, s): config_of(file, m, s, {**overrides, "eval.before": m == methods[0]}) for m, s in runs}
     parameters = {method: trained_parameters(prepared[method, 0][0]) for method in methods}
     results: dict[str, dict[int, dict[str, float]]] = {}
     failures, text, start = [], "", time.monotonic()
@@ -116,7 +117,8 @@ def compare(file: str, methods: Sequence[str], seeds: int, overrides: Mapping[st
             (workdir / "cost.json").write_text(json.dumps(cost) + "\n")
         scores = json.loads((workdir / "results.json").read_text())
         results.setdefault(method, {})[seed] = {**collect(workdir), "parameters": parameters[method]}
-        results.setdefault(RANDOM, {})[seed] = scores["random-initialised"]
+        if RANDOM in scores:
+            results.setdefault(RANDOM, {})[seed] = scores[RANDOM]
         table = {
             "config": file,
             "overrides": dict(overrides),
