@@ -186,7 +186,7 @@ def test_label_weight_may_be_traced(arrays):
     np.testing.assert_allclose(loss, weak_teacher_loss(**arrays), rtol=1e-6)
 
 
-@pytest.mark.parametrize("module", ["contrastive", "weak_teacher"])
+@pytest.mark.parametrize("module", ["byol", "contrastive", "swav", "targets"])
 def test_examples_in_docstrings(module):
     import doctest
     import importlib

@@ -1,6 +1,7 @@
 """Contrastive logits and the cross-entropies over them.
 
 InfoNCE: van den Oord et al. 2018 (arXiv 1807.03748), with the queue of MoCo: He et al. 2020 (arXiv 1911.05722, eq. 1).
+NT-Xent: Chen et al. 2020 (arXiv 2002.05709, eq. 1).
 """
 
 import jax
@@ -10,6 +11,13 @@ from jax.typing import ArrayLike
 
 # Logit of a slot that may not serve as a negative: finite, so that 0 * logit stays 0, and exp of it is exactly 0.
 _EXCLUDED = -1e9
+
+
+def similarities(rows: Array, columns: Array) -> Array:
+    """Inner products of (N, D) and (M, D), any float dtype -> (N, M) float32."""
+    rows, columns = (jnp.asarray(x, jnp.float32) for x in (rows, columns))
+    # Full precision: a TPU's default would round the similarities to bfloat16, and the temperature magnifies that.
+    return jnp.matmul(rows, columns.T, precision=jax.lax.Precision.HIGHEST)
 
 
 def similarity_logits(query: Array, key: Array, queue: Array, *, temperature: ArrayLike, mask: Array | None = None) -> Array:
@@ -24,10 +32,9 @@ def similarity_logits(query: Array, key: Array, queue: Array, *, temperature: Ar
     Returns:
       (B, 1 + K) float32.
     """
-    query, key, queue = (jnp.asarray(x, jnp.float32) for x in (query, key, queue))
+    query, key = (jnp.asarray(x, jnp.float32) for x in (query, key))
     positive = jnp.sum(query * key, axis=-1, keepdims=True)
-    # Full precision: a TPU's default would round the similarities to bfloat16, and the temperature magnifies that.
-    negative = jnp.matmul(query, queue.T, precision=jax.lax.Precision.HIGHEST)
+    negative = similarities(query, queue)
     if mask is not None:
         negative = jnp.where(mask, negative, _EXCLUDED * temperature)
     return jnp.concatenate([positive, negative], axis=-1) / temperature
@@ -62,3 +69,35 @@ def info_nce(query: Array, key: Array, queue: Array, *, temperature: ArrayLike =
     key, queue = jax.lax.stop_gradient((key, queue))
     logits = similarity_logits(query, key, queue, temperature=temperature, mask=mask)
     return jax.nn.logsumexp(logits, axis=-1) - logits[:, 0]
+
+
+def nt_xent(views: Array, *, temperature: ArrayLike = 0.1) -> Array:
+    """NT-Xent: InfoNCE within the batch, every view once the query (SimCLR, eq. 1).
+
+        l(i, j) = -log( exp(z_i.z_j / t) / (exp(z_i.z_j / t) + sum_{k of other videos} exp(z_i.z_k / t)) )
+
+    averaged over all ordered pairs (i, j) of views of a video. For two views this is SimCLR's loss; that further views of
+    the same video are no negatives of one another is how the rho study has it (arXiv 2104.14558).
+
+    Args:
+      views: (B, V, D) float, L2-normalised; V views of each of B videos, V at least 2. Gradient flows into all.
+      temperature: positive scalar; 0.1 is CVRL's (arXiv 2008.03800).
+
+    Returns:
+      (B,) float32.
+
+    >>> import jax.numpy as jnp
+    >>> pair = jnp.stack([jnp.eye(2), jnp.eye(2)], axis=1)
+    >>> [f"{x:.3f}" for x in nt_xent(pair, temperature=1.0)]
+    ['0.551', '0.551']
+    """
+    count, number, dim = views.shape
+    flat = views.reshape(count * number, dim)
+    logits = similarities(flat, flat) / temperature
+    video = jnp.arange(count * number) // number
+    negative = jax.nn.logsumexp(jnp.where(video[:, None] == video[None, :], _EXCLUDED, logits), axis=-1)
+    positive = jnp.einsum("ivd,iwd->ivw", *(jnp.asarray(views, jnp.float32),) * 2, precision="highest") / temperature
+    loss = jnp.logaddexp(positive, negative.reshape(count, number, 1)) - positive
+    pairs = 1.0 - jnp.eye(number)
+    return jnp.sum(loss * pairs, axis=(1, 2)) / (number * (number - 1))
+
