@@ -1,7 +1,8 @@
 """Kinetics-400 pre-training, S3D, the weak teacher.
 
 Command:   python -m wt_jax.main --config=configs/k400.py --workdir=DIR --config.data.train=LIST
-           (configs/k400.py:moco, :label_smoothing, :strong_teacher and :relational are the controls)
+           (configs/k400.py:one_hot, :label_smoothing, :strong_teacher and :relational are the controls; the names of all
+           methods are in wt_jax/methods/__init__.py, their own settings are their sources')
 Hardware:  meant for 8 accelerators of 32 GB or more, bfloat16; 32 or more CPU cores per 8 of them for decoding.
            On fewer, add --config.train.accumulate=N.
 Expect:    NOT RUN YET: no result of this configuration is known. For comparison, CoCLR's InfoNCE baseline (S3D, the
@@ -15,7 +16,7 @@ weight, its temperature) is our inference; see wt_jax/methods/weak_teacher.py.
 
 from ml_collections import ConfigDict
 
-from wt_jax.config import default_config
+from wt_jax.config import adapt, default_config
 
 
 def get_config(method: str = "weak_teacher") -> ConfigDict:
@@ -23,7 +24,7 @@ def get_config(method: str = "weak_teacher") -> ConfigDict:
     config.clip.num_frames, config.clip.stride, config.clip.size = 32, 1.0, 128
     config.data.workers = 16
     config.model.name, config.model.dtype = "s3d", "bfloat16"
-    config.method.queue_size = 16384
+    adapt(config.method, queue_size=16384, motion_rate=1)  # at stride 1 there are no frames between
     config.train.duration, config.train.batch_size = "300 epochs", 128
     # 1e-3 at 128 clips; config.optim.learning_rate is per 256.
     config.optim.name, config.optim.learning_rate, config.optim.weight_decay = "adam", 2e-3, 1e-5

@@ -12,7 +12,7 @@ stride is 4 instead of 8. These two changes are ours; so is the two-layer head.
 
 from ml_collections import ConfigDict
 
-from wt_jax.config import default_config
+from wt_jax.config import adapt, default_config
 
 
 def get_config(method: str = "weak_teacher") -> ConfigDict:
@@ -21,8 +21,9 @@ def get_config(method: str = "weak_teacher") -> ConfigDict:
     config.views.strong.flip_probability = 0.0
     config.data.workers = 32
     config.model.name, config.model.dtype = "slow_r50", "bfloat16"
-    config.method.queue_size, config.method.temperature, config.method.weak_temperature = 65536, 0.1, 0.1
-    config.method.momentum, config.method.momentum_schedule = 0.994, "cosine"
+    adapt(config.method, queue_size=65536, momentum=0.994, momentum_schedule="cosine")
+    if "label_weight" in config.method:  # the weak teacher and its controls; others keep their source's temperature
+        config.method.temperature, config.method.weak_temperature = 0.1, 0.1
     config.train.duration, config.train.batch_size = "200 epochs", 512
     config.optim.learning_rate, config.optim.warmup, config.optim.weight_decay = 0.2, "35 epochs", 1e-4
     config.train.eval_every = "10 epochs"

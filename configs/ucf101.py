@@ -10,12 +10,13 @@ CoCLR's InfoNCE setting for UCF101: 64 clips per step (2 GPUs x 32), queue 2,048
 from ml_collections import ConfigDict
 
 from configs.k400 import get_config as get_k400_config
+from wt_jax.config import adapt
 
 
 def get_config(method: str = "weak_teacher") -> ConfigDict:
     config = get_k400_config(method)
     config.data.workers = 8
-    config.method.queue_size = 2048
+    adapt(config.method, queue_size=2048, prototypes=500)
     config.train.batch_size = 64
     config.optim.learning_rate = 4e-3  # 1e-3 at 64 clips
     return config

@@ -231,6 +231,11 @@ def default_config(method: str = "weak_teacher") -> ConfigDict:
     return config.lock()
 
 
+def adapt(section: ConfigDict, **values: Any) -> None:
+    """Set those of the keys that the section has: how one config file serves methods with different settings."""
+    section.update({name: value for name, value in values.items() if name in section})
+
+
 def resolve(config: ConfigDict | Mapping[str, Any]) -> Config:
     """The checked, frozen form.
 
@@ -317,6 +322,12 @@ def _check(config: Config) -> None:
         raise ConfigError(
             f"config.method.queue_size {queue} is not a multiple of config.train.batch_size {train.batch_size}; try {near}"
         )
+    check_batch = getattr(config.method, "check_batch", None)
+    if check_batch is not None:
+        try:
+            check_batch(train.batch_size // train.accumulate)
+        except ValueError as error:
+            raise ConfigError(f"config.method.{error}") from None
     if train.profile and (len(train.profile) != 2 or train.profile[0] > train.profile[1]):
         raise ConfigError(f"config.train.profile must be (first step, last step), got {train.profile}")
     if config.views.test.crop == "random":

@@ -1,6 +1,10 @@
-"""What the trainer asks of a method. A method is a frozen dataclass with no arrays inside; the trainer never knows its name."""
+"""What the trainer asks of a method, and what a method is built from.
+
+A method is a frozen dataclass with no arrays inside; the trainer never knows its name.
+"""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
@@ -8,6 +12,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from wt_jax.data.views import ViewSpec
+from wt_jax.models import ModelConfig, build_encoder
 
 Tree = Any  # a pytree of arrays
 
@@ -71,6 +76,40 @@ class Method(Protocol):
     def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> Tree:
         """The teacher after a step of the student."""
         ...
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a configuration gives to every method alike.
+
+    Attributes:
+      model: the encoder to pre-train.
+      strong, weak: the two kinds of training view; a method names their windows.
+      num_steps: steps of the whole training.
+    """
+
+    model: ModelConfig
+    strong: ViewSpec
+    weak: ViewSpec
+    num_steps: int
+
+
+@dataclass(frozen=True)
+class Built:
+    """The fields that the methods of this package share, and the two answers that follow from them alone."""
+
+    settings: Any
+    setup: Setup
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The encoder that the configuration names."""
+        return build_encoder(self.setup.model)
+
+    @property
+    def weights(self) -> Mapping[str, str]:
+        """Where the encoder starts from, if the configuration names a folder."""
+        return {"encoder": self.setup.model.weights} if self.setup.model.weights else {}
 
 
 def encoder_variables(params: Tree, model_state: Tree) -> Tree:

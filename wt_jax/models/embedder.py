@@ -12,12 +12,31 @@ def l2_normalise(x: Array) -> Array:
 
 
 class Embedder(nn.Module):
-    """Clips (B, T, S, S, 3) -> embedding (B, D) and pooled feature (B, F), both float32, the embedding L2-normalised."""
+    """Clips (B, T, S, S, 3) -> embedding (B, D) and pooled feature (B, F), both float32, the embedding L2-normalised.
+
+    With a `predictor` the embedding is its prediction (BYOL, MoCo v3); the teacher is then an embedder without one.
+    """
 
     encoder: nn.Module
     head: nn.Module
+    predictor: nn.Module | None = None
 
     def __call__(self, clips: Array, train: bool) -> tuple[Array, Array]:
         """Embedding and feature; `train` needs `mutable=["batch_stats"]`."""
         feature = self.encoder(clips, train)
-        return l2_normalise(self.head(feature, train)), feature
+        embedding = self.head(feature, train)
+        if self.predictor is not None:
+            embedding = self.predictor(embedding, train)
+        return l2_normalise(embedding), feature
+
+
+class Pathways(nn.Module):
+    """A visual embedder, and a second one for what moves (MoDist): two clips of a video -> two embeddings (B, D) float32."""
+
+    encoder: nn.Module
+    head: nn.Module
+    motion: Embedder
+
+    def __call__(self, clips: Array, motion: Array, train: bool) -> tuple[Array, Array]:
+        """Visual and motion embedding, L2-normalised; `train` needs `mutable=["batch_stats"]`."""
+        return l2_normalise(self.head(self.encoder(clips, train), train)), self.motion(motion, train)[0]

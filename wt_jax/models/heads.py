@@ -33,3 +33,23 @@ class MLP(nn.Module):
             x = nn.relu(x)
         x = nn.Dense(self.out, dtype=self.dtype, name=f"dense{self.layers}")(x)
         return x.astype(jnp.float32)
+
+
+class LevelHeads(nn.Module):
+    """Two heads for each of several depths, "spatial" and "temporal" (HDC), all of one size."""
+
+    hidden: int = 2048
+    out: int = 128
+    layers: int = 2
+    norm: str | None = None
+
+    @nn.compact
+    def __call__(self, features: dict[str, jax.Array], train: bool) -> dict[str, dict[str, jax.Array]]:
+        """{level: (B, C)} -> {"spatial" or "temporal": {level: (B, `out`) float32}}."""
+        return {
+            kind: {
+                level: MLP(self.hidden, self.out, self.layers, self.norm, name=f"{level}_{kind}")(feature, train)
+                for level, feature in features.items()
+            }
+            for kind in ("spatial", "temporal")
+        }
