@@ -1,0 +1,85 @@
+"""SimCLR on videos, which is CVRL: clips of one video attract, clips of the batch's other videos repel.
+
+SimCLR: Chen et al. 2020 (arXiv 2002.05709); CVRL: Qian et al. 2021 (arXiv 2008.03800); with more clips: Feichtenhofer et al.
+2021 (arXiv 2104.14558). No teacher, no queue. CVRL draws the gap of its two clips from a linearly decreasing distribution;
+here `config.clip.gap` keeps them apart.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from wt_jax.data.views import ViewSpec
+from wt_jax.losses import nt_xent
+from wt_jax.methods import parts
+from wt_jax.methods.base import Built, Init, Tree
+from wt_jax.methods.settings import check, check_in_batch
+from wt_jax.models.embedder import Embedder
+
+
+@dataclass(frozen=True)
+class SimCLRSettings:
+    """Settings of SimCLR; names are those of `wt_jax.methods.settings`.
+
+    CVRL's: two clips, temperature 0.1, three linear maps of 2048 to 128. A BatchNorm in the head is SimCLR's.
+    """
+
+    clips: int = 2
+    temperature: float = 0.1
+    hidden: int = 2048
+    dim: int = 128
+    head_layers: int = 3
+    head_norm: str = "batch"
+
+    def __post_init__(self):
+        check(self)
+
+    def check_batch(self, batch_size: int) -> None:
+        """ValueError where a piece of `batch_size` clips is too small."""
+        check_in_batch(batch_size)
+
+
+@dataclass(frozen=True)
+class SimCLR(Built):
+    """The method; see `wt_jax.methods.base.Method`."""
+
+    @property
+    def network(self) -> Embedder:
+        """Encoder and head."""
+        return parts.embedder(self.settings, self.encoder)
+
+    @property
+    def views(self) -> Mapping[str, ViewSpec]:
+        """Strong views of as many windows as there are clips."""
+        return parts.clip_views(self.setup.strong, self.settings.clips)
+
+    def init(self, rng: Array, batch: Mapping[str, Array], given: Mapping[str, Tree]) -> Init:
+        """A student and nothing else."""
+        return Init(*parts.first_variables(self.network, rng, batch["clip1"], given), {}, {})
+
+    def loss(
+        self,
+        params: Tree,
+        model_state: Tree,
+        teacher: Tree,
+        memory: Tree,
+        batch: Mapping[str, Array],
+        rng: Array,
+        step: ArrayLike,
+    ) -> tuple[Array, tuple[Tree, Tree, dict[str, Array]]]:
+        """Mean NT-Xent of the batch (SimCLR, eq. 1)."""
+        clips = [batch[name] for name in self.views]
+        looks, model_state = parts.look_at_all(self.network, {"params": params, **model_state}, clips)
+        views = jnp.stack([embedding for embedding, _ in looks], axis=1)
+        metrics = {
+            "loss": jnp.mean(nt_xent(views, temperature=self.settings.temperature)),
+            "positive_similarity": jnp.mean(jnp.sum(views[:, 0] * views[:, 1], axis=-1)),
+        }
+        return metrics["loss"], (model_state, memory, metrics)
+
+    def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> Tree:
+        """There is none."""
+        return teacher
