@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from wt_jax.config import Config, ConfigError, closest
 from wt_jax.methods.base import Method, Setup
+from wt_jax.methods.byol import BYOL, BYOLSettings
 from wt_jax.methods.moco import MoCo, MoCoSettings
 from wt_jax.methods.simclr import SimCLR, SimCLRSettings
 from wt_jax.methods.weak_teacher import WeakTeacher, WeakTeacherSettings
@@ -26,6 +27,7 @@ METHODS: dict[str, Entry] = {
     "relational": Entry(WeakTeacher, WeakTeacherSettings, {"label": "relational"}),
     "simclr": Entry(SimCLR, SimCLRSettings),
     "moco": Entry(MoCo, MoCoSettings),
+    "byol": Entry(BYOL, BYOLSettings),
 }
 
 

@@ -1,0 +1,85 @@
+"""BYOL: predict the teacher's embedding of another clip; no negatives (rho-BYOL with more clips).
+
+Grill et al. 2020 (arXiv 2006.07733), on videos: Feichtenhofer et al. 2021 (arXiv 2104.14558).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from wt_jax.data.views import ViewSpec
+from wt_jax.losses import byol_loss
+from wt_jax.methods import parts
+from wt_jax.methods.base import Built, Init, Tree
+from wt_jax.methods.settings import check
+
+
+@dataclass(frozen=True)
+class BYOLSettings:
+    """Settings of BYOL; names are those of `wt_jax.methods.settings`.
+
+    The source's: momentum from 0.996 by a cosine, head and predictor of two linear maps, 4096 wide with BatchNorm, to 256.
+    The rho study trains it with LARS. Its best figures have `clips` 4; 2 costs what the other methods cost.
+    """
+
+    clips: int = 2
+    momentum: float = 0.996
+    momentum_schedule: str = "cosine"
+    hidden: int = 4096
+    dim: int = 256
+    head_layers: int = 2
+    head_norm: str = "batch"
+
+    def __post_init__(self):
+        check(self)
+
+
+@dataclass(frozen=True)
+class BYOL(Built):
+    """The method; see `wt_jax.methods.base.Method`."""
+
+    @property
+    def views(self) -> Mapping[str, ViewSpec]:
+        """Strong views of as many windows as there are clips."""
+        return parts.clip_views(self.setup.strong, self.settings.clips)
+
+    def init(self, rng: Array, batch: Mapping[str, Array], given: Mapping[str, Tree]) -> Init:
+        """The teacher starts as the student without its predictor."""
+        student = parts.embedder(self.settings, self.encoder, predictor=True)
+        params, model_state = parts.first_variables(student, rng, batch["clip1"], given)
+        return Init(params, model_state, parts.make_teacher(params, model_state, without=("predictor",)), {})
+
+    def loss(
+        self,
+        params: Tree,
+        model_state: Tree,
+        teacher: Tree,
+        memory: Tree,
+        batch: Mapping[str, Array],
+        rng: Array,
+        step: ArrayLike,
+    ) -> tuple[Array, tuple[Tree, Tree, dict[str, Array]]]:
+        """Mean of |prediction - target|^2 (eq. 2) over all ordered pairs of clips (the symmetric loss of section 3.1)."""
+        teacher = jax.lax.stop_gradient(teacher)
+        clips = [batch[name] for name in self.views]
+        student = parts.embedder(self.settings, self.encoder, predictor=True)
+        looks, model_state = parts.look_at_all(student, {"params": params, **model_state}, clips)
+        predictions = [embedding for embedding, _ in looks]
+        looks, _ = parts.look_at_all(parts.embedder(self.settings, self.encoder), teacher, clips)
+        targets = [embedding for embedding, _ in looks]
+        losses = [byol_loss(p, t) for i, p in enumerate(predictions) for j, t in enumerate(targets) if i != j]
+        metrics = {
+            "loss": jnp.mean(jnp.stack(losses)),
+            # 0: all videos have one embedding, the collapse that a method without negatives may come to.
+            "target_deviation": jnp.mean(jnp.std(targets[0], axis=0)) * self.settings.dim**0.5,
+            **parts.teacher_figures(teacher, params),
+        }
+        return metrics["loss"], (model_state, memory, metrics)
+
+    def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> Tree:
+        """The moving average of the student's encoder and head (eq. 1)."""
+        return parts.move_teacher(self, teacher, params, model_state, step)
