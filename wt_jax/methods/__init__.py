@@ -8,6 +8,7 @@ from wt_jax.methods.base import Method, Setup
 from wt_jax.methods.byol import BYOL, BYOLSettings
 from wt_jax.methods.moco import MoCo, MoCoSettings
 from wt_jax.methods.simclr import SimCLR, SimCLRSettings
+from wt_jax.methods.swav import SwAV, SwAVSettings
 from wt_jax.methods.weak_teacher import WeakTeacher, WeakTeacherSettings
 
 
@@ -28,6 +29,7 @@ METHODS: dict[str, Entry] = {
     "simclr": Entry(SimCLR, SimCLRSettings),
     "moco": Entry(MoCo, MoCoSettings),
     "byol": Entry(BYOL, BYOLSettings),
+    "swav": Entry(SwAV, SwAVSettings),
 }
 
 
