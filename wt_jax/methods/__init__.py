@@ -7,6 +7,7 @@ from wt_jax.config import Config, ConfigError, closest
 from wt_jax.methods.base import Method, Setup
 from wt_jax.methods.byol import BYOL, BYOLSettings
 from wt_jax.methods.moco import MoCo, MoCoSettings
+from wt_jax.methods.ressl import ReSSL, ReSSLSettings
 from wt_jax.methods.simclr import SimCLR, SimCLRSettings
 from wt_jax.methods.swav import SwAV, SwAVSettings
 from wt_jax.methods.weak_teacher import WeakTeacher, WeakTeacherSettings
@@ -30,6 +31,7 @@ METHODS: dict[str, Entry] = {
     "moco": Entry(MoCo, MoCoSettings),
     "byol": Entry(BYOL, BYOLSettings),
     "swav": Entry(SwAV, SwAVSettings),
+    "ressl": Entry(ReSSL, ReSSLSettings),
 }
 
 
