@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from wt_jax.config import Config, ConfigError, closest
 from wt_jax.methods.base import Method, Setup
 from wt_jax.methods.byol import BYOL, BYOLSettings
+from wt_jax.methods.clsa import CLSA, CLSASettings
 from wt_jax.methods.moco import MoCo, MoCoSettings
 from wt_jax.methods.ressl import ReSSL, ReSSLSettings
 from wt_jax.methods.simclr import SimCLR, SimCLRSettings
@@ -32,6 +33,7 @@ METHODS: dict[str, Entry] = {
     "byol": Entry(BYOL, BYOLSettings),
     "swav": Entry(SwAV, SwAVSettings),
     "ressl": Entry(ReSSL, ReSSLSettings),
+    "clsa": Entry(CLSA, CLSASettings),
 }
 
 
