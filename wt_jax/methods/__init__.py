@@ -7,6 +7,7 @@ from wt_jax.config import Config, ConfigError, closest
 from wt_jax.methods.base import Method, Setup
 from wt_jax.methods.byol import BYOL, BYOLSettings
 from wt_jax.methods.clsa import CLSA, CLSASettings
+from wt_jax.methods.co2 import CO2, CO2Settings
 from wt_jax.methods.moco import MoCo, MoCoSettings
 from wt_jax.methods.ressl import ReSSL, ReSSLSettings
 from wt_jax.methods.simclr import SimCLR, SimCLRSettings
@@ -34,6 +35,7 @@ METHODS: dict[str, Entry] = {
     "swav": Entry(SwAV, SwAVSettings),
     "ressl": Entry(ReSSL, ReSSLSettings),
     "clsa": Entry(CLSA, CLSASettings),
+    "co2": Entry(CO2, CO2Settings),
 }
 
 
