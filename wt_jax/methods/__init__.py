@@ -10,6 +10,7 @@ from wt_jax.methods.clsa import CLSA, CLSASettings
 from wt_jax.methods.co2 import CO2, CO2Settings
 from wt_jax.methods.moco import MoCo, MoCoSettings
 from wt_jax.methods.ressl import ReSSL, ReSSLSettings
+from wt_jax.methods.seed import SEED, SEEDSettings
 from wt_jax.methods.simclr import SimCLR, SimCLRSettings
 from wt_jax.methods.swav import SwAV, SwAVSettings
 from wt_jax.methods.weak_teacher import WeakTeacher, WeakTeacherSettings
@@ -36,6 +37,7 @@ METHODS: dict[str, Entry] = {
     "ressl": Entry(ReSSL, ReSSLSettings),
     "clsa": Entry(CLSA, CLSASettings),
     "co2": Entry(CO2, CO2Settings),
+    "seed": Entry(SEED, SEEDSettings),
 }
 
 

@@ -1,0 +1,119 @@
+"""SEED: a small student learns the relations that a frozen, trained and possibly larger teacher sees.
+
+Fang et al. 2021 (arXiv 2101.04731) and its public code. The teacher is any exported encoder (`wt_jax.models.weights`), of
+videos or of images applied to clips. The paper's teacher ends in its own projection head; an exported encoder has none, so
+here its pooled feature is the embedding and the student's head has its width: our inference.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from wt_jax.config import ConfigError
+from wt_jax.data.views import ViewSpec
+from wt_jax.losses import seed_loss, similarity_labels, similarity_logits
+from wt_jax.methods import parts
+from wt_jax.methods.base import Built, Init, Tree
+from wt_jax.methods.settings import check
+from wt_jax.models import build_encoder
+from wt_jax.models.embedder import Embedder, l2_normalise
+from wt_jax.models.weights import load_encoder
+from wt_jax.queue import Queue, empty_queue, enqueue, negatives_mask
+
+
+@dataclass(frozen=True)
+class SEEDSettings:
+    """Settings of SEED; names not listed are those of `wt_jax.methods.settings`.
+
+    Attributes:
+      teacher: folder of the teacher's exported weights.
+      temperature, teacher_temperature: 0.2 and 1e-4, the code's defaults: the teacher's label is almost one-hot.
+      queue_size: of teacher embeddings; 65,536 as in the source.
+      hidden, head_layers, head_norm: Linear-ReLU-Linear in the source, to the teacher's width.
+      drop_same_video: our addition, off in the source.
+    """
+
+    teacher: str = ""
+    temperature: float = 0.2
+    teacher_temperature: float = 1e-4
+    queue_size: int = 65536
+    drop_same_video: bool = True
+    hidden: int = 0
+    head_layers: int = 2
+    head_norm: str = ""
+
+    def __post_init__(self):
+        check(self, least={"queue_size": 1})
+
+
+@dataclass(frozen=True)
+class SEED(Built):
+    """The method; see `wt_jax.methods.base.Method`."""
+
+    @cached_property
+    def teacher(self) -> nn.Module:
+        """The teacher's encoder, as its folder describes it."""
+        if not self.settings.teacher:
+            raise ConfigError("config.method.teacher is empty; name the folder of a trained encoder's exported weights")
+        return build_encoder(load_encoder(Path(self.settings.teacher))[0])
+
+    @property
+    def network(self) -> Embedder:
+        """The student's encoder, and a head as wide as the teacher's feature."""
+        return Embedder(self.encoder, parts.make_head(self.settings, self.encoder, self.teacher.feature_dim))
+
+    @property
+    def views(self) -> Mapping[str, ViewSpec]:
+        """One strong view: student and teacher see the same."""
+        return {"clip": replace(self.setup.strong, window="clip")}
+
+    @property
+    def weights(self) -> Mapping[str, str]:
+        """The teacher's, and those that the student starts from, if they are named."""
+        return {**super().weights, "teacher": self.settings.teacher}
+
+    def init(self, rng: Array, batch: Mapping[str, Array], given: Mapping[str, Tree]) -> Init:
+        """A fresh student, the given teacher, an empty queue of teacher embeddings."""
+        params, model_state = parts.first_variables(self.network, rng, batch["clip"], given)
+        teacher = jax.tree.map(jnp.asarray, dict(given["teacher"]))
+        return Init(params, model_state, teacher, empty_queue(self.settings.queue_size, {"key": self.teacher.feature_dim}))
+
+    def loss(
+        self,
+        params: Tree,
+        model_state: Tree,
+        teacher: Tree,
+        memory: Queue,
+        batch: Mapping[str, Array],
+        rng: Array,
+        step: ArrayLike,
+    ) -> tuple[Array, tuple[Tree, Queue, dict[str, Array]]]:
+        """Mean cross-entropy of the student's similarities against the teacher's, both over the teacher's embeddings."""
+        settings = self.settings
+        teacher, memory = jax.lax.stop_gradient((teacher, memory))
+        (student, _), model_state = parts.look(self.network, {"params": params, **model_state}, batch["clip"])
+        key = l2_normalise(self.teacher.apply(teacher, batch["clip"], False))  # frozen: by its own statistics
+        mask = negatives_mask(memory, batch["video"], drop_same_video=settings.drop_same_video)
+        temperatures = {"temperature": settings.temperature, "teacher_temperature": settings.teacher_temperature}
+        loss = seed_loss(student, key, memory["key"], **temperatures, mask=mask)
+        labels = similarity_labels(key, key, memory["key"], temperature=settings.teacher_temperature, mask=mask)
+        logits = similarity_logits(student, key, memory["key"], temperature=settings.temperature, mask=mask)
+        metrics = {
+            "loss": jnp.mean(loss),
+            **parts.accuracy(logits),
+            **parts.queue_figures(memory, mask, step),
+            **parts.label_figures(labels, mask, memory["label"], batch["label"]),
+        }
+        memory = enqueue(memory, {"key": key, "video": batch["video"], "label": batch["label"]}, step)
+        return metrics["loss"], (model_state, memory, metrics)
+
+    def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> Tree:
+        """The teacher never moves."""
+        return teacher
