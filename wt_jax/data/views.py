@@ -14,11 +14,14 @@ from fractions import Fraction
 import cv2
 import numpy as np
 
+from wt_jax.data.flow import KINDS, LEAST_SIZE, encode_motion
+
 # The pipeline works on several clips at once; OpenCV's own threads would only fight with it over the same cores.
 cv2.setNumThreads(0)
 
 UNITS = ("frames", "seconds")
 CROPS = ("random", "center", "resize")
+CONTENTS = ("rgb", *KINDS)
 _CROP_TRIES = 10
 
 
@@ -78,7 +81,8 @@ class ViewSpec:
       area: least and largest share of the frame area in a random crop.
       aspect: least and largest width / height of a random crop.
       flip_probability: chance of a mirror image.
-      pixels: the part that is finished on the device.
+      content: "rgb", or the clip's motion as a picture, "flow" or "flow_edges": see `wt_jax.data.flow`.
+      pixels: the part that is finished on the device; nothing where the content is motion.
     """
 
     window: str = "a"
@@ -91,6 +95,7 @@ class ViewSpec:
     area: tuple[float, float] = (0.2, 1.0)
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     flip_probability: float = 0.0
+    content: str = "rgb"
     pixels: PixelSpec = PixelSpec()
 
     def __post_init__(self):
@@ -105,6 +110,10 @@ class ViewSpec:
         _check(self.area[1] <= 1, "area", "must not pass 1, the whole frame", self.area)
         _check_range("aspect", self.aspect)
         _check_probability("flip_probability", self.flip_probability)
+        _check(self.content in CONTENTS, "content", f"must be one of {CONTENTS}", self.content)
+        if self.content != "rgb":
+            _check(self.size >= LEAST_SIZE, "size", f"must be {LEAST_SIZE} or more for optical flow", self.size)
+            _check(self.pixels == PixelSpec(), "pixels", "must do nothing to optical flow", self.pixels)
 
 
 def apply_view(frames: np.ndarray, view: ViewSpec, rng: np.random.Generator | None) -> np.ndarray:
@@ -130,7 +139,7 @@ def apply_view(frames: np.ndarray, view: ViewSpec, rng: np.random.Generator | No
         box = frame[top : top + rows, left : left + columns]
         resized = cv2.resize(box, (view.size, view.size), interpolation=interpolation)
         target[:] = resized[:, ::-1] if flip else resized
-    return clip
+    return clip if view.content == "rgb" else encode_motion(clip, view.content)
 
 
 def _box(height: int, width: int, view: ViewSpec, rng: np.random.Generator | None) -> tuple[int, int, int, int]:

@@ -9,6 +9,7 @@ from wt_jax.methods.byol import BYOL, BYOLSettings
 from wt_jax.methods.clsa import CLSA, CLSASettings
 from wt_jax.methods.co2 import CO2, CO2Settings
 from wt_jax.methods.moco import MoCo, MoCoSettings
+from wt_jax.methods.modist import MoDist, MoDistSettings
 from wt_jax.methods.ressl import ReSSL, ReSSLSettings
 from wt_jax.methods.seed import SEED, SEEDSettings
 from wt_jax.methods.simclr import SimCLR, SimCLRSettings
@@ -38,6 +39,7 @@ METHODS: dict[str, Entry] = {
     "clsa": Entry(CLSA, CLSASettings),
     "co2": Entry(CO2, CO2Settings),
     "seed": Entry(SEED, SEEDSettings),
+    "modist": Entry(MoDist, MoDistSettings),
 }
 
 
