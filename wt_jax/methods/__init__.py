@@ -8,6 +8,7 @@ from wt_jax.methods.base import Method, Setup
 from wt_jax.methods.byol import BYOL, BYOLSettings
 from wt_jax.methods.clsa import CLSA, CLSASettings
 from wt_jax.methods.co2 import CO2, CO2Settings
+from wt_jax.methods.hdc import HDC, HDCSettings
 from wt_jax.methods.moco import MoCo, MoCoSettings
 from wt_jax.methods.modist import MoDist, MoDistSettings
 from wt_jax.methods.ressl import ReSSL, ReSSLSettings
@@ -40,6 +41,7 @@ METHODS: dict[str, Entry] = {
     "co2": Entry(CO2, CO2Settings),
     "seed": Entry(SEED, SEEDSettings),
     "modist": Entry(MoDist, MoDistSettings),
+    "hdc": Entry(HDC, HDCSettings),
 }
 
 
