@@ -15,6 +15,7 @@ from wt_jax.methods.ressl import ReSSL, ReSSLSettings
 from wt_jax.methods.seed import SEED, SEEDSettings
 from wt_jax.methods.simclr import SimCLR, SimCLRSettings
 from wt_jax.methods.swav import SwAV, SwAVSettings
+from wt_jax.methods.vtdl import VTDL, VTDLSettings
 from wt_jax.methods.weak_teacher import WeakTeacher, WeakTeacherSettings
 
 
@@ -42,6 +43,7 @@ METHODS: dict[str, Entry] = {
     "seed": Entry(SEED, SEEDSettings),
     "modist": Entry(MoDist, MoDistSettings),
     "hdc": Entry(HDC, HDCSettings),
+    "vtdl": Entry(VTDL, VTDLSettings),
 }
 
 
