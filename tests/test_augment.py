@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wt_jax.augment import finish_view
+from wt_jax.augment import finish_view, frame_difference, mix_frame, shuffle_frames
 from wt_jax.augment.colour import _hue_matrix
 from wt_jax.augment.pixels import _blur_matrix
 from wt_jax.data.views import PixelSpec
@@ -88,3 +88,45 @@ def test_blur_equals_opencv_away_from_the_border():
     np.testing.assert_allclose(matrix.sum(1), 1.0, atol=1e-6)
     expected = cv2.GaussianBlur(frame, (21, 21), sigma)
     np.testing.assert_allclose((matrix @ frame @ matrix.T)[10:-10, 10:-10], expected[10:-10, 10:-10], atol=1e-5)
+
+
+def random_clips(count=4, frames=5):
+    return jnp.asarray(np.random.default_rng(3).random((count, frames, 4, 4, 3)), jnp.float32)
+
+
+def test_frame_difference_is_the_change_and_half_where_nothing_moves():
+    clips = random_clips()
+    difference = np.asarray(jax.jit(frame_difference)(clips))
+    assert difference.shape == clips.shape
+    np.testing.assert_allclose(2 * difference[:, :-1] - 1, np.diff(clips, axis=1), atol=1e-6)
+    np.testing.assert_array_equal(difference[:, -1], difference[:, -2])
+    still = jnp.broadcast_to(clips[:, :1], clips.shape)
+    np.testing.assert_array_equal(frame_difference(still), 0.5)
+    np.testing.assert_array_equal(frame_difference(clips[:, :1]), 0.5)
+
+
+def test_mixed_frame_scales_all_differences_alike():
+    clips, videos = random_clips(), jnp.arange(4)
+    with jax.numpy_dtype_promotion("strict"):
+        mixed = jax.jit(lambda key: mix_frame(clips, videos, key, 0.1))(jax.random.key(1))
+    ratio = np.diff(mixed, axis=1) / np.diff(clips, axis=1)
+    share = 1 - np.median(ratio)
+    assert 0 < share < 0.1
+    np.testing.assert_allclose(ratio, 1 - share, atol=1e-2)
+    frames = (np.asarray(mixed[:, 0]) - (1 - share) * np.asarray(clips[:, 0])) / share
+    for clip, frame in zip(np.asarray(clips), frames, strict=True):  # what was mixed in is a frame of the same clip
+        assert np.abs(clip - frame).max(axis=(1, 2, 3)).min() < 1e-3
+    np.testing.assert_array_equal(mix_frame(clips, videos, jax.random.key(1), 0.0), clips)
+
+
+def test_shuffled_frames_are_the_same_frames_in_orders_of_their_own():
+    clips, videos = random_clips(frames=6), jnp.arange(4)
+    shuffled = np.asarray(shuffle_frames(clips, videos, jax.random.key(0)))
+    orders = [
+        [int(np.abs(clip - frame).sum((1, 2, 3)).argmin()) for frame in new] for clip, new in zip(clips, shuffled, strict=True)
+    ]
+    assert all(sorted(order) == list(range(6)) for order in orders)
+    assert len({tuple(order) for order in orders}) > 1
+    # A clip's draw depends on its video, not on its place in the batch.
+    turned = shuffle_frames(clips[::-1], videos[::-1], jax.random.key(0))
+    np.testing.assert_array_equal(turned[::-1], shuffled)

@@ -1,12 +1,17 @@
 """Configuration: every fault named with its key, every shipped config whole."""
 
 import importlib
+import sys
+import types
+from pathlib import Path
 
 import jax
 import pytest
+from training import teacher_folder
 
 from wt_jax.config import ConfigError, default_config, resolve, steps_of, to_dict
-from wt_jax.methods import METHODS, build_method
+from wt_jax.methods import METHODS, Entry, build_method
+from wt_jax.models.weights import load_encoder
 from wt_jax.train.optim import learning_rate, make_optimizer
 from wt_jax.train.step import batch_shapes, make_init, make_step
 
@@ -17,11 +22,15 @@ SHIPPED = ("folder", "k400", "quickstart", "ssv2", "ucf101")
     ("name", "method"), [*((name, "weak_teacher") for name in SHIPPED), *(("quickstart", method) for method in METHODS)]
 )
 def test_every_shipped_config_makes_a_state_and_a_step(name, method):
-    config = resolve(importlib.import_module(f"configs.{name}").get_config(method))
+    config = importlib.import_module(f"configs.{name}").get_config(method)
+    if method == "seed":
+        config.method.teacher = teacher_folder()
+    config = resolve(config)
     built = build_method(config, 100)
     schedule = learning_rate(config.optim, batch_size=config.train.batch_size, num_steps=100, steps_per_epoch=10)
     optimizer = make_optimizer(config.optim, schedule)
-    state = jax.eval_shape(make_init(built, optimizer, 0), {})
+    given = {name: load_encoder(Path(folder))[1] for name, folder in built.weights.items()}
+    state = jax.eval_shape(make_init(built, optimizer, 0), given)
     step = make_step(built, optimizer, schedule, seed=0)
     after, metrics = jax.eval_shape(step, state, batch_shapes(built, config.train.batch_size))
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
@@ -38,8 +47,17 @@ def test_config_survives_json(name):
     assert resolve(json.loads(json.dumps(to_dict(config)))) == config
 
 
-def broken(**changes):
-    config = default_config().copy_and_resolve_references()
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_config_serves_every_method(name):
+    for method in METHODS:
+        config = resolve(importlib.import_module(f"configs.{name}").get_config(method))
+        assert config.method_name == method
+        if method != "seed":
+            assert build_method(config, 100).views
+
+
+def broken(method="weak_teacher", **changes):
+    config = default_config(method).copy_and_resolve_references()
     config.unlock()
     config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
     return config
@@ -70,6 +88,39 @@ def test_a_fault_is_named(changes, message):
         resolve(broken(**changes))
 
 
+@pytest.mark.parametrize(
+    ("method", "changes", "message"),
+    [
+        ("swav", {"train__batch_size": 64, "method__queue_size": 0}, r"config\.method\.prototypes 3000 cannot be used equally"),
+        ("simclr", {"train__batch_size": 1}, r"config\.method\.negatives come from the batch"),
+        ("hdc", {"train__batch_size": 4, "train__accumulate": 4}, r"config\.method\.negatives come from the batch"),
+        ("moco", {"train__batch_size": 1, "method__queue_size": 0}, r"config\.method\.negatives come from the batch"),
+        ("moco", {"method__clips": 1}, r"config\.method\.clips must be 2 or more"),
+        ("byol", {"method__momentum": 1.5}, r"config\.method\.momentum must lie in"),
+        ("seed", {"method__teacher_temperature": 0.0}, r"config\.method\.teacher_temperature must be above 0"),
+        ("modist", {"method__motion": "depth"}, r"config\.method\.motion must be one of"),
+        ("vtdl", {"method__queue_size": 5000}, "queue_size 5000 is not a multiple"),
+        ("hdc", {"method__layers": "stem1"}, r"config\.method\.layers must be tuple"),
+    ],
+)
+def test_a_fault_of_a_method_is_named(method, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve(broken(method, **changes))
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "message"),
+    [
+        ("seed", {}, r"config\.method\.teacher is empty"),
+        ("modist", {"clip__stride": 1.0}, r"config\.method\.motion_rate 2"),
+        ("hdc", {"method__layers": ("stem9",)}, r"config\.method\.layers.*'stem9'.*stem1"),
+    ],
+)
+def test_what_a_method_cannot_do_with_a_configuration_is_told_when_it_is_built(method, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        build_method(resolve(broken(method, **changes)), 10)
+
+
 def test_durations():
     assert steps_of("20 steps", steps_per_epoch=7) == 20
     assert steps_of("1.5 epochs", steps_per_epoch=10) == 15
@@ -82,3 +133,15 @@ def test_an_integer_may_stand_for_a_float_but_not_the_reverse():
     assert resolve(broken(optim__learning_rate=1)).optim.learning_rate == 1.0
     with pytest.raises(ConfigError, match="must be int"):
         resolve(broken(train__batch_size=8.5))
+
+
+def test_the_worked_example_of_the_docs_is_a_method(monkeypatch):
+    page = (Path(__file__).parents[1] / "docs" / "methods.md").read_text()
+    file, line = (block.split("```")[0] for block in page.split("```python\n")[1:])
+    names: dict = {"__name__": "example"}
+    monkeypatch.setitem(sys.modules, "example", types.ModuleType("example"))  # dataclasses look their module up
+    exec(file, names)
+    for name, entry in eval("{" + line + "}", names | {"Entry": Entry}).items():
+        monkeypatch.setitem(METHODS, name, entry)
+        test_every_shipped_config_makes_a_state_and_a_step("quickstart", name)
+    assert name in METHODS

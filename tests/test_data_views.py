@@ -1,5 +1,8 @@
 """views: specifications are checked, and one draw serves the whole clip."""
 
+from dataclasses import replace
+
+import cv2
 import numpy as np
 import pytest
 
@@ -94,3 +97,52 @@ def test_view_fields_are_checked(field, value):
 def test_pixel_fields_are_checked(field, value):
     with pytest.raises(ValueError, match=field):
         PixelSpec(**{field: value})
+
+
+def moving(shift, num_frames=4, size=48):
+    """A smooth texture that moves right by `shift` pixels a frame."""
+    image = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (size, 2 * size, 3)).astype(np.uint8), (0, 0), 2)
+    return np.stack([image[:, size // 2 - shift * t : size // 2 - shift * t + size] for t in range(num_frames)])
+
+
+def test_flow_tells_direction_and_length_and_knows_of_flips():
+    plain = ViewSpec(crop="resize", size=48, content="flow")
+    clip = apply_view(moving(3), plain, None)
+    assert clip.shape == (4, 48, 48, 3)
+    assert clip.dtype == np.uint8
+    # 3 pixels of a reach of 48 / 8 = 6: half way.
+    np.testing.assert_allclose(np.median(clip, axis=(1, 2)), [[128 + 63.5, 128, 127.5]] * 4, atol=3)
+    mirrored = apply_view(moving(3), replace(plain, flip_probability=1.0), np.random.default_rng(0))
+    np.testing.assert_allclose(np.median(mirrored, axis=(1, 2)), [[128 - 63.5, 128, 127.5]] * 4, atol=3)
+    np.testing.assert_array_equal(clip[3], clip[2])  # the last frame has no next one
+
+
+def test_edges_stand_where_the_motion_changes():
+    frames = moving(0, size=64)
+    for t in range(4):  # a square moves over a still ground
+        frames[t, 20:44, 10 + 4 * t : 34 + 4 * t] = moving(0, 1, 64)[0, :24, :24][::-1]
+    edges = apply_view(frames, ViewSpec(crop="resize", size=64, content="flow_edges"), None)[0].astype(float)
+    assert (edges == edges[..., :1]).all()
+    border = np.zeros((64, 64), bool)
+    border[14:50, 4:44] = True
+    border[28:36, 18:30] = False  # the inside of the square moves as one
+    assert edges[border].mean() > 4 * max(edges[:, 52:].mean(), edges[28:36, 20:28].mean())
+
+
+@pytest.mark.parametrize("content", ["flow", "flow_edges"])
+def test_a_still_clip_has_no_motion_and_one_frame_has_none(content):
+    view = ViewSpec(crop="center", size=32, content=content)
+    rest = (128, 128, 0) if content == "flow" else (0, 0, 0)
+    for count in (1, 5):
+        clip = apply_view(still(count), view, None)
+        assert clip.shape == (count, 32, 32, 3)
+        np.testing.assert_array_equal(clip, np.broadcast_to(np.uint8(rest), clip.shape))
+
+
+def test_motion_views_are_checked():
+    with pytest.raises(ValueError, match="content"):
+        ViewSpec(content="depth")
+    with pytest.raises(ValueError, match="size must be 12"):
+        ViewSpec(content="flow", size=8)
+    with pytest.raises(ValueError, match="pixels must do nothing"):
+        ViewSpec(content="flow", pixels=PixelSpec(gray_probability=0.2))

@@ -80,16 +80,29 @@ def finished(method, batch):
     return {k: jnp.asarray(v, jnp.float32) / 255 if v.ndim == 5 else jnp.asarray(v) for k, v in batch.items()}
 
 
-def build(config, mesh, accumulate=1):
-    """Method, first state and compiled step."""
+def parts(config):
+    """Method, optimiser and learning rate, the function that makes the first state, and what that is given."""
     method = build_method(config, STEPS)
     given = {name: load_encoder(Path(folder))[1] for name, folder in method.weights.items()}
     schedule = learning_rate(config.optim, batch_size=BATCH, num_steps=STEPS, steps_per_epoch=4)
     optimizer = make_optimizer(config.optim, schedule)
-    init = make_init(method, optimizer, 0)
+    return method, optimizer, schedule, make_init(method, optimizer, 0), given
+
+
+def first(config):
+    """Method, first state and optimiser; no step is compiled."""
+    method, optimizer, _, init, given = parts(config)
+    return method, init(given), optimizer
+
+
+def build(config, mesh, accumulate=1):
+    """Method, first state and compiled step."""
+    method, optimizer, schedule, init, given = parts(config)
     shardings = state_shardings(jax.eval_shape(init, given), mesh)
     step = make_step(method, optimizer, schedule, seed=0, accumulate=accumulate)
-    return method, jax.jit(init, out_shardings=shardings)(given), compile_step(step, shardings, mesh)
+    # Not jitted: for a few small arrays that is quicker than compiling.
+    state = jax.tree.map(jnp.copy, jax.device_put(init(given), shardings))
+    return method, state, compile_step(step, shardings, mesh)
 
 
 def run(config, mesh, steps=STEPS, accumulate=1):

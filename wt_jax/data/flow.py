@@ -10,6 +10,8 @@ Encoding, with r = `REACH` * width, the largest motion per sample that is told a
 A still clip is (128, 128, 0), or black.
 """
 
+import itertools
+
 import cv2
 import numpy as np
 
@@ -32,7 +34,7 @@ def encode_motion(clip: np.ndarray, kind: str) -> np.ndarray:
     gray = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip]
     # A solver of its own for each call: it keeps buffers, and several threads work at once.
     solver = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-    flows = [solver.calc(before, after, None) for before, after in zip(gray, gray[1:], strict=False)]
+    flows = [solver.calc(before, after, None) for before, after in itertools.pairwise(gray)]
     flows = flows or [np.zeros((*clip.shape[1:3], 2), np.float32)]
     encode = _flow_picture if kind == "flow" else _edge_picture
     pictures = [encode(flow, reach) for flow in flows]

@@ -100,4 +100,3 @@ def nt_xent(views: Array, *, temperature: ArrayLike = 0.1) -> Array:
     loss = jnp.logaddexp(positive, negative.reshape(count, number, 1)) - positive
     pairs = 1.0 - jnp.eye(number)
     return jnp.sum(loss * pairs, axis=(1, 2)) / (number * (number - 1))
-

@@ -17,6 +17,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from wt_jax.augment import shuffle_frames
+from wt_jax.config import ConfigError
 from wt_jax.data.views import ViewSpec
 from wt_jax.losses import in_batch_info_nce, invariance_weights
 from wt_jax.methods import parts
@@ -61,6 +62,12 @@ class HDCSettings:
 @dataclass(frozen=True)
 class HDC(Built):
     """The method; see `wt_jax.methods.base.Method`."""
+
+    def __post_init__(self):
+        known = self.encoder.layers
+        for name in self.settings.layers:
+            if name not in known:
+                raise ConfigError(f"config.method.layers: the encoder has no layer {name!r}; it has {', '.join(known)}")
 
     @property
     def heads(self) -> LevelHeads:

@@ -66,6 +66,14 @@ class MoDistSettings:
 class MoDist(Built):
     """The method; see `wt_jax.methods.base.Method`."""
 
+    def __post_init__(self):
+        rate, view = self.settings.motion_rate, self.setup.strong
+        if view.unit == "frames" and view.stride < rate:
+            raise ConfigError(
+                f"config.method.motion_rate {rate} asks for motion between frames at config.clip.stride {view.stride}; "
+                "take motion_rate 1 or a larger stride"
+            )
+
     @property
     def network(self) -> Pathways:
         """Encoder and head of the visual pathway, and those of the motion pathway."""
@@ -84,14 +92,9 @@ class MoDist(Built):
         """An RGB and a motion clip of each of two windows; the motion clips have crops of their own and no colour change."""
         settings, rgb = self.settings, self.setup.strong
         stride = Fraction(str(rgb.stride)) / settings.motion_rate
-        if rgb.unit == "frames" and stride < 1:
-            raise ConfigError(
-                f"config.method.motion_rate {settings.motion_rate} asks for motion between frames at config.clip.stride "
-                f"{rgb.stride}; take motion_rate 1 or a larger stride"
-            )
         content = "rgb" if settings.motion == "difference" else settings.motion
         frames = rgb.num_frames * settings.motion_rate
-        motion = replace(rgb, num_frames=frames, stride=float(stride), content=content, pixels=PixelSpec())
+        motion = replace(rgb, num_frames=frames, stride=stride, content=content, pixels=PixelSpec())
         return {
             "query": replace(rgb, window="query"),
             "key": replace(rgb, window="key"),

@@ -57,11 +57,13 @@ class SEEDSettings:
 class SEED(Built):
     """The method; see `wt_jax.methods.base.Method`."""
 
+    def __post_init__(self):
+        if not self.settings.teacher:
+            raise ConfigError("config.method.teacher is empty; name the folder of a trained encoder's exported weights")
+
     @cached_property
     def teacher(self) -> nn.Module:
         """The teacher's encoder, as its folder describes it."""
-        if not self.settings.teacher:
-            raise ConfigError("config.method.teacher is empty; name the folder of a trained encoder's exported weights")
         return build_encoder(load_encoder(Path(self.settings.teacher))[0])
 
     @property
