@@ -185,11 +185,11 @@ def test_moco_in_the_style_of_version_3():
 
 
 def test_prototypes_stand_still_at_first_and_the_queue_waits():
-    config = small_config("swav", method__freeze=0.5, method__queue_start=0.5)
+    config = small_config("swav", method__freeze_prototypes=0.5, method__queue_start=0.5)
     early, late = (value_of(config, step=step) for step in (0, 15))
     assert not np.any(early[1]["prototypes"])
     assert np.any(late[1]["prototypes"])
-    no_queue = value_of(small_config("swav", method__queue_size=0, method__prototypes=8, method__freeze=0.0))
+    no_queue = value_of(small_config("swav", method__queue_size=0, method__prototypes=8, method__freeze_prototypes=0.0))
     assert np.isfinite(no_queue[0])
     assert early[0] != pytest.approx(late[0], abs=1e-6)
 
@@ -213,7 +213,7 @@ def test_motion_clips_span_the_time_of_their_rgb_clips():
 
 def test_levels_of_hdc_end_the_thirds_of_the_encoder_and_invariance_shifts_their_weight():
     method = build_method(small_config("hdc"), 10)
-    assert method.levels == ("time1", "time2", "time3")
+    assert method.levels == ("time1", "space2", "time2")
     _, state, _ = first(small_config("hdc"))
     uneven = {kind: jnp.array([0.1, 0.1, 0.8]) for kind in state.memory}
     loss, _, _, metrics = value_of(small_config("hdc"), memory=uneven)

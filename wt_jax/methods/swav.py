@@ -35,7 +35,7 @@ class SwAVSettings:
       prototypes: at most as many as batch and queue together have clips, or they cannot be used equally.
       epsilon, iterations: of `wt_jax.losses.sinkhorn`.
       queue_start: share of the training from which the queue helps (15 of 200 epochs).
-      freeze: share of the training in which the prototypes stand still (5,005 steps, one epoch of 200).
+      freeze_prototypes: share of the training in which the prototypes stand still (5,005 steps, one epoch of 200).
     """
 
     clips: int = 2
@@ -45,14 +45,14 @@ class SwAVSettings:
     iterations: int = 3
     queue_size: int = 3840
     queue_start: float = 0.075
-    freeze: float = 0.005
+    freeze_prototypes: float = 0.005
     hidden: int = 2048
     dim: int = 128
     head_layers: int = 2
     head_norm: str = "batch"
 
     def __post_init__(self):
-        check(self, shares=("queue_start", "freeze"), least={"prototypes": 2, "iterations": 1})
+        check(self, shares=("queue_start", "freeze_prototypes"), least={"prototypes": 2, "iterations": 1})
 
     def check_batch(self, batch_size: int) -> None:
         """ValueError where `batch_size` clips and the queue are fewer than the prototypes."""
@@ -105,7 +105,7 @@ class SwAV(Built):
         # The source normalises the prototypes after each step; here, where they are used. Frozen ones get no gradient,
         # and a decay of their length changes nothing.
         prototypes = l2_normalise(params["prototypes"])
-        frozen = step < round(settings.freeze * num_steps)
+        frozen = step < round(settings.freeze_prototypes * num_steps)
         prototypes = jnp.where(frozen, jax.lax.stop_gradient(prototypes), prototypes)
         scores = {name: similarities(embedding, prototypes) for name, embedding in embeddings.items()}
         losses, codes = [], {}
