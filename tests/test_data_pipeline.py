@@ -168,6 +168,20 @@ def test_evaluation_windows_are_spread(videos):
     assert frame_numbers(batch["clip"]) == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]
 
 
+def test_evaluation_crops_follow_each_other_within_a_window(tmp_path):
+    path = write_video(tmp_path / "marked.mp4", 12, height=32, width=96, marked=True)
+    clips = next(eval_batches(VideoList((path,), np.array([0])), EVAL, windows=3, crops=3, batch_size=1))["clip"][0]
+    assert clips.shape == (9, 4, 16, 16, 3)
+    clips = clips.reshape(3, 3, 4, 16, 16, 3).astype(float)
+    # White is the top left quarter: of the left third the upper half, of the middle one a quarter, of the right one nothing.
+    np.testing.assert_allclose((clips > 200).mean(axis=(2, 3, 4, 5)), [[0.5, 0.25, 0.0]] * 3, atol=0.05)
+    # The lower right pixel is the frame's gray, the same in all crops of a window.
+    grays = np.round((clips[..., -1, -1, 0] - 10) / 3)
+    np.testing.assert_array_equal(grays, np.arange(12).reshape(3, 1, 4).repeat(3, axis=1))
+    one = next(eval_batches(VideoList((path,), np.array([0])), EVAL, windows=3, batch_size=1))["clip"][0]
+    np.testing.assert_array_equal(one, clips[:, 1])
+
+
 def test_evaluation_resumes(damaged):
     whole = [digest(batch) for batch in eval_batches(damaged, EVAL, windows=1, batch_size=2)]
     assert [digest(batch) for batch in eval_batches(damaged, EVAL, windows=1, batch_size=2, start=4)] == whole[4:]
@@ -183,5 +197,7 @@ def test_wrong_calls(videos):
         train_batches(videos.select([]), VIEWS, seed=0, batch_size=4)
     with pytest.raises(ValueError, match="must not be called 'label'"):
         train_batches(videos, {"label": EVAL}, seed=0, batch_size=4)
+    with pytest.raises(ValueError, match="crops must be one of"):
+        eval_batches(videos, EVAL, windows=1, crops=2, batch_size=4)
     with pytest.raises(ValueError, match="without randomness"):
         eval_batches(videos, VIEWS["key"], windows=1, batch_size=4)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from wt_jax.data.views import PixelSpec, ViewSpec, apply_view
+from wt_jax.data.views import PixelSpec, ViewSpec, apply_view, spread_crops
 
 
 def still(num_frames=5, height=60, width=90):
@@ -33,6 +33,24 @@ def test_center_takes_the_middle_square_and_resize_the_whole():
     ramp = np.broadcast_to(np.arange(90, dtype=np.uint8)[None, None, :, None], (1, 60, 90, 3))
     whole = apply_view(ramp, ViewSpec(crop="resize", size=30), None)
     np.testing.assert_array_equal(whole[0, 0, :, 0], np.arange(1, 90, 3))  # each the mean of three columns
+
+
+@pytest.mark.parametrize(("height", "width"), [(60, 91), (91, 60), (60, 60), (60, 240)])
+def test_three_crops_are_the_ends_and_the_middle_of_the_longer_side(height, width):
+    frames = still(2, height, width)
+    crops = spread_crops(frames, ViewSpec(crop="center", size=60), 3)
+    assert crops.shape == (3, 2, 60, 60, 3)
+    for crop, start in zip(crops, (0, (max(height, width) - 60) // 2, max(height, width) - 60), strict=True):
+        square = frames[:, :, start : start + 60] if width > height else frames[:, start : start + 60]
+        np.testing.assert_array_equal(crop, square)
+    np.testing.assert_array_equal(crops[1], spread_crops(frames, ViewSpec(crop="center", size=60), 1)[0])
+
+
+def test_crops_that_cannot_be():
+    with pytest.raises(ValueError, match="must be 'center' for 3 test crops, got 'resize'"):
+        spread_crops(still(), ViewSpec(crop="resize"), 3)
+    with pytest.raises(ValueError, match=r"crops must be one of \(1, 3\), got 2"):
+        spread_crops(still(), ViewSpec(crop="center"), 2)
 
 
 def test_flip():

@@ -21,7 +21,7 @@ from absl import flags
 from wt_jax.data.decode import VideoError, check, decode, probe
 from wt_jax.data.sampling import random_windows, spread_windows
 from wt_jax.data.sources import Record, VideoList
-from wt_jax.data.views import ViewSpec, apply_view
+from wt_jax.data.views import ViewSpec, apply_view, check_crops, spread_crops
 
 _TRIES = 16
 _NUMBERS = {"label", "video", "failed"}
@@ -80,6 +80,7 @@ def eval_batches(
     *,
     windows: int,
     batch_size: int,
+    crops: int = 1,
     host: int = 0,
     num_hosts: int = 1,
     workers: int = 0,
@@ -93,6 +94,7 @@ def eval_batches(
       view: a view without randomness.
       windows: clips per video, spread evenly from its start to its end.
       batch_size: videos in the global batch; host p gets the elements p, p + num_hosts, ...
+      crops: squares per window, 1 or 3, see `views.spread_crops`; those of a window follow each other.
       host: index of this host, in [0, num_hosts).
       num_hosts: hosts that share the global batch.
       workers: worker processes; 0 works in threads of this process.
@@ -100,18 +102,19 @@ def eval_batches(
       start: the first batch to yield.
 
     Yields:
-      "clip" uint8 [b, windows, num_frames, size, size, 3], with b = batch_size // num_hosts; "label" and "video" int32
+      "clip" uint8 [b, windows * crops, num_frames, size, size, 3], with b = batch_size // num_hosts; "label" and "video" int32
       [b]; "valid" bool [b]. All hosts see the same number of batches: the last is padded with video and label -1 and
       valid False. A video that cannot be decoded has zeros and valid False.
 
     Raises:
-      ValueError: the view is random, or the batch cannot be shared evenly by the hosts.
+      ValueError: the view is random or cannot have that many crops, or the batch cannot be shared evenly by the hosts.
     """
     if view.crop == "random" or view.flip_probability:
         raise ValueError("eval_batches needs a view without randomness: crop 'center' or 'resize', flip_probability 0")
+    check_crops(view, crops)
     share = _share(batch_size, host, num_hosts)
     padded = -(-len(videos) // batch_size) * batch_size
-    elements = grain.MapDataset.range(padded).map(_EvalClips(videos, view, windows))
+    elements = grain.MapDataset.range(padded).map(_EvalClips(videos, view, windows, crops))
     first = start * batch_size + host
     if first >= padded:
         return iter(())
@@ -162,14 +165,15 @@ class _TrainClip:
 class _EvalClips:
     """Makes one evaluation element; a class, because it travels to worker processes."""
 
-    def __init__(self, videos: VideoList, view: ViewSpec, windows: int):
+    def __init__(self, videos: VideoList, view: ViewSpec, windows: int, crops: int):
         self.videos = videos
         self.view = view
         self.windows = windows
+        self.crops = crops
 
     def __call__(self, index: int) -> dict[str, np.ndarray]:
         size = self.view.size
-        clip = np.zeros((self.windows * self.view.num_frames, size, size, 3), np.uint8)
+        clip = np.zeros((self.windows * self.crops, self.view.num_frames, size, size, 3), np.uint8)
         label, video, valid = -1, -1, False
         if index < len(self.videos):
             record = self.videos[index]
@@ -180,7 +184,7 @@ class _EvalClips:
             except VideoError:
                 pass  # Named by the main process, which sees that a video is not valid.
         return {
-            "clip": clip.reshape(self.windows, self.view.num_frames, size, size, 3),
+            "clip": clip,
             "label": np.int32(label),
             "video": np.int32(video),
             "valid": np.bool_(valid),
@@ -189,7 +193,8 @@ class _EvalClips:
     def _clips(self, record: Record) -> np.ndarray:
         info = probe(record.path)
         wanted, order = np.unique(np.concatenate(spread_windows(info, self.view, self.windows)), return_inverse=True)
-        return apply_view(decode(record.path, wanted, info), self.view, None)[order]
+        crops = spread_crops(decode(record.path, wanted, info), self.view, self.crops)
+        return np.concatenate([crops[:, places] for places in order.reshape(self.windows, -1)])
 
 
 def _share(batch_size: int, host: int, num_hosts: int) -> int:

@@ -22,6 +22,7 @@ cv2.setNumThreads(0)
 UNITS = ("frames", "seconds")
 CROPS = ("random", "center", "resize")
 CONTENTS = ("rgb", *KINDS)
+CROP_COUNTS = (1, 3)
 _CROP_TRIES = 10
 
 
@@ -116,7 +117,7 @@ class ViewSpec:
             _check(self.pixels == PixelSpec(), "pixels", "must do nothing to optical flow", self.pixels)
 
 
-def apply_view(frames: np.ndarray, view: ViewSpec, rng: np.random.Generator | None) -> np.ndarray:
+def apply_view(frames: np.ndarray, view: ViewSpec, rng: np.random.Generator | None, half: int = 1) -> np.ndarray:
     """Crops, resizes and flips a clip; one draw for the whole clip, so that nothing jumps between its frames.
 
     Pixels are averaged over areas (`cv2.INTER_AREA`) when the crop is larger than the view in both directions, which
@@ -126,12 +127,13 @@ def apply_view(frames: np.ndarray, view: ViewSpec, rng: np.random.Generator | No
       frames: uint8 [T, H, W, 3], T of any length.
       view: crop, size and flip to use.
       rng: where the draws come from; None is allowed for a view without randomness.
+      half: where the square of crop "center" lies, in half ways along the longer side: 0, 1 (the centre) or 2.
 
     Returns:
       uint8 [T, size, size, 3].
     """
     height, width = frames.shape[1:3]
-    top, left, rows, columns = _box(height, width, view, rng)
+    top, left, rows, columns = _box(height, width, view, rng, half)
     flip = view.flip_probability > 0 and rng.random() < view.flip_probability
     interpolation = cv2.INTER_AREA if min(rows, columns) > view.size else cv2.INTER_LINEAR
     clip = np.empty((len(frames), view.size, view.size, 3), np.uint8)
@@ -142,7 +144,34 @@ def apply_view(frames: np.ndarray, view: ViewSpec, rng: np.random.Generator | No
     return clip if view.content == "rgb" else encode_motion(clip, view.content)
 
 
-def _box(height: int, width: int, view: ViewSpec, rng: np.random.Generator | None) -> tuple[int, int, int, int]:
+def spread_crops(frames: np.ndarray, view: ViewSpec, count: int) -> np.ndarray:
+    """The test crops of a clip: the view itself, or three squares spread along the longer side.
+
+    A square is as large as the shorter side, which shows what scaling that side to `view.size` and then cutting shows.
+    Three of them cover a frame up to three times as long as it is short: Wang et al., "Non-local Neural Networks" (2018).
+
+    Args:
+      frames: uint8 [T, H, W, 3].
+      view: a view without randomness; for three crops with crop "center".
+      count: 1 or 3.
+
+    Returns:
+      uint8 [count, T, size, size, 3]; three are the left or top, the middle, and the right or bottom one.
+
+    Raises:
+      ValueError: another count, or three crops of a view without squares.
+    """
+    check_crops(view, count)
+    return np.stack([apply_view(frames, view, None, half) for half in ((1,) if count == 1 else (0, 1, 2))])
+
+
+def check_crops(view: ViewSpec, count: int) -> None:
+    """Raises ValueError where a view cannot have that many test crops (see `spread_crops`)."""
+    _check(count in CROP_COUNTS, "crops", f"must be one of {CROP_COUNTS}", count)
+    _check(count == 1 or view.crop == "center", "crop", "must be 'center' for 3 test crops", view.crop)
+
+
+def _box(height: int, width: int, view: ViewSpec, rng: np.random.Generator | None, half: int) -> tuple[int, int, int, int]:
     """The crop as (top, left, rows, columns) in pixels of the source frame."""
     if view.crop == "resize":
         return 0, 0, height, width
@@ -154,6 +183,6 @@ def _box(height: int, width: int, view: ViewSpec, rng: np.random.Generator | Non
             rows, columns = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
             if 0 < rows <= height and 0 < columns <= width:
                 return int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1)), rows, columns
-    # The largest centred square: also what is left when no random box fits, as in a very wide frame.
+    # The largest square, centred but for test crops: also what is left when no random box fits, as in a very wide frame.
     side = min(height, width)
-    return (height - side) // 2, (width - side) // 2, side, side
+    return (height - side) * half // 2, (width - side) * half // 2, side, side
