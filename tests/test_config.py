@@ -6,26 +6,27 @@ import types
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 from training import teacher_folder
 
 from wt_jax.config import ConfigError, default_config, resolve, steps_of, to_dict
-from wt_jax.methods import METHODS, Entry, build_method
+from wt_jax.data.sources import VideoList
+from wt_jax.methods import METHODS, Entry, build_method, fit_to_data
 from wt_jax.models.weights import load_encoder
 from wt_jax.train.optim import learning_rate, make_optimizer
 from wt_jax.train.step import batch_shapes, make_init, make_step
 
 SHIPPED = ("folder", "k400", "quickstart", "ssv2", "ucf101")
+CASES = [*((name, "weak_teacher") for name in SHIPPED), *(("quickstart", method) for method in METHODS)]
 
 
-@pytest.mark.parametrize(
-    ("name", "method"), [*((name, "weak_teacher") for name in SHIPPED), *(("quickstart", method) for method in METHODS)]
-)
+@pytest.mark.parametrize(("name", "method"), [*CASES, ("supervised", "")])
 def test_every_shipped_config_makes_a_state_and_a_step(name, method):
-    config = importlib.import_module(f"configs.{name}").get_config(method)
+    config = importlib.import_module(f"configs.{name}").get_config(*filter(None, [method]))
     if method == "seed":
         config.method.teacher = teacher_folder()
-    config = resolve(config)
+    config = fit_to_data(resolve(config), VideoList((), np.zeros(0, np.int32), ("run", "walk")))
     built = build_method(config, 100)
     schedule = learning_rate(config.optim, batch_size=config.train.batch_size, num_steps=100, steps_per_epoch=10)
     optimizer = make_optimizer(config.optim, schedule)
@@ -80,6 +81,7 @@ def broken(method="weak_teacher", **changes):
         ({"views__strong__area": (0.5, 0.2)}, r"area must be \(low, high\)"),
         ({"views__test__crop": "random"}, r"config\.views\.test\.crop"),
         ({"optim__name": "sdg"}, r"config\.optim\.name"),
+        ({"optim__layer_decay": 0.0}, r"config\.optim\.layer_decay must lie in \(0, 1\]"),
         ({"clip__num_frames": 0}, "num_frames must be 1 or more"),
     ],
 )

@@ -35,7 +35,8 @@ def read_flags() -> tuple[Config, Path]:
         return resolve(_CONFIG.value), workdir
     if _MODE.value == "eval":
         return read_config(workdir), workdir
-    raise ConfigError("--config=FILE is missing; there are configs/quickstart.py, folder.py, k400.py, ssv2.py, ucf101.py")
+    names = "quickstart.py, folder.py, k400.py, ssv2.py, supervised.py, ucf101.py"
+    raise ConfigError(f"--config=FILE is missing; there are configs/{names}")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -52,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
             return
         run = prepare(config)
         if _MODE.value == "train":
-            open_workdir(workdir, config)
+            open_workdir(workdir, run.config)
             state = train(run, workdir)
         else:
             checkpoints = Checkpoints(workdir)

@@ -1,9 +1,11 @@
 """The methods, in one explicit table, and the names under which a configuration asks for them."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from wt_jax.config import Config, ConfigError, closest
+from wt_jax.data.sources import VideoList
 from wt_jax.methods.base import Method, Setup
 from wt_jax.methods.byol import BYOL, BYOLSettings
 from wt_jax.methods.clsa import CLSA, CLSASettings
@@ -14,6 +16,7 @@ from wt_jax.methods.modist import MoDist, MoDistSettings
 from wt_jax.methods.ressl import ReSSL, ReSSLSettings
 from wt_jax.methods.seed import SEED, SEEDSettings
 from wt_jax.methods.simclr import SimCLR, SimCLRSettings
+from wt_jax.methods.supervised import Supervised, SupervisedSettings
 from wt_jax.methods.swav import SwAV, SwAVSettings
 from wt_jax.methods.vtdl import VTDL, VTDLSettings
 from wt_jax.methods.weak_teacher import WeakTeacher, WeakTeacherSettings
@@ -44,6 +47,7 @@ METHODS: dict[str, Entry] = {
     "modist": Entry(MoDist, MoDistSettings),
     "hdc": Entry(HDC, HDCSettings),
     "vtdl": Entry(VTDL, VTDLSettings),
+    "supervised": Entry(Supervised, SupervisedSettings),
 }
 
 
@@ -56,6 +60,25 @@ def default_settings(name: str) -> Any:
     if name not in METHODS:
         raise ConfigError(f"unknown method {name!r}{closest(name, METHODS)}; there are {', '.join(METHODS)}")
     return METHODS[name].settings(**METHODS[name].changes)
+
+
+def fit_to_data(config: Config, videos: VideoList) -> Config:
+    """`config` with what its method leaves to the training list: the number of classes, where the settings have one.
+
+    Raises:
+      ConfigError: the method needs labels and the list has none, or has more classes than the settings say.
+    """
+    wanted = getattr(config.method, "num_classes", None)
+    if wanted is None:
+        return config
+    if not videos.classes:
+        raise ConfigError(f"{config.data.train} has no labels, and {config.method_name} learns from them; add one to each line")
+    if 0 < wanted < len(videos.classes):
+        raise ConfigError(
+            f"config.method.num_classes is {wanted}, but {config.data.train} has {len(videos.classes)} classes; 0 takes theirs"
+        )
+    method = replace(config.method, num_classes=wanted or len(videos.classes))
+    return replace(config, method=method)
 
 
 def build_method(config: Config, num_steps: int) -> Method:

@@ -16,6 +16,7 @@ from wt_jax.data.pipeline import describe_failure, train_batches
 from wt_jax.data.sources import VideoList, open_source
 from wt_jax.eval.evaluate import Evaluator
 from wt_jax.eval.features import make_extractor
+from wt_jax.methods import fit_to_data
 from wt_jax.train.build import Program, build
 from wt_jax.train.checkpoint import Checkpoints
 from wt_jax.train.metrics import MetricsWriter, Progress
@@ -39,15 +40,16 @@ class Run:
     evaluator: Evaluator
 
 
-def prepare(config: Config) -> Run:
-    """Build everything and compile nothing.
+def prepare(config: Config, videos: VideoList | None = None) -> Run:
+    """Build everything and compile nothing; `videos` are those to train on, by default all of `config.data.train`.
 
     Raises:
       ConfigError, SourceError, WeightsError: the configuration cannot be run on this data, these devices or these weights.
     """
-    if not config.data.train:
-        raise ConfigError("config.data.train is empty; give a list file or a folder of videos")
-    videos = open_source(config.data.train, config.data.root, config.data.max_bad_fraction)
+    if videos is None:
+        if not config.data.train:
+            raise ConfigError("config.data.train is empty; give a list file or a folder of videos")
+        videos = open_source(config.data.train, config.data.root, config.data.max_bad_fraction)
     if config.eval.batch_size % jax.device_count():
         raise ConfigError(
             f"config.eval.batch_size {config.eval.batch_size} cannot be shared by {jax.device_count()} devices; "
@@ -55,6 +57,7 @@ def prepare(config: Config) -> Run:
         )
     if config.train.compile_cache:
         jax.config.update("jax_compilation_cache_dir", config.train.compile_cache)
+    config = fit_to_data(config, videos)
     program = build(config, len(videos))
     return Run(config, videos, program, Evaluator(config, make_extractor(program.method), videos, program.mesh))
 
