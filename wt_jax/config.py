@@ -109,6 +109,8 @@ class OptimConfig:
       drops: when a "step" schedule divides the rate.
       weight_decay: with `decay_norms` also on biases and normalisation scales, as PyTorch does by default.
       clip_norm: largest global gradient norm; 0: no clipping.
+      layer_decay: the rate of each layer of the encoder as a share of that of the layer above it; 1: all alike. What lies
+        on top of the encoder has the full rate, its last layer `layer_decay` of it (as in BEiT, arXiv 2106.08254).
     """
 
     name: str = "sgd"
@@ -120,6 +122,11 @@ class OptimConfig:
     weight_decay: float = 1e-4
     decay_norms: bool = True
     clip_norm: float = 0.0
+    layer_decay: float = 1.0
+
+    def __post_init__(self):
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay must lie in (0, 1], got {self.layer_decay}")
 
 
 @dataclass(frozen=True)

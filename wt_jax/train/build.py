@@ -55,7 +55,8 @@ def build(config: Config, num_videos: int) -> Program:
         raise ConfigError(str(error)) from None
     method = build_method(config, num_steps)
     schedule = learning_rate(config.optim, batch_size=train.batch_size, num_steps=num_steps, steps_per_epoch=steps_per_epoch)
-    optimizer = make_optimizer(config.optim, schedule)
+    frozen = getattr(config.method, "freeze", "")
+    optimizer = make_optimizer(config.optim, schedule, method.encoder.layers, frozen)
     given = {name: load_encoder(Path(folder))[1] for name, folder in method.weights.items()}
     init = make_init(method, optimizer, config.seed)
     state = jax.eval_shape(init, given)
