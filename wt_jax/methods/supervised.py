@@ -61,7 +61,7 @@ class Supervised(Built):
         settings = self.settings
         if not settings.num_classes:
             raise ConfigError(
-                "config.method.num_classes is 0, and there is no labelled training list to count; give the number"
+                "config.method.num_classes is 0, and there is no labelled list to count; give the number"
             )
         head = LinearHead(settings.num_classes, settings.head_norm)
         return Classifier(self.encoder, head, frozen=settings.freeze == "encoder")
