@@ -35,25 +35,41 @@ class Features:
 def make_extractor(method: Method) -> Extractor:
     """The jitted function (params, model_state, batch of `eval_batches`) -> (B, D) float32; made once, compiled once."""
 
+    def features(params, model_state, clips):
+        return method.encoder.apply(encoder_variables(params, model_state), clips, False)
+
+    return mean_over_clips(features)
+
+
+def mean_over_clips(look: Callable[[dict, dict, jax.Array], jax.Array]) -> Extractor:
+    """An extractor of the mean over each video's clips of what `look(params, model_state, clips)` (N, D) says of them."""
+
     def extract(params, model_state, batch):
         clips = rearrange(batch["clip"], "b w t h w2 c -> (b w) t h w2 c")
         still = jnp.zeros(clips.shape[:1], jnp.int32)
         finished = finish_view(clips, still, jax.random.key(0), PixelSpec())
-        features = method.encoder.apply(encoder_variables(params, model_state), finished, False)
-        return jnp.mean(rearrange(features, "(b w) d -> b w d", b=batch["video"].shape[0]), axis=1)
+        values = look(params, model_state, finished)
+        return jnp.mean(rearrange(values, "(b w) d -> b w d", b=batch["video"].shape[0]), axis=1)
 
     return jax.jit(extract)
 
 
 def extract_features(
-    extractor: Extractor, params: dict, model_state: dict, videos: VideoList, view: ViewSpec, config: Config, mesh: Mesh
+    extractor: Extractor,
+    params: dict,
+    model_state: dict,
+    videos: VideoList,
+    view: ViewSpec,
+    config: Config,
+    mesh: Mesh,
+    crops: int = 1,
 ) -> Features:
-    """Features of all videos of a list, each the mean over `config.eval.windows` clips.
+    """Features of all videos of a list, each the mean over `config.eval.windows` times `crops` clips.
 
     A video that cannot be decoded is named in the log and left out.
     """
     hosts = {"host": jax.process_index(), "num_hosts": jax.process_count()}
-    options = {"windows": config.eval.windows, "batch_size": config.eval.batch_size, **hosts}
+    options = {"windows": config.eval.windows, "crops": crops, "batch_size": config.eval.batch_size, **hosts}
     batches = eval_batches(videos, view, workers=config.data.workers, threads=config.data.threads, **options)
     values, indices = [], []
     for batch in batches:
