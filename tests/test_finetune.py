@@ -102,6 +102,17 @@ def test_a_run_that_was_cut_off_ends_bit_for_bit_the_same(searched, small_set, t
         train_and_predict(*call, windows=1, crops=1, search=SEARCH)
 
 
+def test_a_probe_that_was_cut_off_ends_bit_for_bit_the_same(small_set, test_videos, tmp_path):
+    probe = {"method__freeze": "encoder", "method__head_norm": "l2_batch"}
+    config = small_config(small_set, optim__name="adamw", train__duration="2 steps", **probe)
+    call = (config, test_videos, tmp_path / "run")
+    found = train_and_predict(*call, windows=1, crops=1)
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "2")
+    (tmp_path / "run" / "predictions.npz").unlink()
+    np.testing.assert_array_equal(train_and_predict(*call, windows=1, crops=1).probabilities, found.probabilities)
+    assert not (tmp_path / "run" / "search").exists()
+
+
 def canned(outcomes):
     """A stand-in for a training: what the candidate of a learning rate says of the right class of the first held-out videos."""
     calls = []
@@ -109,8 +120,12 @@ def canned(outcomes):
     def fit(config, videos, test, workdir, windows, crops):
         calls.append((config, videos, test, workdir))
         right = outcomes[config.optim.learning_rate]
-        if right is None:
+        if right == "diverges":
+            workdir.mkdir(parents=True)
+            (workdir / "not_finite_step_1.json").write_text("{}")
             raise TrainingError("the loss of step 1 is nan")
+        if right == "breaks":
+            raise TrainingError("too many videos cannot be decoded")
         values = np.full((len(test), 2), 0.5, np.float32)
         values[np.arange(len(test)), test.labels] = np.array(right)
         values[np.arange(len(test)), 1 - test.labels] = 1 - np.array(right)
@@ -129,7 +144,7 @@ def ten_videos():
         ({1.0: (0.9, 0.4), 2.0: (0.6, 0.6)}, 2.0, 1.0),  # accuracy first
         ({1.0: (0.6, 0.6), 2.0: (0.9, 0.9)}, 2.0, 1.0),  # then likelihood
         ({1.0: (0.6, 0.1), 2.0: (0.6, 0.1)}, 1.0, 0.5),  # then the order
-        ({1.0: None, 2.0: (0.1, 0.1)}, 2.0, 0.0),
+        ({1.0: "diverges", 2.0: (0.1, 0.1)}, 2.0, 0.0),
     ],
 )
 def test_the_best_candidate_on_held_out_training_videos_is_chosen(monkeypatch, tmp_path, outcomes, best, accuracy):
@@ -149,11 +164,15 @@ def test_the_best_candidate_on_held_out_training_videos_is_chosen(monkeypatch, t
 
 def test_a_search_that_cannot_end(monkeypatch, tmp_path):
     config = resolve(default_config("supervised"))
-    fit, calls = canned({1.0: None, 2.0: None})
+    fit, calls = canned({1.0: "diverges", 2.0: "diverges", 3.0: "breaks"})
     monkeypatch.setattr(finetune, "_fit", fit)
     options = {"windows": 1, "crops": 1}
-    with pytest.raises(TrainingError, match="all 2 candidates of the search failed; the last: the loss of step 1 is nan"):
-        choose(config, ten_videos(), [(1.0, 0.0), (2.0, 0.0)], tmp_path, **options)
+    for _ in range(2):  # the second time both are known to be out
+        with pytest.raises(TrainingError, match=r"the loss of each of the 2 candidates in .* ceased to be finite"):
+            choose(config, ten_videos(), [(1.0, 0.0), (2.0, 0.0)], tmp_path, **options)
+        assert len(calls) == 2
+    with pytest.raises(TrainingError, match="too many videos"):
+        choose(config, ten_videos(), [(3.0, 0.0), (1.0, 0.0)], tmp_path, **options)
     with pytest.raises(ConfigError, match="two videos to hold one out"):
         choose(config, ten_videos().select([0, 1]), [(1.0, 0.0), (2.0, 0.0)], tmp_path, **options)
     calls.clear()

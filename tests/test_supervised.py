@@ -209,6 +209,16 @@ def test_layer_decay_scales_each_layer_by_its_depth(name):
         jax.tree.map(np.testing.assert_array_equal, scaled["encoder"][layer], expected)
 
 
+def test_a_norm_on_top_has_the_full_rate():
+    matrix, vector = np.ones((2, 2)), np.ones(2)
+    block = {"dense": {"kernel": matrix, "bias": vector}, "norm": {"scale": vector}}
+    encoder = {"block1": block, "block2": block, "norm": {"scale": vector}, "fc_norm": {"scale": vector}}
+    scales = layer_scales({"encoder": encoder, "head": {"kernel": matrix}}, ("block1", "block2", "norm"), 0.5)
+    expected = {"block1": {0.25}, "block2": {0.5}, "norm": {1.0}, "fc_norm": {1.0}}
+    assert {name: set(jax.tree.leaves(part)) for name, part in scales["encoder"].items()} == expected
+    assert scales["head"] == {"kernel": 1.0}
+
+
 def test_a_part_without_a_depth_is_named():
     _, first, _ = built()
     with pytest.raises(ConfigError, match="'time3' is none of its layers"):

@@ -132,7 +132,7 @@ def train_and_predict(
 
     Raises:
       ConfigError, SourceError, WeightsError, CheckpointError: this cannot be run.
-      TrainingError: the training failed, or that of each candidate.
+      TrainingError: the training failed, or no candidate's loss stayed finite.
     """
     if config.method_name != "supervised":
         raise ConfigError(f"config.method_name must be 'supervised' to predict classes, got {config.method_name!r}")
@@ -158,7 +158,7 @@ def choose(
     """The candidate with the best accuracy (then the highest log-likelihood) on a held-out part of the training videos.
 
     No test video is an argument, so that no choice can depend on one. Each candidate is a run below `workdir`, which
-    goes on where it stood; one whose loss is not finite is out.
+    goes on where it stood; one whose loss is not finite is out, also of the same call again.
 
     Args:
       config: of method "supervised".
@@ -169,7 +169,7 @@ def choose(
 
     Raises:
       ConfigError: nothing can be held out.
-      TrainingError: all candidates failed.
+      TrainingError: the loss of no candidate stayed finite, or a training failed in another way.
     """
     if len(search) == 1:
         return Choice(*search[0])
@@ -177,21 +177,31 @@ def choose(
     if not marked.any():
         raise ConfigError(f"no class of {config.data.train} has two videos to hold one out; give one learning rate, no search")
     fit, held_out = videos.select(np.flatnonzero(~marked)), videos.select(np.flatnonzero(marked))
-    scores, fault = {}, None
+    scores = {}
     for rate, decay in search:
         candidate, folder = Choice(rate, decay), workdir / f"rate_{rate:g}_decay_{decay:g}"
+        if _diverged(folder):
+            continue
         try:
             values, indices = _fit(_with_choice(config, candidate), fit, held_out, folder, windows, crops)
         except TrainingError as error:
+            if not _diverged(folder):
+                raise
             log.warning("learning rate %g, weight decay %g is out: %s", rate, decay, error)
-            fault = error
             continue
         scores[candidate] = _score(values, held_out.labels[indices])
         log.info("learning rate %g, weight decay %g: %.3f of the held-out videos are right", rate, decay, scores[candidate][0])
     if not scores:
-        raise TrainingError(f"all {len(search)} candidates of the search failed; the last: {fault}")
+        raise TrainingError(
+            f"the loss of each of the {len(search)} candidates in {workdir} ceased to be finite; add smaller rates"
+        )
     best = max(scores, key=scores.get)
     return replace(best, held_out_accuracy=scores[best][0])
+
+
+def _diverged(workdir: Path) -> bool:
+    """Whether a training here ended with a loss that is not finite."""
+    return any(workdir.glob("not_finite_step_*.json"))
 
 
 def _with_choice(config: Config, choice: Choice) -> Config:
@@ -222,9 +232,10 @@ def _fit(
         run.program.mesh,
         crops,
     )
-    fresh = file.with_suffix(".tmp.npz")
-    np.savez(fresh, probabilities=found.values, videos=found.videos, **wanted)
-    fresh.replace(file)
+    if jax.process_index() == 0:
+        fresh = file.with_suffix(".tmp.npz")
+        np.savez(fresh, probabilities=found.values, videos=found.videos, **wanted)
+        fresh.replace(file)
     return found.values, found.videos
 
 

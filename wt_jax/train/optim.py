@@ -71,19 +71,20 @@ def make_optimizer(
 def layer_scales(params: Any, layers: Sequence[str], decay: float) -> Any:
     """A tree like `params` of the factors of each rate: decay ** n for the n-th layer of the encoder from the top.
 
+    Only layers with matrices count. A norm on top of them, named in `layers` or not, has the full rate.
+
     Raises:
-      ConfigError: the encoder has a part that `layers` does not name.
+      ConfigError: the encoder has a part with matrices that `layers` does not name.
     """
-    depths = {name: len(layers) - place for place, name in enumerate(layers)}
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    counted = {path[1].key for path, leaf in leaves if path[0].key == "encoder" and leaf.ndim > 1}
+    for name in sorted(counted - set(layers)):
+        raise ConfigError(f"config.optim.layer_decay: the encoder's {name!r} is none of its layers {', '.join(layers)}")
+    deep = [name for name in layers if name in counted]
+    depths = {name: len(deep) - place for place, name in enumerate(deep)}
 
     def scale(path: tuple, leaf: Any) -> float:
-        names = [key.key for key in path]
-        if names[0] != "encoder":
-            return 1.0
-        if names[1] not in depths:
-            known = ", ".join(layers)
-            raise ConfigError(f"config.optim.layer_decay: the encoder's {names[1]!r} is none of its layers {known}")
-        return decay ** depths[names[1]]
+        return decay ** depths.get(path[1].key, 0) if path[0].key == "encoder" else 1.0
 
     return jax.tree_util.tree_map_with_path(scale, params)
 
