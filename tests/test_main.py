@@ -254,3 +254,19 @@ def test_real_clips_go_through_the_command(shared_data, tmp_path):
     )  # fmt: skip
     done = call(*arguments)
     assert "cannot be decoded" not in done.stderr
+
+
+@pytest.mark.slow
+def test_supervised_learning_goes_through_the_command(small_set, tmp_path):
+    arguments = training(small_set, tmp_path / "w", "--config.train.duration=4 steps", config="configs/supervised.py")
+    arguments = [*(a for a in arguments if "queue_size" not in a), "--config.model.name=small_r2plus1d"]
+    assert "pre-trained" in call(*arguments).stdout
+    assert json.loads((tmp_path / "w" / "config.json").read_text())["method"]["num_classes"] == 8
+    metrics = [json.loads(line) for line in (tmp_path / "w" / "metrics.jsonl").read_text().splitlines()]
+    assert {"accuracy", "accuracy_top5"} <= set(metrics[0])
+    assert call("--mode=eval", f"--workdir={tmp_path / 'w'}").returncode == 0
+    bare = "".join(f"{path}\n" for path in sorted((small_set / "train").rglob("*.mp4")))
+    (tmp_path / "bare.txt").write_text(bare)
+    unlabelled = [a if "data.train" not in a else f"--config.data.train={tmp_path / 'bare.txt'}" for a in arguments]
+    line = one_line(call(*(a.replace(str(tmp_path / "w"), str(tmp_path / "v")) for a in unlabelled), check=False))
+    assert "bare.txt has no labels, and supervised learns from them" in line
