@@ -13,11 +13,19 @@ from wt_jax.models.layers import max_pool
 from wt_jax.models.maps import layer_maps
 from wt_jax.models.resnet import Basic, ResNet, Stage
 
+
 # Parameters with a 400-class linear head. The arithmetic is that of the published structures; what was published:
 # torchvision's tables for r3d_18, r2plus1d_18 and s3d; PyTorchVideo's 32.45 M for slow_r50; 63.7 M for R3D-34 in
 # https://arxiv.org/abs/2004.04968. s3dg is s3d with a linear gate per branch; r2plus1d_10 and small_r2plus1d are ours.
+def vit_parameters(width, depth):
+    """Tubelets; two norms, attention with three biases and a perceptron per block; last norm; head."""
+    return (1536 + 1) * width + depth * (12 * width**2 + (4 + 3 + 5) * width) + 2 * width + (width + 1) * 400
+
+
+VITS = {name: vit_parameters(*sizes) for name, sizes in {"small": (384, 12), "base": (768, 12), "large": (1024, 24)}.items()}
 PARAMETERS = {
     "r3d_18": 33_371_472,
+    "mc3_18": 11_695_440,
     "r3d_34": 63_718_736,
     "r3d_50": 47_018_576,
     "r2plus1d_10": 12_692_205,
@@ -25,9 +33,14 @@ PARAMETERS = {
     "slow_r50": 32_454_096,
     "s3d": 8_320_048,
     "s3dg": 8_320_048 + 1_182_464 + 5_488,
+    "s3d_coclr": 8_320_048,
     "small_r2plus1d": (27 + 3 * 64) * 64 + (9 * 64 + 3 * 128) * 128 + (9 * 128 + 3 * 256) * 256 + 4 * 448 + 256 * 400 + 400,
+    **{f"vit_{size}{form}": count for size, count in VITS.items() for form in ("", "_fc_norm")},
 }
-FEATURES = {"small_r2plus1d": 256, "r3d_50": 2048, "slow_r50": 2048, "s3d": 1024, "s3dg": 1024}
+FEATURES = {"small_r2plus1d": 256, "r3d_50": 2048, "slow_r50": 2048, "s3d": 1024, "s3dg": 1024, "s3d_coclr": 1024}
+FEATURES |= {
+    f"vit_{size}{form}": width for size, width in [("small", 384), ("base", 768), ("large", 1024)] for form in ("", "_fc_norm")
+}
 
 
 def shapes(config, clip_shape, **options):
@@ -73,19 +86,22 @@ def test_last_map_of_the_published_input_size():
     assert sizes["r3d_34"] == sizes["r3d_50"] == (1, 4, 4)
     assert sizes["slow_r50"] == (16, 4, 4)
     assert sizes["s3d"] == (2, 4, 4)
+    assert sizes["s3d_coclr"] == (2, 3, 3)
+    assert sizes["mc3_18"] == (16, 7, 7)
+    assert sizes["vit_base"] == sizes["vit_base_fc_norm"] == (8, 7, 7)
 
 
-@pytest.mark.parametrize("name", ["s3dg", "r3d_18", "r2plus1d_10"])
+@pytest.mark.parametrize("name", ["s3dg", "r3d_18", "r2plus1d_10", "vit_small", "vit_small_fc_norm"])
 @pytest.mark.parametrize("norm", ["batch", "sub_batch", "group"])
 def test_bfloat16_keeps_parameters_and_statistics_in_float32(name, norm):
     config = ModelConfig(name, norm=norm, sub_batches=2 if norm == "sub_batch" else 1, dtype="bfloat16")
     last_map, variables = shapes(config, (2, 4, 32, 32, 3), pool=False)
     assert last_map.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
-    assert ("batch_stats" in variables) == (norm != "group")
+    assert ("batch_stats" in variables) == (norm != "group" and not name.startswith("vit"))
 
 
-@pytest.mark.parametrize("name", ["s3dg", "slow_r50", "r2plus1d_10"])
+@pytest.mark.parametrize("name", ["s3dg", "slow_r50", "r2plus1d_10", "vit_small"])
 def test_remat_changes_neither_parameters_nor_shapes(name):
     clip = (1, 4, 32, 32, 3)
     plain, remat = (shapes(ModelConfig(name, remat=remat), clip) for remat in (False, True))
@@ -175,6 +191,12 @@ class TestNorm:
         np.testing.assert_allclose(y, ((groups - mean) / np.sqrt(var + 1e-5)).reshape(self.x.shape), atol=1e-4)
         assert not new
 
+    def test_layer(self):
+        y, new = self.apply(Norm("layer", epsilon=1e-6), self.x)
+        mean, var = self.x.mean(-1, keepdims=True), self.x.var(-1, keepdims=True)
+        np.testing.assert_allclose(y, (self.x - mean) / np.sqrt(var + 1e-6), atol=1e-4)
+        assert not new
+
     def test_statistics_are_float32_under_bfloat16(self):
         x = jnp.asarray(self.x, jnp.bfloat16)
         y, _ = self.apply(Norm(dtype=jnp.bfloat16), x)
@@ -228,11 +250,18 @@ def test_flops_of_a_dense_network_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("name", "side", "published"), [("r3d_18", 112, 40.697), ("r2plus1d_18", 112, 40.519), ("s3d", 224, 17.979)]
+    ("name", "side", "published"),
+    [("r3d_18", 112, 40.697), ("mc3_18", 112, 43.343), ("r2plus1d_18", 112, 40.519), ("s3d", 224, 17.979)],
 )
 def test_flops_are_twice_the_multiply_adds_of_torchvision(name, side, published):
     gflops = forward_flops(build_encoder(ModelConfig(name)), (16, side, side, 3)) / 1e9
     assert gflops / 2 == pytest.approx(published, abs=0.001)
+
+
+def test_flops_of_a_transformer_by_hand():
+    tokens, width = 8 * 14 * 14, 384
+    block = 2 * tokens * 12 * width**2 + 2 * 2 * tokens**2 * width
+    assert forward_flops(build_encoder(ModelConfig("vit_small")), (16, 224, 224, 3)) == 2 * tokens * 1536 * width + 12 * block
 
 
 @pytest.mark.parametrize(
@@ -250,7 +279,7 @@ def test_wrong_configs_are_named(config, message):
         build_encoder(config)
 
 
-@pytest.mark.parametrize(("name", "remat"), [("r3d_18", False), ("s3d", True), ("small_r2plus1d", True)])
+@pytest.mark.parametrize(("name", "remat"), [("r3d_18", False), ("s3d", True), ("small_r2plus1d", True), ("vit_small", True)])
 def test_layers_name_every_part_and_their_maps_can_be_kept(name, remat):
     encoder = build_encoder(ModelConfig(name=name, width=8, norm="batch", remat=remat))
     clips = jnp.zeros((2, 4, 32, 32, 3), jnp.float32)
@@ -260,6 +289,6 @@ def test_layers_name_every_part_and_their_maps_can_be_kept(name, remat):
     feature, maps, state = shapes
     assert feature.shape == (2, encoder.feature_dim)
     assert maps[encoder.layers[-1]].shape[-1] == encoder.feature_dim
-    assert jax.tree.structure(state["batch_stats"]) == jax.tree.structure(variables["batch_stats"])
+    assert jax.tree.structure(state.get("batch_stats")) == jax.tree.structure(variables.get("batch_stats"))
     with pytest.raises(ValueError, match="has no layer 'stage9'"):
         layer_maps(encoder, variables, clips, ["stage9"])

@@ -20,22 +20,31 @@ from wt_jax.models.flops import forward_flops
 from wt_jax.models.heads import MLP
 from wt_jax.models.layers import IMAGENET_MEAN, IMAGENET_STD
 from wt_jax.models.norm import KINDS, Norm
-from wt_jax.models.resnet import r2plus1d_10, r2plus1d_18, r3d_18, r3d_34, r3d_50, slow_r50
-from wt_jax.models.s3d import s3d, s3dg
+from wt_jax.models.resnet import mc3_18, r2plus1d_10, r2plus1d_18, r3d_18, r3d_34, r3d_50, slow_r50
+from wt_jax.models.s3d import s3d, s3d_coclr, s3dg
 from wt_jax.models.small import SmallR2Plus1D
+from wt_jax.models.vit import vit_base, vit_large, vit_small
 
 __all__ = ["MLP", "MODELS", "ModelConfig", "Norm", "build_encoder", "conv3d", "forward_flops"]
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "s3d": s3d,
     "s3dg": s3dg,
+    "s3d_coclr": s3d_coclr,
     "r3d_18": r3d_18,
     "r3d_34": r3d_34,
     "r3d_50": r3d_50,
+    "mc3_18": mc3_18,
     "r2plus1d_10": r2plus1d_10,
     "r2plus1d_18": r2plus1d_18,
     "slow_r50": slow_r50,
     "small_r2plus1d": SmallR2Plus1D,
+    "vit_small": vit_small,
+    "vit_base": vit_base,
+    "vit_large": vit_large,
+    "vit_small_fc_norm": partial(vit_small, fc_norm=True),
+    "vit_base_fc_norm": partial(vit_base, fc_norm=True),
+    "vit_large_fc_norm": partial(vit_large, fc_norm=True),
 }
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -45,7 +54,8 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 class ModelConfig:
     """Which encoder. `width` scales all its channels, 64 is the published size of every model.
 
-    `norm` is "batch", "sub_batch" (in `sub_batches` parts) or "group"; see `wt_jax.models.norm`. `dtype` is that of the
+    `norm` is "batch", "sub_batch" (in `sub_batches` parts) or "group"; see `wt_jax.models.norm`. The ViTs have LayerNorm
+    whatever it says. `dtype` is that of the
     arithmetic; parameters, statistics and features stay float32. `remat` trades time for memory. `mean` and `std` normalise
     RGB in [0, 1]; the default is ImageNet's, the field's convention. `weights` is a folder of exported weights
     (`wt_jax.models.weights`) that the encoder starts from; empty: it starts from random ones.
@@ -71,7 +81,7 @@ def build_encoder(config: ModelConfig) -> nn.Module:
         raise ValueError(f"width={config.width} must be at least 1")
     if config.sub_batches < 1 or (config.sub_batches > 1 and kind != "sub_batch"):
         raise ValueError(f"sub_batches={config.sub_batches} is not possible with norm={kind!r}")
-    norm = partial(Norm, kind, config.sub_batches, dtype=dtype)
+    norm = partial(Norm, kind=kind, sub_batches=config.sub_batches, dtype=dtype)
     return constructor(width=config.width, norm=norm, remat=config.remat, mean=config.mean, std=config.std)
 
 

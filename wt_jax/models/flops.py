@@ -1,4 +1,4 @@
-"""FLOPs of an encoder, counted from its structure: two per multiply-add of its convolutions and dense layers.
+"""FLOPs of an encoder, counted from its structure: two per multiply-add of its convolutions, dense layers and attention.
 
 Norms, activations and pooling are left out, as is usual for model FLOPs (https://arxiv.org/abs/2204.02311, app. B).
 Multiplications with the zeros of the padding are counted, as in published tables.
@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from wt_jax.models.layers import Conv3D
+from wt_jax.models.vit import Attention
 
 
 def forward_flops(encoder: nn.Module, clip_shape: tuple[int, int, int, int]) -> int:
@@ -26,6 +27,9 @@ def forward_flops(encoder: nn.Module, clip_shape: tuple[int, int, int, int]) -> 
         if context.method_name == "__call__" and isinstance(context.module, Conv3D | nn.Dense):
             kernel = context.module.get_variable("params", "kernel")
             total += 2 * (y.size // y.shape[-1]) * math.prod(kernel.shape)
+        elif context.method_name == "__call__" and isinstance(context.module, Attention):
+            # Queries with keys, and weights with values.
+            total += 2 * 2 * y.size * math.prod(y.shape[1:-1])
         return y
 
     with nn.intercept_methods(count):

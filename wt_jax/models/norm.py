@@ -5,6 +5,8 @@
   per-device BatchNorm of a multi-GPU run, through which MoCo's keys leak (https://arxiv.org/abs/1911.05722, sec. 3.3).
 * "group": GroupNorm, without any coupling between clips (https://arxiv.org/abs/1803.08494).
 
+"layer" is LayerNorm over the channels of each place: transformers ask for it themselves, no config names it.
+
 They are written out because flax's own fail in bfloat16 under strict dtype promotion.
 """
 
@@ -21,7 +23,7 @@ class Norm(nn.Module):
     """Normalise the channels (last axis) of an array by statistics in float32, then scale and shift.
 
     The running statistics of "batch" and "sub_batch" live in the collection "batch_stats". GroupNorm has none. Its
-    groups are 32, or the largest power of two that divides the channels.
+    groups are 32, or the largest power of two that divides the channels. Nor has LayerNorm.
     """
 
     kind: str = "batch"
@@ -35,7 +37,7 @@ class Norm(nn.Module):
         """(B, ..., C) of any float dtype -> the same shape in `dtype`.
 
         With `train` the batch is normalised by its own statistics, and the running ones move by 1 - `momentum`;
-        without, the running ones normalise. GroupNorm ignores `train`.
+        without, the running ones normalise. GroupNorm and LayerNorm ignore `train`.
         """
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
@@ -46,7 +48,10 @@ class Norm(nn.Module):
             factor = jax.lax.rsqrt(var + self.epsilon) * scale
             y = wide * factor + (bias - mean * factor)
         else:
-            mean, var = self._batch_moments(wide, train)
+            if self.kind == "layer":
+                mean, var = jnp.mean(wide, -1, keepdims=True), jnp.var(wide, -1, keepdims=True)
+            else:
+                mean, var = self._batch_moments(wide, train)
             y = (wide - mean) * (jax.lax.rsqrt(var + self.epsilon) * scale) + bias
         return y.astype(self.dtype)
 

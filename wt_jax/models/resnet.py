@@ -1,6 +1,6 @@
 """3-D residual networks: one module, and one function per published structure.
 
-R3D-18 and R(2+1)D-18 are those of torchvision (https://arxiv.org/abs/1711.11248), R3D-34 and R3D-50 those of
+R3D-18, MC3-18 and R(2+1)D-18 are those of torchvision (https://arxiv.org/abs/1711.11248), R3D-34 and R3D-50 those of
 3D-ResNets-PyTorch with 1x1x1 shortcuts (https://arxiv.org/abs/1711.09577), Slow R50 that of PySlowFast
 (https://arxiv.org/abs/1812.03982). `width` scales all channels; 64 is the published value.
 """
@@ -33,12 +33,13 @@ class Factorised(nn.Module):
 
 
 class Basic(nn.Module):
-    """Two 3x3x3 convolutions, each factorised into space and time if `factorised`, and the shortcut."""
+    """Two convolutions of `kernel`, or of 3x3x3 factorised into space and time if `factorised`, and the shortcut."""
 
     width: int
     strides: Size3
     norm: Callable[..., nn.Module]
     factorised: bool = False
+    kernel: Size3 = (3, 3, 3)
     expansion = 1
 
     @nn.compact
@@ -49,7 +50,7 @@ class Basic(nn.Module):
             middle = 27 * x.shape[-1] * self.width // (9 * x.shape[-1] + 3 * self.width)
             conv = partial(Factorised, self.width, middle)
         else:
-            conv = partial(ConvNorm, self.width, (3, 3, 3))
+            conv = partial(ConvNorm, self.width, self.kernel)
         y = conv(strides=self.strides, norm=self.norm, name="conv1")(x, train)
         y = conv(strides=(1, 1, 1), norm=self.norm, relu=False, name="conv2")(y, train)
         return nn.relu(y + _shortcut(x, self.width, self.strides, self.norm, train))
@@ -139,6 +140,13 @@ class ResNet(nn.Module):
 def r3d_18(width: int, **options) -> ResNet:
     """R3D-18 of torchvision: 33,371,472 parameters with a 400-class head."""
     return ResNet(((width, (3, 7, 7), (1, 2, 2)),), _stages((2, 2, 2, 2), Basic), width=width, **options)
+
+
+def mc3_18(width: int, **options) -> ResNet:
+    """MC3-18 of torchvision: R3D-18 whose last three stages see single frames. 11,695,440 parameters with a 400-class head."""
+    flat = tuple(Stage(2, Basic, (1, 2, 2), {"kernel": (1, 3, 3)}) for _ in range(3))
+    stages = (Stage(2, Basic, (1, 1, 1)), *flat)
+    return ResNet(((width, (3, 7, 7), (1, 2, 2)),), stages, width=width, **options)
 
 
 def r2plus1d_18(width: int, **options) -> ResNet:

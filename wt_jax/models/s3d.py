@@ -3,6 +3,7 @@
 Structure of https://arxiv.org/abs/1712.04851 as in torchvision's `s3d`: 8,320,048 parameters with a 400-class head (the
 paper says 8.77 M). S3D-G has a gate on each branch of each Inception block, as in MIL-NCE and CoCLR: 9,508,000 with the
 head (the paper says 11.56 M, without saying where all of its gates are). BatchNorm's epsilon is 1e-3 as published.
+CoCLR's code has PyTorch's 1e-5, and a last max-pool that leaves out what does not fill its window: `s3d_coclr`.
 `width` scales all channels; 64 is the published value.
 """
 
@@ -83,12 +84,15 @@ class Inception(nn.Module):
 class S3D(nn.Module):
     """Stem, nine Inception blocks, average over time and space.
 
-    `remat` recomputes each Inception block in the backward pass instead of keeping its activations.
+    `remat` recomputes each Inception block in the backward pass instead of keeping its activations. The last max-pool takes
+    2 x 2 x 2 places; those at the edge of an odd size have a window of their own, as in TensorFlow, or with
+    `whole_windows` none, as in PyTorch.
     """
 
     norm: Callable[..., nn.Module]
     width: int = 64
     gate: bool = False
+    whole_windows: bool = False
     remat: bool = False
     mean: RGB = IMAGENET_MEAN
     std: RGB = IMAGENET_STD
@@ -123,14 +127,22 @@ class S3D(nn.Module):
         x = Separable(self._scaled(192), 3, 1, self.norm, name="stem3")(x, train)
         for name, channels in BLOCKS.items():
             if name in pools:
+                if name == "5b" and self.whole_windows:
+                    t, h, w = (max(1, size // 2 * 2) for size in x.shape[1:4])
+                    x = x[:, :t, :h, :w]
                 x = max_pool(x, *pools[name])
             x = block(tuple(map(self._scaled, channels)), self.norm, self.gate, name=f"block{name}")(x, train)
         return global_pool(x) if pool else x
 
 
 def s3d(norm: Callable[..., nn.Module], **options) -> S3D:
-    """S3D without gates, the encoder of CoCLR."""
+    """S3D without gates."""
     return S3D(partial(norm, epsilon=1e-3), **options)
+
+
+def s3d_coclr(**options) -> S3D:
+    """S3D as in CoCLR's code, for its weights; see the top of this file."""
+    return S3D(whole_windows=True, **options)
 
 
 def s3dg(norm: Callable[..., nn.Module], **options) -> S3D:
