@@ -10,7 +10,8 @@ from jax.sharding import Mesh
 from wt_jax.config import Config, ConfigError, steps_of
 from wt_jax.methods import build_method
 from wt_jax.methods.base import Method
-from wt_jax.models.weights import load_encoder
+from wt_jax.models import ModelConfig
+from wt_jax.models.weights import encoder_shapes, load_encoder
 from wt_jax.train.optim import learning_rate, make_optimizer
 from wt_jax.train.sharding import make_mesh
 from wt_jax.train.step import TrainState, compile_step, make_init, make_step, state_shardings
@@ -32,6 +33,23 @@ class Program:
     def first_state(self) -> TrainState:
         """The state before the first step, on the devices."""
         return self.init(self.given)
+
+
+def _load(folder: str, model: ModelConfig) -> Any:
+    """The variables in a folder; where the encoder starts from it, `model` must say the same as the folder's model.json."""
+    saved, variables = load_encoder(Path(folder))
+    if folder != model.weights:
+        return variables
+    # A norm without statistics has other variables; that of a batch and that of its parts are the same at evaluation.
+    same_norm = encoder_shapes(model).keys() == encoder_shapes(saved).keys()
+    faults = [
+        f"config.model.{name} is {getattr(model, name)!r}, the weights in {folder} have {getattr(saved, name)!r}"
+        for name in ("name", "width", "mean", "std", *(() if same_norm else ("norm",)))
+        if getattr(model, name) != getattr(saved, name)
+    ]
+    if faults:
+        raise ConfigError("; ".join(faults))
+    return variables
 
 
 def build(config: Config, num_videos: int) -> Program:
@@ -57,7 +75,7 @@ def build(config: Config, num_videos: int) -> Program:
     schedule = learning_rate(config.optim, batch_size=train.batch_size, num_steps=num_steps, steps_per_epoch=steps_per_epoch)
     frozen = getattr(config.method, "freeze", "")
     optimizer = make_optimizer(config.optim, schedule, method.encoder.layers, frozen)
-    given = {name: load_encoder(Path(folder))[1] for name, folder in method.weights.items()}
+    given = {name: _load(folder, config.model) for name, folder in method.weights.items()}
     init = make_init(method, optimizer, config.seed)
     state = jax.eval_shape(init, given)
     shardings = state_shardings(state, mesh)

@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from wt_jax.methods.base import encoder_variables
+from wt_jax.models.weights import differences, first_faults
 from wt_jax.train.step import TrainState
 
 log = logging.getLogger(__name__)
@@ -73,6 +75,34 @@ class Checkpoints:
             manager.close()
 
 
+def read_encoder(workdir: Path, *, best: bool = False) -> tuple[int, dict[str, Any]]:
+    """Step and encoder variables (`encoder_variables`) of a workdir's last (or best) checkpoint; nothing else is read.
+
+    Neither the data nor the devices of the training are needed. Arrays are NumPy's.
+
+    Raises:
+      CheckpointError: there is no checkpoint, or it cannot be read.
+    """
+    folder = workdir / ("best" if best else "checkpoints")
+    steps = sorted(int(child.name) for child in folder.glob("*") if child.name.isdecimal())
+    if not steps:
+        raise CheckpointError(f"{folder} holds no checkpoint" + ("; --best needs config.train.eval_every" if best else ""))
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    try:
+        with ocp.CheckpointManager(folder.absolute(), item_handlers=ocp.PyTreeCheckpointHandler()) as manager:
+            stored = manager.item_metadata(steps[-1]).tree
+            state = {name: {"encoder": part["encoder"]} for name, part in stored["model_state"].items() if "encoder" in part}
+            wanted = {"params": {"encoder": stored["params"]["encoder"]}, "model_state": state}
+            wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), wanted)
+            placed = ocp.checkpoint_utils.construct_restore_args(wanted)
+            restored = manager.restore(
+                steps[-1], args=ocp.args.PyTreeRestore(item=wanted, restore_args=placed, partial_restore=True)
+            )
+    except Exception as error:  # orbax raises many kinds for damaged files
+        raise CheckpointError(f"the checkpoint of step {steps[-1]} in {folder} cannot be read ({_line(error)})") from None
+    return steps[-1], encoder_variables(*jax.device_get((restored["params"], restored["model_state"])))
+
+
 def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
     # The handler is named so that the manager can tell what is in a checkpoint before it reads it.
@@ -93,18 +123,10 @@ def _named(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
 
 
 def _compare(stored: Any, wanted: Any, step: int) -> None:
-    stored, wanted = _named(stored), _named(wanted)
-    faults = [f"{name} is missing" for name in wanted if name not in stored]
-    faults += [f"{name} is left over" for name in stored if name not in wanted]
-    faults += [
-        f"{name} is {stored[name]}, this configuration makes {wanted[name]}"
-        for name in wanted
-        if name in stored and stored[name] != wanted[name]
-    ]
+    faults = differences(_named(stored), _named(wanted), "this configuration")
     if faults:
-        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise CheckpointError(
-            f"checkpoint of step {step} does not fit the configuration: {'; '.join(faults[:3])}{more}; use another workdir"
+            f"checkpoint of step {step} does not fit the configuration: {first_faults(faults)}; use another workdir"
         )
 
 

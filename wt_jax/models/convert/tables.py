@@ -1,0 +1,139 @@
+"""The language of the tables: for each tensor of ours a row that says which tensor of theirs it is, and in which layout.
+
+`"stage{s}_block{b}/conv{c}/conv"` and `"layer{s}.{b-1}.conv{c}.0"` are one row for all blocks: `{b}` is any part of a
+name, the same on both sides, and `{b-1}` the number before it.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Row(NamedTuple):
+    """A tensor of ours, the tensor of theirs that it comes from, and the change of layout."""
+
+    ours: str
+    theirs: str
+    layout: Callable[[np.ndarray], np.ndarray]
+
+
+def _same(array: np.ndarray) -> np.ndarray:
+    return array
+
+
+def conv(ours: str, theirs: str) -> list[Row]:
+    """A convolution without bias: OIDHW to DHWIO."""
+    return [Row(f"params/{ours}/kernel", f"{theirs}.weight", lambda w: w.transpose(2, 3, 4, 1, 0))]
+
+
+def layer_norm(ours: str, theirs: str) -> list[Row]:
+    """A norm without statistics."""
+    return [Row(f"params/{ours}/scale", f"{theirs}.weight", _same), Row(f"params/{ours}/bias", f"{theirs}.bias", _same)]
+
+
+def batch_norm(ours: str, theirs: str) -> list[Row]:
+    """A norm with running statistics; PyTorch's counter of batches is dropped."""
+    mean = Row(f"batch_stats/{ours}/mean", f"{theirs}.running_mean", _same)
+    return [*layer_norm(ours, theirs), mean, Row(f"batch_stats/{ours}/var", f"{theirs}.running_var", _same)]
+
+
+def dense(ours: str, theirs: str) -> list[Row]:
+    """A linear map with bias: (out, in) to (in, out)."""
+    return [kernel(ours, theirs), bias(ours, f"{theirs}.bias")]
+
+
+def kernel(ours: str, theirs: str) -> Row:
+    """The kernel alone."""
+    return Row(f"params/{ours}/kernel", f"{theirs}.weight", lambda w: w.transpose(1, 0))
+
+
+def bias(ours: str, theirs: str) -> Row:
+    """A bias, by its full name."""
+    return Row(f"params/{ours}/bias", theirs, _same)
+
+
+def find_row(rows: Iterable[Row], ours: str) -> tuple[Row, str]:
+    """The row of a tensor of ours and the name of theirs; KeyError for one that the table forgot."""
+    for row in rows:
+        pattern = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/_]+)", re.escape(row.ours))
+        if match := re.fullmatch(pattern, ours):
+            return row, _filled(row.theirs, match.groupdict())
+    raise KeyError(f"no row for {ours}")
+
+
+def _filled(template: str, parts: Mapping[str, str]) -> str:
+    def value(match: re.Match) -> str:
+        return str(int(parts[match[1]]) - 1) if match[2] else parts[match[1]]
+
+    return re.sub(r"\{(\w+?)(-1)?\}", value, template)
+
+
+# Left out of every file.
+_EVERYWHERE = {
+    r".*\.num_batches_tracked$": "counters of PyTorch's BatchNorm",
+    r"encoder_k\.": "the momentum copy of the encoder",
+    r"queue": "queues",
+}
+
+
+class Sorted(NamedTuple):
+    """A file by use: the encoder's tensors by their names in the table, their names in the file, what is dropped, faults."""
+
+    tensors: dict[str, np.ndarray]
+    names: dict[str, str]
+    dropped: dict[str, list[str]]
+    faults: list[str]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One way to name an encoder's tensors.
+
+    Attributes:
+      title: whose names.
+      marker: regular expression that some name of such a file contains.
+      rows: the table.
+      prefixes: what may stand before the encoder's names; the first that occurs is taken off.
+      dropped: regular expression of the beginning of a name, with or without the prefix -> what is left out with it.
+      aliases: second beginnings of names under which a file holds the same tensors again.
+    """
+
+    title: str
+    marker: str
+    rows: tuple[Row, ...]
+    prefixes: tuple[str, ...] = ()
+    dropped: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+    def is_of(self, state: Mapping[str, np.ndarray]) -> bool:
+        """Whether a state dict uses these names."""
+        return any(re.search(self.marker, name) for name in state)
+
+    def sort(self, state: Mapping[str, np.ndarray]) -> Sorted:
+        """Split a state dict into the encoder's tensors and what is dropped."""
+        prefix = next((p for p in self.prefixes if any(name.startswith(p) for name in state)), "")
+        found = Sorted({}, {}, {}, [])
+        for name, array in state.items():
+            short = name.removeprefix(prefix)
+            what = self._dropped(name) or self._dropped(short)
+            if what:
+                found.dropped.setdefault(what, []).append(name)
+                continue
+            place = self._canonical(short)
+            if place in found.tensors and not np.array_equal(found.tensors[place], array):
+                found.faults.append(f"{name} differs from {found.names[place]}, though both are one layer")
+            found.tensors[place], found.names[place] = array, name
+        return found
+
+    def _dropped(self, name: str) -> str | None:
+        rules = {**self.dropped, **_EVERYWHERE}
+        return next((what for pattern, what in rules.items() if re.match(pattern, name)), None)
+
+    def _canonical(self, name: str) -> str:
+        for alias, first in self.aliases.items():
+            if name.startswith(f"{alias}."):
+                return first + name.removeprefix(alias)
+        return name
