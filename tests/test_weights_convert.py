@@ -22,8 +22,8 @@ from wt_jax.data.sources import open_source
 from wt_jax.data.views import PixelSpec, ViewSpec
 from wt_jax.models import build_encoder
 from wt_jax.models.convert import KINDS, convert, convert_file
+from wt_jax.models.convert.folder import convert_weights
 from wt_jax.models.weights import WeightsError, load_encoder
-from wt_jax.tools.convert_weights import convert_weights
 
 VIDEOMAE = {"small": (384, 6, 12), "base": (768, 12, 12), "large": (1024, 16, 24)}
 # Mean and deviation as the original projects write them, not as our tables do.

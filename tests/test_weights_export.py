@@ -13,9 +13,9 @@ from wt_jax.config import ConfigError, resolve
 from wt_jax.methods.base import encoder_variables
 from wt_jax.models import ModelConfig, build_encoder
 from wt_jax.models.weights import WeightsError, encoder_shapes, load_encoder, save_encoder
-from wt_jax.tools.export_weights import export_weights
 from wt_jax.train.build import build
 from wt_jax.train.checkpoint import CheckpointError
+from wt_jax.train.export import export_weights
 from wt_jax.train.loop import prepare, train
 from wt_jax.train.workdir import open_workdir
 
@@ -93,7 +93,7 @@ def test_workdirs_without_a_run_or_a_checkpoint_are_named(trained, tmp_path):
     with pytest.raises(ConfigError, match=r"holds no config.json"):
         export_weights(tmp_path, tmp_path / "out")
     (tmp_path / "config.json").write_text((trained[0] / "config.json").read_text())
-    with pytest.raises(CheckpointError, match="best holds no checkpoint; --best needs config.train.eval_every"):
+    with pytest.raises(CheckpointError, match=r"best holds no checkpoint; --best needs config.train.eval_every"):
         export_weights(tmp_path, tmp_path / "out", best=True)
 
 
@@ -140,7 +140,7 @@ def test_a_damaged_folder_is_named_and_a_saved_one_forgets_where_it_started(tmp_
     with pytest.raises(WeightsError, match="holds no exported encoder"):
         load_encoder(tmp_path)
     (tmp_path / "model.json").write_text('{"name": "s3d", "depth": 3}')
-    with pytest.raises(WeightsError, match="holds no exported encoder that can be read .*depth"):
+    with pytest.raises(WeightsError, match=r"holds no exported encoder that can be read .*depth"):
         load_encoder(tmp_path)
     config = ModelConfig("small_r2plus1d", width=2, weights="elsewhere")
     variables = {name: np.zeros(shape, np.float32) for name, shape in encoder_shapes(config).items()}
