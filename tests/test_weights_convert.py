@@ -80,13 +80,13 @@ def theirs(kind, network, clips):
 
 
 @partial(jax.jit, static_argnums=0)
-def apply(encoder, variables, clips):
-    return encoder.apply(variables, clips, False)
+def apply(config, variables, clips):
+    return build_encoder(config).apply(variables, clips, False)
 
 
 def ours(made, clips):
     with jax.default_matmul_precision("float32"):
-        return np.asarray(apply(build_encoder(made.config), made.variables, jnp.asarray(clips)))
+        return np.asarray(apply(made.config, made.variables, jnp.asarray(clips)))
 
 
 def arrays(network):
@@ -152,7 +152,7 @@ def feature_by_pipeline(made, path, frames, stride, side, windows, tmp_path):
     (batch,) = eval_batches(open_source(str(listed)), view, windows=windows, batch_size=1)
     assert batch["valid"].all()
     clips = finish_view(jnp.asarray(batch["clip"][0]), jnp.zeros(windows, jnp.int32), jax.random.key(0), PixelSpec())
-    return np.mean([ours(made, clip[None])[0] for clip in clips], axis=0)
+    return ours(made, clips).mean(0)
 
 
 def compare_from_file(kind, path, frames, stride, side, tmp_path, record):

@@ -75,7 +75,7 @@ def model_card(
       results: scores by row and name, where there are any.
       run: the whole configuration of the run, where there is one; else the encoder's alone is shown.
     """
-    fields = dataclasses.asdict(config)
+    fields = dataclasses.asdict(dataclasses.replace(config, weights=""))
     default = dataclasses.asdict(ModelConfig())
     flags = (f"--config.model.{k}={_flag(v)}" for k, v in fields.items() if k in ("name", "width") or v != default[k])
     return _CARD.format(

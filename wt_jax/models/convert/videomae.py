@@ -9,7 +9,7 @@ import numpy as np
 
 from wt_jax.models.convert.tables import Row, Source, bias, dense, kernel, layer_norm
 
-CLIP = "16 frames, every 4th, short side 224, centre crop 224"
+CLIP = "16 frames, every 4th on Kinetics-400, short side 224, centre crop 224"
 
 _HEAD = {r"classifier\.|head\.": "classifier"}
 _DECODER = {r"decoder\.|encoder_to_decoder\.|mask_token$": "decoder of the pre-training"}
