@@ -299,7 +299,10 @@ def broken(**changes):
         ({"layer1__0__conv1__0__weight": lambda a: None}, "layer1.0.conv1.0.weight is missing"),
         ({"layer2__0__downsample__1__running_var": lambda a: None}, "layer2.0.downsample.1.running_var is missing"),
         ({"layer5__0__weight": lambda a: np.zeros(3)}, "layer5.0.weight is left over"),
-        ({"stem__0__weight": lambda a: a[:, :, :1]}, r"stem.0.weight is \(64, 3, 1, 7, 7\), which does not make the .* stem1"),
+        (
+            {"stem__0__weight": lambda a: a[:, :, :1]},
+            r"stem.0.weight is \(64, 3, 1, 7, 7\), which does not make the .*params/stem1",
+        ),
         ({"stem__0__weight": lambda a: a[0, 0]}, r"stem.0.weight is \(3, 7, 7\)"),
         ({"stem__1__bias": lambda a: a * np.nan}, "stem.1.bias holds values that are not finite"),
     ],
@@ -343,7 +346,7 @@ class Anything:
 
 def test_files_that_cannot_be_read_are_named(tmp_path, monkeypatch):
     torch.save({"state_dict": Anything()}, tmp_path / "code.pth")
-    torch.save({"weights": torch.zeros(3)}, tmp_path / "other.pth")
+    torch.save({"epoch": 3, "model": {"name": "s3d"}}, tmp_path / "other.pth")
     (tmp_path / "torn.safetensors").write_bytes(b"abc")
     for name, message in {
         "none.pth": "none.pth is no file",

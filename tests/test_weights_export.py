@@ -14,7 +14,7 @@ from wt_jax.methods.base import encoder_variables
 from wt_jax.models import ModelConfig, build_encoder
 from wt_jax.models.weights import WeightsError, encoder_shapes, load_encoder, save_encoder
 from wt_jax.train.build import build
-from wt_jax.train.checkpoint import CheckpointError
+from wt_jax.train.checkpoint import CheckpointError, Checkpoints
 from wt_jax.train.export import export_weights
 from wt_jax.train.loop import prepare, train
 from wt_jax.train.workdir import open_workdir
@@ -27,7 +27,6 @@ def small_config(folder, **changes):
     config.model.width, config.model.norm = 8, "batch"
     config.model.mean, config.model.std = (0.4, 0.5, 0.6), (0.3, 0.2, 0.1)
     config.train.batch_size, config.method.queue_size, config.train.duration = 8, 16, "3 steps"
-    config.train.eval_every, config.eval.batch_size, config.eval.windows, config.eval.k = "2 steps", 8, 1, 5
     for key, value in changes.items():
         config.update_from_flattened_dict({key.replace("__", "."): value})
     return resolve(config)
@@ -35,11 +34,15 @@ def small_config(folder, **changes):
 
 @pytest.fixture(scope="module")
 def trained(small_set, tmp_path_factory):
-    """A workdir of three steps, its best after two, and the variables of the encoder after three."""
+    """A workdir of three steps, whose best is that of step 0, and the variables of the encoder after three."""
     workdir = tmp_path_factory.mktemp("trained") / "run"
     config = small_config(small_set)
     open_workdir(workdir, config)
-    state = train(prepare(config), workdir)
+    run = prepare(config)
+    state = train(run, workdir)
+    checkpoints = Checkpoints(workdir)
+    checkpoints.save_best(run.program.first_state())
+    checkpoints.close()
     (workdir / "results.json").write_text(json.dumps({"pre-trained": {"knn_top1": 0.25, "recall@1": 0.5}}))
     return workdir, config, jax.device_get(encoder_variables(state.params, state.model_state))
 
@@ -81,7 +84,7 @@ def test_the_best_checkpoint_is_another_and_nothing_is_overwritten(trained, expo
     workdir, _, variables = trained
     export_weights(workdir, tmp_path / "best", best=True)
     card = (tmp_path / "best" / "README.md").read_text()
-    assert "this is step 2, the best by kNN" in card
+    assert "this is step 0, the best by kNN" in card
     assert "## Results" not in card
     kernel = load_encoder(tmp_path / "best")[1]["params"]["space1"]["conv"]["kernel"]
     assert np.any(kernel != variables["params"]["space1"]["conv"]["kernel"])

@@ -35,7 +35,7 @@ def _separable(ours: str, theirs: str) -> tuple:
 
 SOURCE = Source(
     title="CoCLR",
-    marker=r"Mixed_3b\.branch0\.0\.conv\.weight$",
+    marker=r"Mixed_\d\w\.branch0\.0\.conv\.weight$",
     rows=(
         *_separable("stem1", "Conv_1a"),
         *_both("stem2", "Conv_2b"),

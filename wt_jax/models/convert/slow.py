@@ -12,7 +12,7 @@ _PREFIXES = ("encoder_q.", "backbone.")
 
 PYTORCHVIDEO = Source(
     title="PyTorchVideo",
-    marker=r"blocks\.1\.res_blocks\.",
+    marker=r"blocks\.\d\.res_blocks\.",
     rows=(
         *conv("stem1/conv", "blocks.0.conv"),
         *batch_norm("stem1/norm", "blocks.0.norm"),
@@ -34,7 +34,7 @@ PYTORCHVIDEO = Source(
 # PySlowFast calls our stages 1 to 4 s2 to s5; the table has a group of rows for each.
 PYSLOWFAST = Source(
     title="PySlowFast",
-    marker=r"s2\.pathway0_res0\.",
+    marker=r"s\d\.pathway0_res\d\.",
     rows=(
         *conv("stem1/conv", "s1.pathway0_stem.conv"),
         *batch_norm("stem1/norm", "s1.pathway0_stem.bn"),

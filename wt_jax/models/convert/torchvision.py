@@ -17,7 +17,7 @@ _PREFIXES = ("encoder_q.", "backbone.")
 
 PLAIN = Source(
     title="torchvision",
-    marker=r"layer1\.0\.conv1\.0\.weight$",
+    marker=r"layer\d\.\d\.conv\d\.0\.weight$",
     rows=(
         *conv("stem1/conv", "stem.0"),
         *batch_norm("stem1/norm", "stem.1"),
@@ -31,7 +31,7 @@ PLAIN = Source(
 
 FACTORISED = Source(
     title="torchvision",
-    marker=r"layer1\.0\.conv1\.0\.0\.weight$",
+    marker=r"layer\d\.\d\.conv\d\.0\.0\.weight$",
     rows=(
         *conv("stem1/conv", "stem.0"),
         *batch_norm("stem1/norm", "stem.1"),

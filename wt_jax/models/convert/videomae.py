@@ -60,12 +60,12 @@ def _transformers(title: str, marker: str, query_bias: str, value_bias: str) -> 
     )
 
 
-TRANSFORMERS = _transformers("transformers", r"layer\.0\.attention\.attention\.query\.bias$", "query.bias", "value.bias")
-TRANSFORMERS_4 = _transformers("transformers before 5", r"layer\.0\.attention\.attention\.q_bias$", "q_bias", "v_bias")
+TRANSFORMERS = _transformers("transformers", r"\.layer\.\d+\.attention\.attention\.query\.bias$", "query.bias", "value.bias")
+TRANSFORMERS_4 = _transformers("transformers before 5", r"\.layer\.\d+\.attention\.attention\.q_bias$", "q_bias", "v_bias")
 
 AUTHORS = Source(
     title="VideoMAE's authors",
-    marker=r"blocks\.0\.attn\.qkv\.weight$",
+    marker=r"blocks\.\d+\.attn\.qkv\.weight$",
     rows=(
         *_tubelets("patch_embed.proj"),
         *layer_norm("block{i}/norm1", "blocks.{i-1}.norm1"),
