@@ -102,9 +102,11 @@ def eval_batches(
       start: the first batch to yield.
 
     Yields:
-      "clip" uint8 [b, windows * crops, num_frames, size, size, 3], with b = batch_size // num_hosts; "label" and "video" int32
-      [b]; "valid" bool [b]. All hosts see the same number of batches: the last is padded with video and label -1 and
-      valid False. A video that cannot be decoded has zeros and valid False.
+      "clip" uint8 [b, windows * crops, num_frames, size, size, 3], with b = batch_size // num_hosts; "time" float32
+      [b, windows, 2], when the first and the last frame of each window appear, in seconds from the video's first frame (the
+      last before the first where a short video is looped); "label" and "video" int32 [b]; "valid" bool [b]. All hosts see
+      the same number of batches: the last is padded with video and label -1 and valid False. A video that cannot be
+      decoded has zeros and valid False.
 
     Raises:
       ValueError: the view is random or cannot have that many crops, or the batch cannot be shared evenly by the hosts.
@@ -174,27 +176,32 @@ class _EvalClips:
     def __call__(self, index: int) -> dict[str, np.ndarray]:
         size = self.view.size
         clip = np.zeros((self.windows * self.crops, self.view.num_frames, size, size, 3), np.uint8)
+        time = np.zeros((self.windows, 2), np.float32)
         label, video, valid = -1, -1, False
         if index < len(self.videos):
             record = self.videos[index]
             label, video = record.label, record.index
             try:
-                clip = self._clips(record)
+                clip, time = self._clips(record)
                 valid = True
             except VideoError:
                 pass  # Named by the main process, which sees that a video is not valid.
         return {
             "clip": clip,
+            "time": time,
             "label": np.int32(label),
             "video": np.int32(video),
             "valid": np.bool_(valid),
         }
 
-    def _clips(self, record: Record) -> np.ndarray:
+    def _clips(self, record: Record) -> tuple[np.ndarray, np.ndarray]:
         info = probe(record.path)
-        wanted, order = np.unique(np.concatenate(spread_windows(info, self.view, self.windows)), return_inverse=True)
+        frames = np.stack(spread_windows(info, self.view, self.windows))
+        wanted, order = np.unique(frames, return_inverse=True)
         crops = spread_crops(decode(record.path, wanted, info), self.view, self.crops)
-        return np.concatenate([crops[:, places] for places in order.reshape(self.windows, -1)])
+        time = (info.pts[frames[:, [0, -1]]] - info.pts[0]) * float(info.time_base)
+        clips = [crops[:, places] for places in order.reshape(self.windows, -1)]
+        return np.concatenate(clips), time.astype(np.float32)
 
 
 def _share(batch_size: int, host: int, num_hosts: int) -> int:
