@@ -5,7 +5,8 @@ import inspect
 import numpy as np
 import pytest
 
-from wt_jax.eval.linear import linear_probe, stratified_part
+from wt_jax.eval.held_out import stratified_part
+from wt_jax.eval.linear import linear_probe
 
 
 def make_sets(seed=0, train=200, test=100, dim=10, classes=4, noise=0.4):

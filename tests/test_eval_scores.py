@@ -3,16 +3,11 @@
 import numpy as np
 import pytest
 
-from wt_jax.eval import scores
-from wt_jax.eval.scores import (
-    EvalSettings,
-    bootstrap_interval,
-    confusion_matrix,
-    evaluate_leave_one_group_out,
-    evaluate_split,
-    per_class_accuracy,
-    top1,
-)
+from wt_jax.eval import stored
+from wt_jax.eval.evaluate import EvalSettings, evaluate_leave_one_group_out, evaluate_split
+from wt_jax.eval.knn import weighted_knn
+from wt_jax.eval.linear import linear_probe
+from wt_jax.eval.scores import bootstrap_interval, confusion_matrix, per_class_accuracy, top1
 
 KEYS = {
     "knn_top1",
@@ -78,7 +73,7 @@ def test_bootstrap_covers_the_true_accuracy():
 
 
 def test_bootstrap_errors():
-    with pytest.raises(ValueError, match="correct has shape"):
+    with pytest.raises(ValueError, match="do not fit together"):
         bootstrap_interval(np.zeros(0, bool))
     with pytest.raises(ValueError, match="level is 95"):
         bootstrap_interval(np.ones(3, bool), level=95)
@@ -121,12 +116,12 @@ def test_scrambled_test_labels_change_no_prediction_and_no_choice(monkeypatch):
 
         return call
 
-    monkeypatch.setattr(scores, "linear_probe", recorded(scores.linear_probe))
-    monkeypatch.setattr(scores, "weighted_knn", recorded(scores.weighted_knn))
+    monkeypatch.setattr(stored, "linear_probe", recorded(linear_probe))
+    monkeypatch.setattr(stored, "weighted_knn", recorded(weighted_knn))
     true = evaluate_split(*train, test, test_labels, EvalSettings())
     scrambled = evaluate_split(*train, test, np.random.default_rng(0).permutation(test_labels), EvalSettings())
     assert true["linear_top1"] > scrambled["linear_top1"]
-    probe, voted, scrambled_probe, scrambled_voted = seen
+    voted, probe, scrambled_voted, scrambled_probe = seen
     np.testing.assert_array_equal(probe.predictions, scrambled_probe.predictions)
     np.testing.assert_array_equal(voted, scrambled_voted)
     assert (probe.learning_rate, probe.weight_decay, probe.held_out_accuracy) == (
@@ -158,9 +153,9 @@ def test_leave_one_group_out_equals_pooled_predictions():
         test = groups == name
         train = features[~test] - features[~test].mean(0)
         query = features[test] - features[test].mean(0)
-        pooled_knn[test] = scores.weighted_knn(train, labels[~test], query, k=5)
-        pooled_linear[test] = scores.linear_probe(features[~test], labels[~test], features[test]).predictions
-        hits[test] = scores.weighted_knn(train, labels[~test], query, k=1) == labels[test]
+        pooled_knn[test] = weighted_knn(train, labels[~test], query, k=5)
+        pooled_linear[test] = linear_probe(features[~test], labels[~test], features[test]).predictions
+        hits[test] = weighted_knn(train, labels[~test], query, k=1) == labels[test]
     result = evaluate_leave_one_group_out(features, labels, groups, EvalSettings(k=5))
     assert result.keys() == KEYS
     assert result["knn_top1"] == pytest.approx(top1(pooled_knn, labels))

@@ -5,9 +5,22 @@ class with weight exp(cosine / temperature). They use k = 200 on ImageNet; 20 is
 al. 2021, arXiv 2104.14294), and 0.07 is the temperature of both.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
+from wt_jax.eval.held_out import stratified_part
 from wt_jax.eval.retrieval import check_features, check_labels, check_pair, similarity_chunks, top_k
+
+
+@dataclass(frozen=True)
+class KnnChoice:
+    """The neighbours and the temperature that did best on a held-out part of the training set, and how well in [0, 1]."""
+
+    k: int
+    temperature: float
+    held_out_accuracy: float
 
 
 def weighted_knn(
@@ -52,10 +65,58 @@ def weighted_knn(
     predictions = np.empty(len(test), np.int32)
     for rows, similarity in similarity_chunks(test, train):
         neighbours = top_k(similarity, k)
-        closeness = np.take_along_axis(similarity, neighbours, axis=1).astype(np.float64)
-        # Relative to the nearest, which leaves the winner as it is and keeps exp in range at any temperature.
-        weight = np.exp((closeness - closeness[:, :1]) / temperature)
-        votes = np.zeros((len(similarity), num_classes))
-        np.add.at(votes, (np.arange(len(similarity))[:, None], labels[neighbours]), weight)
-        predictions[rows] = votes.argmax(axis=1)
+        closeness = np.take_along_axis(similarity, neighbours, axis=1)
+        predictions[rows] = _vote(closeness, labels[neighbours], temperature, num_classes)
     return predictions
+
+
+def choose_knn(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    *,
+    ks: Sequence[int],
+    temperatures: Sequence[float],
+    seed: int = 0,
+) -> KnnChoice:
+    """Chooses k and temperature by the accuracy on a stratified fifth of the training set; the first among equals.
+
+    No test item is an argument, so that no choice can depend on one.
+
+    Args:
+      train_features: (N, D) float features.
+      train_labels: (N,) integer classes, none negative.
+      ks: candidates, each at least 1; more than the remaining items means all of them.
+      temperatures: candidates, each above 0.
+      seed: of the held-out part.
+
+    Raises:
+      ValueError: as `weighted_knn`, an empty list of candidates, or no class with two items.
+    """
+    train = check_features("train_features", train_features)
+    labels = check_labels("train_labels", train_labels, len(train))
+    if not ks or min(ks) < 1 or not temperatures or not min(temperatures) > 0:
+        raise ValueError(f"ks {tuple(ks)} and temperatures {tuple(temperatures)} must be some, from 1 and above 0")
+    held_out = stratified_part(labels, fraction=0.2, seed=seed)
+    if not held_out.any():
+        raise ValueError("train_labels has no class with two items to hold one out; fix one k and one temperature")
+    gallery, classes, num_classes = train[~held_out], labels[~held_out], int(labels.max()) + 1
+    targets = labels[held_out]
+    hits = {(k, temperature): 0 for k in ks for temperature in temperatures}
+    for rows, similarity in similarity_chunks(train[held_out], gallery):
+        neighbours = top_k(similarity, min(max(ks), len(gallery)))
+        closeness = np.take_along_axis(similarity, neighbours, axis=1)
+        for k, temperature in hits:
+            voted = _vote(closeness[:, :k], classes[neighbours[:, :k]], temperature, num_classes)
+            hits[k, temperature] += int((voted == targets[rows]).sum())
+    best = max(hits, key=hits.__getitem__)
+    return KnnChoice(*best, hits[best] / len(targets))
+
+
+def _vote(closeness: np.ndarray, labels: np.ndarray, temperature: float, num_classes: int) -> np.ndarray:
+    """Classes (Q,) that win the votes of neighbours (Q, k), the nearest first, by their similarities and labels."""
+    closeness = closeness.astype(np.float64)
+    # Relative to the nearest, which leaves the winner as it is and keeps exp in range at any temperature.
+    weight = np.exp((closeness - closeness[:, :1]) / temperature)
+    votes = np.zeros((len(closeness), num_classes))
+    np.add.at(votes, (np.arange(len(closeness))[:, None], labels), weight)
+    return votes.argmax(axis=1)

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wt_jax.eval.held_out import accuracy_and_likelihood, stratified_part, top_classes
 from wt_jax.eval.retrieval import check_features, check_labels, check_pair
 
 
@@ -24,17 +25,22 @@ class LinearProbe:
     """What `linear_probe` predicts and what it chose.
 
     Attributes:
-      predictions: (M,) int32 classes of the test items.
+      ranked: (M, min(5, C)) int32, the most likely classes of the test items, the likeliest first.
       learning_rate: the chosen learning rate.
       weight_decay: the chosen weight decay.
       held_out_accuracy: accuracy of that choice on the held-out part of the training set, in [0, 1]; None if there was
         nothing to choose.
     """
 
-    predictions: np.ndarray
+    ranked: np.ndarray
     learning_rate: float
     weight_decay: float
     held_out_accuracy: float | None
+
+    @property
+    def predictions(self) -> np.ndarray:
+        """(M,) int32 classes of the test items."""
+        return self.ranked[:, 0]
 
 
 def linear_probe(
@@ -85,44 +91,13 @@ def linear_probe(
         if not held_out.any():
             raise ValueError("train_labels has no class with two items to hold one out; fix one rate and one decay")
         candidates = fit(train[~held_out], targets[~held_out], train[held_out], grid)
-        scores = [_score(logits, targets[held_out]) for logits in candidates]
+        scores = [accuracy_and_likelihood(logits, targets[held_out]) for logits in candidates]
         choice = scores.index(max(scores))
         accuracy = scores[choice][0]
     (logits,) = fit(train, targets, test, [grid[choice]])
     if not np.isfinite(logits).all():
         raise ValueError(f"the linear probe diverged at learning rate {grid[choice][0]}; pass smaller learning_rates")
-    predictions = classes[logits.argmax(axis=1)].astype(np.int32)
-    return LinearProbe(predictions, *grid[choice], accuracy)
-
-
-def stratified_part(labels: np.ndarray, *, fraction: float, seed: int) -> np.ndarray:
-    """Marks a random part of each class: `fraction` of its items, at least 1, but none of a class with one item.
-
-    Args:
-      labels: (N,) integer classes.
-      fraction: between 0 and 1.
-      seed: of the draw.
-
-    Returns:
-      (N,) bool, True for the marked items.
-    """
-    rng = np.random.default_rng(seed)
-    marked = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        if len(members) > 1:
-            marked[members[: max(1, round(fraction * len(members)))]] = True
-    return marked
-
-
-def _score(logits: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
-    """(accuracy, minus cross-entropy) of (N, C) logits; below every finite score if the fit diverged."""
-    if not np.isfinite(logits).all():
-        return -np.inf, -np.inf
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    accuracy = (logits.argmax(axis=1) == targets).mean()
-    return float(accuracy), float(log_p[np.arange(len(targets)), targets].mean())
+    return LinearProbe(top_classes(logits, classes), *grid[choice], accuracy)
 
 
 def _fit(features, targets, other, grid, *, num_classes, epochs, batch_size, seed) -> Iterator[np.ndarray]:

@@ -171,12 +171,25 @@ def retrieval_recall(
     Raises:
       ValueError: as `nearest`, or labels that do not fit.
     """
+    hits = retrieval_hits(query_features, query_labels, gallery_features, gallery_labels, ks, centre)
+    return {k: float(hit.mean()) for k, hit in hits.items()}
+
+
+def retrieval_hits(
+    query_features: np.ndarray,
+    query_labels: np.ndarray,
+    gallery_features: np.ndarray,
+    gallery_labels: np.ndarray,
+    ks: Sequence[int] = (1, 5, 10, 20, 50),
+    centre: bool = True,
+) -> dict[int, np.ndarray]:
+    """{k: (Q,) bool, whether an item of the query's class is among the k nearest}; the rest is as in `retrieval_recall`."""
     query_labels, gallery_labels = _prepared_labels(query_features, query_labels, gallery_features, gallery_labels)
     if not ks or min(ks) < 1:
         raise ValueError(f"ks is {tuple(ks)}; ask for at least one k, each at least 1")
     neighbours = nearest(query_features, gallery_features, max(ks), centre)
     hit = gallery_labels[neighbours] == query_labels[:, None]
-    return {k: float(hit[:, :k].any(axis=1).mean()) for k in ks}
+    return {k: hit[:, :k].any(axis=1) for k in ks}
 
 
 def mean_average_precision(
@@ -188,8 +201,24 @@ def mean_average_precision(
 ) -> float:
     """Mean over the queries of the average precision of the whole ranked gallery (Manning et al. 2008, section 8.4).
 
-    The average precision of a query is the mean, over the gallery items of its class, of the precision at their rank;
-    0 if there is none (our choice: the query then counts as a failure, as in `retrieval_recall`).
+    Arguments and errors are those of `average_precisions`.
+
+    Returns:
+      A number in [0, 1].
+    """
+    return float(average_precisions(query_features, query_labels, gallery_features, gallery_labels, centre).mean())
+
+
+def average_precisions(
+    query_features: np.ndarray,
+    query_labels: np.ndarray,
+    gallery_features: np.ndarray,
+    gallery_labels: np.ndarray,
+    centre: bool = True,
+) -> np.ndarray:
+    """The average precision of each query: the mean, over the gallery items of its class, of the precision at their rank.
+
+    It is 0 if there is none (our choice: the query then counts as a failure, as in `retrieval_recall`).
 
     Args:
       query_features: (Q, D) float features.
@@ -199,7 +228,7 @@ def mean_average_precision(
       centre: whether each set is first centred by its own mean.
 
     Returns:
-      A number in [0, 1].
+      (Q,) float64 in [0, 1].
 
     Raises:
       ValueError: as `retrieval_recall`.
@@ -213,7 +242,7 @@ def mean_average_precision(
         relevant = ranked == query_labels[rows, None]
         precision_at_hits = (relevant.cumsum(axis=1) / ranks * relevant).sum(axis=1)
         precisions[rows] = precision_at_hits / np.maximum(relevant.sum(axis=1), 1)
-    return float(precisions.mean())
+    return precisions
 
 
 def _prepared(query: np.ndarray, gallery: np.ndarray, centre: bool) -> tuple[np.ndarray, np.ndarray]:

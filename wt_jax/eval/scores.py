@@ -1,33 +1,92 @@
-"""From predictions to numbers: accuracies, intervals, and the full set of scores of one encoder's features.
+"""From predictions to numbers: accuracies, per-class results, confusion matrices and bootstrap intervals.
 
-kNN as in Wu et al. 2018 (arXiv 1805.01978), linear probe and retrieval as in CoCLR (Han et al. 2020, arXiv 2010.09709).
-All scores are shares in [0, 1]. A test class that is absent from training is allowed; its items count as wrong.
+Every protocol ends in a `Result`: what it gave for each test item. All numbers follow from that. All scores are shares in
+[0, 1]. A test class that is absent from training is allowed; its items count as wrong.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from wt_jax.eval.knn import weighted_knn
-from wt_jax.eval.linear import linear_probe
-from wt_jax.eval.retrieval import centred, check_features, check_labels, mean_average_precision, retrieval_recall
+# Random numbers held at once while resampling: 2^22 int64 counts are 32 MiB.
+_CHUNK_VALUES = 2**22
+
+
+class Number(NamedTuple):
+    """A score and its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
-class EvalSettings:
-    """How features are compared.
+class Result:
+    """What one protocol gave for each test item, of one split or of several.
 
     Attributes:
-      k: neighbours that vote in kNN.
-      temperature: of the kNN vote.
-      centre: whether each set is centred by its own mean before kNN and retrieval. CoCLR does so for retrieval; for kNN
-        it is our choice. It uses the test features (never their labels) as a whole, so a test set must have two items
-        or more. The linear probe always standardises by training statistics instead.
+      items: (R,) integers or text, which item a row is about; an item of several splits or draws has several rows.
+      folds: (R,) int32, split and draw that a row belongs to. A number is the mean over the folds of the mean over their rows.
+      labels: (R,) int32.
+      values: {name of the number: (R,) float64}, 1 or 0 for hits, an average precision for the mean average precision.
+      predictions: (R,) int32 classes; None where a protocol makes none or several.
+      chosen: what was chosen on the training set, once per fit.
     """
 
-    k: int = 20
-    temperature: float = 0.07
-    centre: bool = True
+    items: np.ndarray
+    folds: np.ndarray
+    labels: np.ndarray
+    values: Mapping[str, np.ndarray]
+    predictions: np.ndarray | None = None
+    chosen: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+
+    def numbers(self) -> dict[str, Number]:
+        """The headline numbers with their intervals."""
+        names = list(self.values)
+        table = np.stack([np.asarray(self.values[name], np.float64) for name in names], axis=1)
+        lows, highs = bootstrap_intervals(table, self.items, self.folds)
+        means = fold_means(table, self.folds)
+        return {
+            name: Number(float(mean), float(low), float(high))
+            for name, mean, low, high in zip(names, means, lows, highs, strict=True)
+        }
+
+
+def hits(ranked: np.ndarray, labels: np.ndarray, suffix: str = "") -> dict[str, np.ndarray]:
+    """Per-item values "top1" and, where five classes are ranked, "top5" of (R, K) ranked classes, K at least 1."""
+    right = np.asarray(ranked) == np.asarray(labels)[:, None]
+    values = {f"top1{suffix}": right[:, 0].astype(np.float64)}
+    if right.shape[1] >= 5:
+        values[f"top5{suffix}"] = right[:, :5].any(axis=1).astype(np.float64)
+    return values
+
+
+def join(results: Sequence[Result], *, one_fold: bool = False) -> Result:
+    """The rows of several results; with `one_fold`, as parts of one test set (groups left out in turn).
+
+    A number that not every result has is left out: top-5 of a fold with too few classes, for one.
+    """
+    shift, folds = 0, []
+    for result in results:
+        folds.append(np.zeros_like(result.folds) if one_fold else result.folds + np.int32(shift))
+        shift += int(result.folds.max()) + 1
+    names = [name for name in results[0].values if all(name in result.values for result in results)]
+    known = all(result.predictions is not None for result in results)
+    return Result(
+        items=np.concatenate([result.items for result in results]),
+        folds=np.concatenate(folds),
+        labels=np.concatenate([result.labels for result in results]),
+        values={name: np.concatenate([result.values[name] for result in results]) for name in names},
+        predictions=np.concatenate([result.predictions for result in results]) if known else None,
+        chosen=[choice for result in results for choice in result.chosen],
+    )
+
+
+def fold_means(values: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """(R, ...) values of rows -> the mean over the folds of the mean over each fold's rows."""
+    return np.mean([values[folds == fold].mean(axis=0) for fold in np.unique(folds)], axis=0)
 
 
 def top1(predictions: np.ndarray, labels: np.ndarray) -> float:
@@ -78,115 +137,74 @@ def per_class_accuracy(predictions: np.ndarray, labels: np.ndarray, num_classes:
 
 
 def bootstrap_interval(
-    correct: np.ndarray, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+    values: np.ndarray, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of an accuracy (Efron and Tibshirani 1993, chapter 13).
+    """`bootstrap_intervals` of one number of one test set: `values` (N,) bool or float, one per item; (low, high)."""
+    values = np.asarray(values, np.float64)
+    if values.ndim != 1:
+        raise ValueError(f"values has shape {values.shape}; pass one number per test item")
+    items, folds = np.arange(len(values)), np.zeros(len(values), np.int32)
+    lows, highs = bootstrap_intervals(values[:, None], items, folds, level=level, resamples=resamples, seed=seed)
+    return float(lows[0]), float(highs[0])
 
-    The number of hits among N items drawn with replacement is binomial, so it is drawn as such. Items are taken as
-    independent: several clips of one video must be averaged first. If all are right (or wrong) the interval is a point,
-    which is the method's known weakness with few items.
+
+def bootstrap_intervals(
+    values: np.ndarray,
+    items: np.ndarray,
+    folds: np.ndarray,
+    *,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Percentile bootstrap intervals of means over folds (Efron and Tibshirani 1993, chapter 13).
+
+    Items are drawn with replacement, each with all its rows: a video that several splits or draws test is one item, not
+    several. The interval tells what other test videos would change; it does not tell what other training videos or another
+    seed would. If all rows are right (or wrong) it is a point, which is the method's known weakness with few items.
 
     Args:
-      correct: (N,) bool, whether each item was right; hits of retrieval serve as well.
+      values: (R, V) one column per number.
+      items: (R,) the item of each row.
+      folds: (R,) the fold of each row.
       level: coverage, between 0 and 1.
       resamples: draws.
       seed: of the draws.
 
     Returns:
-      (low, high), both in [0, 1].
+      Lower and upper bounds, each (V,).
 
     Raises:
-      ValueError: an empty array or one of another rank, or a level outside (0, 1).
+      ValueError: no rows, rows that do not fit, values that are not finite, or a level outside (0, 1).
     """
-    correct = np.asarray(correct, bool)
-    if correct.ndim != 1 or correct.size == 0:
-        raise ValueError(f"correct has shape {correct.shape}; pass one bool per test item")
+    values = np.asarray(values, np.float64)
+    if values.ndim != 2 or not len(values) or not len(values) == len(items) == len(folds):
+        raise ValueError(f"values {values.shape}, items {np.shape(items)} and folds {np.shape(folds)} do not fit together")
+    if not np.isfinite(values).all():
+        raise ValueError("values has NaN or infinity; every test item needs a value")
     if not 0 < level < 1:
         raise ValueError(f"level is {level}; pass a number between 0 and 1, such as 0.95")
-    shares = np.random.default_rng(seed).binomial(correct.size, correct.mean(), resamples) / correct.size
-    low, high = np.quantile(shares, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-def evaluate_split(
-    train_features: np.ndarray,
-    train_labels: np.ndarray,
-    test_features: np.ndarray,
-    test_labels: np.ndarray,
-    settings: EvalSettings,
-) -> dict[str, float]:
-    """All scores of features with one training and one test set.
-
-    The test labels are only compared with finished predictions and rankings.
-
-    Args:
-      train_features: (N, D) float features; the gallery of the retrieval.
-      train_labels: (N,) integer classes, at least two different ones.
-      test_features: (M, D) float features; the queries.
-      test_labels: (M,) integer classes; one that is absent from training counts as wrong.
-      settings: how features are compared.
-
-    Returns:
-      {"knn_top1", "linear_top1", "recall@1", "recall@5", "recall@10", "recall@20", "recall@50",
-      "mean_average_precision"}, each in [0, 1].
-
-    Raises:
-      ValueError: features or labels that are empty, non-finite or do not fit, fewer than two training classes, a set of
-        one row to be centred.
-    """
-    train = check_features("train_features", train_features)
-    test = check_features("test_features", test_features)
-    train_labels = check_labels("train_labels", train_labels, len(train))
-    test_labels = check_labels("test_labels", test_labels, len(test))
-    probe = linear_probe(train, train_labels, test)
-    if settings.centre:
-        train, test = centred("train_features", train), centred("test_features", test)
-    voted = weighted_knn(train, train_labels, test, k=settings.k, temperature=settings.temperature)
-    recall = retrieval_recall(test, test_labels, train, train_labels, centre=False)
-    return {
-        "knn_top1": top1(voted, test_labels),
-        "linear_top1": top1(probe.predictions, test_labels),
-        **{f"recall@{k}": value for k, value in recall.items()},
-        "mean_average_precision": mean_average_precision(test, test_labels, train, train_labels, centre=False),
-    }
-
-
-def evaluate_leave_one_group_out(
-    features: np.ndarray, labels: np.ndarray, groups: np.ndarray, settings: EvalSettings
-) -> dict[str, float]:
-    """All scores when each group (a person, a scene) is once the test set and the others are training set and gallery.
-
-    Every score of `evaluate_split` is a mean over test items, so the folds' scores weighted by their size are those of
-    the pooled predictions: each item counts once. The linear probe makes its choice anew in each fold.
-
-    Args:
-      features: (N, D) float features.
-      labels: (N,) integer classes.
-      groups: (N,) integers or strings, the group of each item; at least two different ones.
-      settings: how features are compared.
-
-    Returns:
-      The scores of `evaluate_split`.
-
-    Raises:
-      ValueError: as `evaluate_split`, or fewer than two groups, or (with centring) a group of one item.
-    """
-    features = check_features("features", features)
-    labels = check_labels("labels", labels, len(features))
-    groups = np.asarray(groups)
-    if groups.shape != labels.shape:
-        raise ValueError(f"groups has shape {groups.shape}; pass one group per feature vector: {labels.shape}")
-    names, sizes = np.unique(groups, return_counts=True)
-    if len(names) < 2:
-        raise ValueError(f"groups has only {names[0]}; leaving one group out needs at least two")
-    if settings.centre and sizes.min() == 1:
-        alone = names[sizes.argmin()]
-        raise ValueError(f"group {alone} has one item, which centring turns into zero; merge it or set centre=False")
-    folds = []
-    for name in names:
-        test = groups == name
-        folds.append(evaluate_split(features[~test], labels[~test], features[test], labels[test], settings))
-    return {score: float(np.average([fold[score] for fold in folds], weights=sizes)) for score in folds[0]}
+    names, item = np.unique(items, return_inverse=True)
+    sums, sizes = [], []  # per fold: (items, V) sums and (items,) counts of an item's rows
+    for fold in np.unique(folds):
+        rows = folds == fold
+        total = np.zeros((len(names), values.shape[1]))
+        np.add.at(total, item[rows], values[rows])
+        sums.append(total)
+        sizes.append(np.bincount(item[rows], minlength=len(names)).astype(np.float64))
+    rng = np.random.default_rng(seed)
+    drawn = []
+    chunk = max(1, _CHUNK_VALUES // len(names))
+    for start in range(0, resamples, chunk):
+        draws = min(chunk, resamples - start)
+        rows = rng.integers(len(names), size=(draws, len(names))) + len(names) * np.arange(draws)[:, None]
+        counts = np.bincount(rows.ravel(), minlength=draws * len(names)).reshape(draws, -1).astype(np.float64)
+        folded = [(counts @ total, (counts @ size)[:, None]) for total, size in zip(sums, sizes, strict=True)]
+        # A tiny fold may get no row at all in a draw; the mean is then over the others.
+        means = np.stack([np.where(size > 0, total / np.maximum(size, 1), np.nan) for total, size in folded])
+        drawn.append(np.nanmean(means, axis=0))
+    low, high = np.quantile(np.concatenate(drawn), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return low, high
 
 
 def _checked(predictions: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

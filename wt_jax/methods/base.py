@@ -5,7 +5,7 @@ A method is a frozen dataclass with no arrays inside; the trainer never knows it
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import flax.linen as nn
 from jax import Array
@@ -75,6 +75,15 @@ class Method(Protocol):
 
     def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> Tree:
         """The teacher after a step of the student."""
+        ...
+
+
+@runtime_checkable
+class Embeds(Protocol):
+    """A method with a head on its encoder whose output can be evaluated too; a method need not have one."""
+
+    def embed(self, params: Tree, model_state: Tree, clips: Array) -> Array:
+        """Embeddings (B, D) float32 of clips (B, T, S, S, 3) float32 in [0, 1], as the trained student makes them."""
         ...
 
 

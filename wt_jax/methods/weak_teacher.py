@@ -167,3 +167,7 @@ class WeakTeacher(Built):
     def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> Tree:
         """The moving average of the student."""
         return parts.move_teacher(self, teacher, params, model_state, step)
+
+    def embed(self, params: Tree, model_state: Tree, clips: Array) -> Array:
+        """The student's embedding (B, D), for evaluation."""
+        return self.network.apply({"params": params, **model_state}, clips, False)[0]

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from wt_jax.methods.base import encoder_variables
 from wt_jax.models.weights import differences, first_faults
 from wt_jax.train.step import TrainState
 
@@ -75,8 +74,8 @@ class Checkpoints:
             manager.close()
 
 
-def read_encoder(workdir: Path, *, best: bool = False) -> tuple[int, dict[str, Any]]:
-    """Step and encoder variables (`encoder_variables`) of a workdir's last (or best) checkpoint; nothing else is read.
+def read_student(workdir: Path, *, best: bool = False) -> tuple[int, Any, Any]:
+    """Step, `params` and `model_state` of a workdir's last (or best) checkpoint; nothing else of it is read.
 
     Neither the data nor the devices of the training are needed. Arrays are NumPy's.
 
@@ -86,21 +85,22 @@ def read_encoder(workdir: Path, *, best: bool = False) -> tuple[int, dict[str, A
     folder = workdir / ("best" if best else "checkpoints")
     steps = sorted(int(child.name) for child in folder.glob("*") if child.name.isdecimal())
     if not steps:
-        raise CheckpointError(f"{folder} holds no checkpoint" + ("; --best needs config.train.eval_every" if best else ""))
+        raise CheckpointError(f"{folder} holds no checkpoint; " + ("--best needs config.train.eval_every" if best else "train first"))
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     try:
         with ocp.CheckpointManager(folder.absolute(), item_handlers=ocp.PyTreeCheckpointHandler()) as manager:
             stored = manager.item_metadata(steps[-1]).tree
-            state = {name: {"encoder": part["encoder"]} for name, part in stored["model_state"].items() if "encoder" in part}
-            wanted = {"params": {"encoder": stored["params"]["encoder"]}, "model_state": state}
-            wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), wanted)
+            wanted = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+                {part: stored[part] for part in ("params", "model_state")},
+            )
             placed = ocp.checkpoint_utils.construct_restore_args(wanted)
             restored = manager.restore(
                 steps[-1], args=ocp.args.PyTreeRestore(item=wanted, restore_args=placed, partial_restore=True)
             )
     except Exception as error:  # orbax raises many kinds for damaged files
         raise CheckpointError(f"the checkpoint of step {steps[-1]} in {folder} cannot be read ({_line(error)})") from None
-    return steps[-1], encoder_variables(*jax.device_get((restored["params"], restored["model_state"])))
+    return steps[-1], *jax.device_get((restored["params"], restored["model_state"]))
 
 
 def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:

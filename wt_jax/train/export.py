@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 from wt_jax.config import Config, to_dict
 from wt_jax.models.card import model_card
 from wt_jax.models.weights import differences, encoder_shapes, first_faults, new_folder, save_encoder
-from wt_jax.train.checkpoint import CheckpointError, read_encoder
+from wt_jax.train.checkpoint import CheckpointError, read_student
 from wt_jax.train.workdir import read_config
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,8 @@ def export_weights(workdir: Path, out: Path, *, best: bool = False, licence: str
     """
     new_folder(out)
     config = read_config(workdir)
-    step, variables = read_encoder(workdir, best=best)
+    step, params, model_state = read_student(workdir, best=best)
+    variables = encoder_variables(params, model_state)
     found = {name: leaf.shape for name, leaf in flatten_dict(variables, sep="/").items()}
     faults = differences(found, encoder_shapes(config.model), config.model.name)
     if faults:

@@ -59,7 +59,7 @@ def prepare(config: Config, videos: VideoList | None = None) -> Run:
         jax.config.update("jax_compilation_cache_dir", config.train.compile_cache)
     config = fit_to_data(config, videos)
     program = build(config, len(videos))
-    return Run(config, videos, program, Evaluator(config, make_extractor(program.method), videos, program.mesh))
+    return Run(config, videos, program, Evaluator(config, make_extractor(program.method.encoder), videos, program.mesh))
 
 
 def train(run: Run, workdir: Path) -> TrainState:

@@ -74,6 +74,13 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     return lines
 
 
+def clock(seconds: float) -> str:
+    """A duration as h:mm:ss; "?" where it is not known."""
+    if not math.isfinite(seconds):
+        return "?"
+    return f"{int(seconds // 3600)}:{int(seconds // 60 % 60):02}:{int(seconds % 60):02}"
+
+
 class Progress:
     """Clips per second, time left, the share of time spent waiting for data, and MFU where the peak is known."""
 
@@ -108,13 +115,12 @@ class Progress:
     def line(self, step: int, metrics: Mapping[str, float]) -> str:
         """One line for people."""
         left = metrics.get("seconds_left", math.nan)
-        clock = f"{int(left // 3600)}:{int(left // 60 % 60):02}:{int(left % 60):02}" if math.isfinite(left) else "?"
         parts = [
             f"step {step}/{self._num_steps}",
             f"loss {metrics['loss']:.4f}",
             f"{metrics['clips_per_second']:.1f} clips/s",
             f"data wait {metrics['data_wait']:.1%}",
-            f"left {clock}",
+            f"left {clock(left)}",
         ]
         if "mfu" in metrics:
             parts.append(f"MFU {metrics['mfu']:.1%}")
