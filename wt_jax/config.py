@@ -258,8 +258,8 @@ def resolve(config: ConfigDict | Mapping[str, Any]) -> Config:
     return resolved
 
 
-def to_dict(config: Config) -> dict[str, Any]:
-    """The inverse of `resolve`: nested plain values that JSON can hold."""
+def to_dict(config: Any) -> dict[str, Any]:
+    """The inverse of `resolve` and `from_dict`: nested plain values that JSON can hold."""
     return _as_dict(config)
 
 
@@ -267,6 +267,15 @@ def _as_dict(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         return {f.name: _as_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
     return value
+
+
+def from_dict(cls: type, values: Mapping[str, Any]) -> Any:
+    """An instance of a dataclass of settings from nested mappings; the inverse of `to_dict`.
+
+    Raises:
+      ConfigError: a key is unknown (the closest is named) or a value has the wrong type.
+    """
+    return _build(cls, values, "config", {})
 
 
 def _build(cls: type, values: Mapping[str, Any], place: str, types_of: Mapping[str, type]) -> Any:

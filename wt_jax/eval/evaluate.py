@@ -46,9 +46,7 @@ class Evaluator:
         data, settings = config.data, config.eval
         test = open_source(data.test, data.root, data.max_bad_fraction) if data.test else None
         self.train, self.test = (train, None) if test is None else same_classes([train, test])
-        self._reading = Reading(
-            config.test_view, settings.windows, 1, settings.batch_size, workers=data.workers, threads=data.threads
-        )
+        self._reading = Reading(config.test_view, settings.windows, 1, settings.batch_size, data.workers, data.threads)
         self._settings = EvalSettings(k=settings.k, temperature=settings.temperature, centre=settings.centre)
         self._leave_out = settings.leave_out
         self._named: set[str] = set()  # undecodable videos, so that each is told once however often one evaluates

@@ -143,11 +143,12 @@ def draw_neighbours(
     figure.savefig(path, dpi=_DPI)
 
 
-def format_table(rows: Sequence[tuple[str, Mapping[str, float]]], columns: Sequence[str]) -> str:
+def format_table(rows: Sequence[tuple[str, Mapping[str, float | str]]], columns: Sequence[str]) -> str:
     """Formats scores as a Markdown table with aligned columns.
 
     Args:
-      rows: (name, scores) with scores in [0, 1], printed in percent with one decimal; a missing or NaN score is "-".
+      rows: (name, scores) with scores in [0, 1], printed in percent with one decimal, or text, which stands as it is; a
+        missing or NaN score is "-".
       columns: the scores to show, in this order.
 
     Returns:
@@ -156,7 +157,7 @@ def format_table(rows: Sequence[tuple[str, Mapping[str, float]]], columns: Seque
     cells = [["", *columns]]
     for name, scores in rows:
         values = [scores.get(column, np.nan) for column in columns]
-        cells.append([name, *("-" if np.isnan(value) else f"{100 * value:.1f}" for value in values)])
+        cells.append([name, *map(_cell, values)])
     widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(columns) + 1)]
 
     def line(row: Sequence[str]) -> str:
@@ -165,6 +166,12 @@ def format_table(rows: Sequence[tuple[str, Mapping[str, float]]], columns: Seque
 
     rule = ["-" * widths[0]] + ["-" * (width - 1) + ":" for width in widths[1:]]
     return "\n".join([line(cells[0]), line(rule), *map(line, cells[1:])])
+
+
+def _cell(value: float | str) -> str:
+    if isinstance(value, str):
+        return value
+    return "-" if np.isnan(value) else f"{100 * value:.1f}"
 
 
 def _check_clips(name: str, clips: np.ndarray, rank: int) -> None:

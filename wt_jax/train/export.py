@@ -9,6 +9,7 @@ import jax
 from flax.traverse_util import flatten_dict
 
 from wt_jax.config import Config, to_dict
+from wt_jax.methods.base import encoder_variables
 from wt_jax.models.card import model_card
 from wt_jax.models.weights import differences, encoder_shapes, first_faults, new_folder, save_encoder
 from wt_jax.train.checkpoint import CheckpointError, read_student

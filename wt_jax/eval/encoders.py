@@ -1,0 +1,111 @@
+"""The encoders that an evaluation compares: random ones, those of training runs, and exported or imported weights."""
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from wt_jax.config import ConfigError
+from wt_jax.eval.features import EMBEDDING, Extractor, make_extractor
+from wt_jax.eval.protocol import EvaluationConfig
+from wt_jax.methods import build_method
+from wt_jax.methods.base import Method, Tree, encoder_variables
+from wt_jax.models import ModelConfig, build_encoder
+from wt_jax.models.weights import load_encoder, save_encoder
+from wt_jax.train.checkpoint import read_student
+from wt_jax.train.workdir import read_config
+
+RANDOM = "random"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One encoder with its variables.
+
+    Attributes:
+      name: what it is called in tables and files.
+      model: what builds the encoder.
+      params, model_state: as a method keeps them; of encoders without a method, only the part "encoder".
+      method: whose head "embedding" means; None for an encoder alone.
+    """
+
+    name: str
+    model: ModelConfig
+    params: Tree
+    model_state: Tree
+    method: Method | None = None
+
+    def extractor(self, layer: str, *, tokens: bool) -> Extractor:
+        """What turns clips into features; raises ConfigError for a layer that this encoder lacks."""
+        return make_extractor(build_encoder(self.model), layer, method=self.method, tokens=tokens)
+
+    def fingerprint(self, layer: str) -> str:
+        """Changes with the variables that the features depend on."""
+        whole = {"params": self.params, "model_state": self.model_state}
+        read = whole if layer == EMBEDDING else encoder_variables(self.params, self.model_state)
+        digest = hashlib.sha256()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(read):
+            digest.update(jax.tree_util.keystr(path).encode())
+            digest.update(np.ascontiguousarray(leaf).tobytes())
+        return digest.hexdigest()[:16]
+
+    def export(self, folder: Path) -> ModelConfig:
+        """Write the encoder's weights; returns the model that starts from them."""
+        variables = jax.tree.map(np.asarray, encoder_variables(self.params, self.model_state))
+        save_encoder(folder, self.model, variables)
+        return dataclasses.replace(self.model, weights=str(folder))
+
+
+def named_places(texts: Sequence[str]) -> dict[str, str]:
+    """What `--encoders` says, as {name: place}: items are `PLACE` or `NAME=PLACE`; a place is "random" or a folder.
+
+    Raises:
+      ConfigError: nothing is named, two have the same name, or a name does not suit a file.
+    """
+    places: dict[str, str] = {}
+    for text in texts:
+        name, given, place = text.rpartition("=")
+        name = name if given else (place if place == RANDOM else Path(place).resolve().name)
+        if not re.fullmatch(r"[\w.+-]+", name):
+            raise ConfigError(
+                f"encoder {text!r} has the name {name!r}; give one of letters, digits, '_', '-', '+' and '.': NAME=PLACE"
+            )
+        if name in places:
+            raise ConfigError(f"two encoders are called {name!r}; tell them apart: --encoders=NAME={places[name]},NAME={place}")
+        places[name] = place
+    if not places:
+        raise ConfigError("--encoders is empty; give `random`, workdirs of runs or folders of exported weights")
+    return places
+
+
+def load_candidate(name: str, place: str, config: EvaluationConfig) -> Candidate:
+    """The encoder at a place: `random` (of `config.model` and `config.seed`), a workdir's last checkpoint, or exported weights.
+
+    Raises:
+      ConfigError, CheckpointError, WeightsError: there is no such encoder, or it cannot be read.
+    """
+    folder = Path(place).expanduser()
+    if place == RANDOM:
+        model = config.model
+        clip = jnp.zeros((1, config.clip.num_frames, config.clip.size, config.clip.size, 3))
+        init = jax.jit(lambda key: build_encoder(model).init(key, clip, False))
+        return _alone(name, model, jax.tree.map(np.asarray, init(jax.random.key(config.seed))))
+    if (folder / "model.json").exists():
+        model, variables = load_encoder(folder)
+        return _alone(name, model, variables)
+    if (folder / "config.json").exists():
+        run = read_config(folder)
+        _, params, model_state = read_student(folder)
+        return Candidate(name, run.model, params, model_state, build_method(run, num_steps=1))
+    raise ConfigError(f"encoder {place}: neither 'random', nor the workdir of a run, nor a folder of exported weights")
+
+
+def _alone(name: str, model: ModelConfig, variables: Tree) -> Candidate:
+    state = {collection: {"encoder": part} for collection, part in variables.items() if collection != "params"}
+    return Candidate(name, model, {"encoder": variables["params"]}, state)

@@ -1,0 +1,50 @@
+"""Compare encoders by the protocols of the field:
+
+    python -m wt_jax.tools.evaluate --config=configs/eval/NAME.py --encoders=random,DIR[,NAME=DIR...] --workdir=OUT
+
+An encoder is `random`, the workdir of a run (its last checkpoint) or a folder of exported weights. The table goes to the screen
+and to OUT/results.md, everything else beside it (see `wt_jax.eval.results`). Interrupted, the same command goes on where it
+was.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from wt_jax.cli import KNOWN_ERRORS, fail, parse_flags, set_up_logging
+from wt_jax.config import ConfigError
+from wt_jax.eval.encoders import named_places
+from wt_jax.eval.protocol import resolve_evaluation
+from wt_jax.eval.suite import EvaluationError, evaluate
+
+log = logging.getLogger("wt_jax")
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/eval/labelled_folder.py.")
+_ENCODERS = flags.DEFINE_list("encoders", [], "Encoders to compare, separated by commas: [NAME=]random or [NAME=]FOLDER.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for features and results.")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the evaluation that the flags describe."""
+    set_up_logging()
+    try:
+        if len(argv) > 1:
+            raise ConfigError(f"unexpected argument {argv[1]!r}; options begin with --")
+        if _CONFIG.value is None:
+            raise ConfigError("--config=FILE is missing; see configs/eval/")
+        if not _WORKDIR.value:
+            raise ConfigError("--workdir=DIR is missing; name a folder for features and results")
+        folder = Path(_WORKDIR.value)
+        if (folder / "config.json").exists():
+            raise ConfigError(f"{folder} is the workdir of a run; name another folder for the evaluation")
+        print(evaluate(resolve_evaluation(_CONFIG.value), named_places(_ENCODERS.value), folder))
+        log.info("everything is in %s", folder)
+    except (*KNOWN_ERRORS, EvaluationError) as error:
+        fail(str(error))
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)
