@@ -24,8 +24,10 @@ def get_config() -> ConfigDict:
     config.model.name, config.model.width, config.model.norm = "small_r2plus1d", 24, "group"
     config.protocols = ("knn", "linear", "attentive", "low_shot", "retrieval")
     config.settings.attentive.batch_size = 64
-    for name in ("linear_clips", "finetune"):
-        training = config.settings[name]
-        training.train.duration, training.train.batch_size = "20 epochs", 32
-        training.windows, training.crops = 2, 1
+    for training in (config.settings.linear_clips, config.settings.finetune):
+        training.train.duration, training.train.batch_size, training.train.checkpoint_every = "20 epochs", 32, "2 epochs"
+        training.optim.name, training.optim.learning_rate, training.optim.warmup = "adamw", 8e-3, "5 %"
+        training.strong.flip_probability = 0.0  # left and right may be what tells classes apart
+        training.windows, training.crops, training.batch_size = 2, 1, 32
+    config.settings.linear_clips.method.head_norm = "batch"
     return config

@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -118,8 +117,8 @@ def attentive_probe(
     return AttentiveProbe(top_classes(logits, classes), *grid[choice], accuracy)
 
 
-def init_probe(key: Array, channels: int, num_classes: int) -> dict[str, Any]:
-    """First weights: normal of deviation 0.02, offsets 0, the two maps that end a residual divided by the root of 2."""
+def init_probe(rng: np.random.Generator, channels: int, num_classes: int) -> dict[str, np.ndarray]:
+    """First weights, float32: normal of deviation 0.02, cut at two; those that end a residual, less by the root of 2."""
     shapes = {
         "query": (1, channels),
         "to_query": (channels, channels),
@@ -130,15 +129,11 @@ def init_probe(key: Array, channels: int, num_classes: int) -> dict[str, Any]:
         "shrink": (4 * channels, channels),
         "classify": (channels, num_classes),
     }
-    keys = jax.random.split(key, len(shapes))
-    weights = {
-        name: _INIT * jax.random.truncated_normal(k, -2.0, 2.0, shape)
-        for k, (name, shape) in zip(keys, shapes.items(), strict=True)
-    }
-    for name in ("merge", "shrink"):
-        weights[name] = weights[name] / jnp.sqrt(2.0)
-    offsets = {f"{name}_offset": jnp.zeros(shape[1]) for name, shape in shapes.items() if name not in ("query", "to_key")}
-    return {**weights, **offsets, "norm_scale": jnp.ones(channels), "norm_offset": jnp.zeros(channels)}
+    weights = {name: _INIT * np.clip(rng.normal(size=shape), -2, 2) for name, shape in shapes.items()}
+    weights |= {name: weights[name] / np.sqrt(2) for name in ("merge", "shrink")}
+    offsets = {f"{name}_offset": np.zeros(shape[1]) for name, shape in shapes.items() if name not in ("query", "to_key")}
+    probe = {**weights, **offsets, "norm_scale": np.ones(channels), "norm_offset": np.zeros(channels)}
+    return {name: value.astype(np.float32) for name, value in probe.items()}
 
 
 def apply_probe(p: dict[str, Array], tokens: Array, heads: int) -> Array:
@@ -179,11 +174,11 @@ def _fit(tokens, rows, targets, grid, *, num_classes, epochs, batch_size, heads,
     """Weights of one probe per (learning rate, weight decay) of `grid`, along a first axis."""
     per_epoch = -(-len(rows) // batch_size)
     size, total = len(rows) // per_epoch, epochs * per_epoch
-    rates, decays = jnp.asarray(grid, jnp.float32).T
-    first = init_probe(jax.random.key(seed), tokens.shape[2], num_classes)
-    probes = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(grid), *leaf.shape)), first)
-    moments = jax.vmap(optax.scale_by_adam().init)(probes)
+    rates, decays = np.asarray(grid, np.float32).T
     rng = np.random.default_rng(seed)
+    first = init_probe(rng, tokens.shape[2], num_classes)
+    probes = {name: np.stack([value] * len(grid)) for name, value in first.items()}
+    moments = optax.scale_by_adam().init(probes)
     start = last = time.perf_counter()
     step = 0
     for _ in range(epochs):
@@ -199,7 +194,7 @@ def _fit(tokens, rows, targets, grid, *, num_classes, epochs, batch_size, heads,
     return probes
 
 
-@partial(jax.jit, static_argnames="heads", donate_argnums=(0, 1))
+@partial(jax.jit, static_argnames="heads")
 def _step(probes, moments, batch, rates, decays, *, heads):
     """One step of AdamW for every probe, all on the same batch."""
     tokens, targets = normalise(batch[0]), batch[1]
@@ -208,15 +203,15 @@ def _step(probes, moments, batch, rates, decays, *, heads):
         log_p = jax.nn.log_softmax(apply_probe(probe, tokens, heads))
         return -jnp.mean(jnp.take_along_axis(log_p, targets[:, None], axis=1))
 
-    def one(probe, moment, rate, decay):
-        updates, moment = optax.scale_by_adam().update(jax.grad(loss)(probe), moment)
+    gradients = jax.vmap(jax.grad(loss))(probes)
+    updates, moments = optax.scale_by_adam().update(gradients, moments)
+    fitted = {}
+    for name, value in probes.items():
+        rate, decay = (x.reshape(-1, *(1,) * (value.ndim - 1)) for x in (rates, decays))
         # Weight decay is for matrices; the query is none, whatever its shape.
-        return {
-            name: p - rate * (updates[name] + (decay * p if p.ndim == 2 and name != "query" else 0.0))
-            for name, p in probe.items()
-        }, moment
-
-    return jax.vmap(one)(probes, moments, rates, decays)
+        decayed = updates[name] + decay * value if value.ndim == 3 and name != "query" else updates[name]
+        fitted[name] = value - rate * decayed
+    return fitted, moments
 
 
 def _predict(probes, tokens, rows, batch_size, heads) -> np.ndarray:

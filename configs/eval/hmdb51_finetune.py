@@ -1,0 +1,18 @@
+"""HMDB51, splits 1 to 3: fine-tuning, CoCLR's setting.
+
+Command:   python -m wt_jax.tools.evaluate --config=configs/eval/hmdb51_finetune.py --encoders=random,RUN --workdir=OUT
+           --config.lists=LISTS
+Hardware:  meant for an accelerator of 32 GB, 16 CPU cores.
+Expect:    NOT RUN YET. S3D pre-trained on Kinetics-400: CoCLR has 54.6.
+
+As configs/eval/ucf101_finetune.py.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.eval.small_sets import trained
+from wt_jax.eval.recipes import COCLR_FINETUNE
+
+
+def get_config() -> ConfigDict:
+    return trained("finetune", COCLR_FINETUNE)
