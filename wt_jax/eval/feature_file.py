@@ -12,7 +12,7 @@
 
 and, where they were asked for, `NAME_tokens.npy` the feature maps, (N, M, C) float16, to be opened with `mmap_mode`.
 
-Parts are files of some thousand rows in `NAME.parts/`, one per host, each written whole or not at all. Their folder, which all
+Parts are files of some hundred rows in `NAME.parts/`, one per host, each written whole or not at all. Their folder, which all
 hosts must see (as they must for checkpoints), goes once they are merged.
 """
 
@@ -100,7 +100,7 @@ def extract_to_file(
     mesh: Mesh,
     about: dict[str, Any],
     *,
-    part_rows: int = 2048,
+    part_rows: int = 256,
 ) -> None:
     """Write the features of all videos of a list, going on where an interrupted call with the same `about` stood.
 

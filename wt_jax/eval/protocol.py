@@ -62,6 +62,7 @@ class EvaluationConfig:
       model: the encoder that `random` means.
       seed: of random encoders, held-out parts and draws.
       batch_size: videos per forward pass over all devices, one clip of each at a time.
+      part_videos: videos per file while features are extracted: what memory holds, and what an interruption may cost.
       workers, threads: as in `config.data`.
       protocols: which, out of knn, linear, attentive, low_shot, retrieval, linear_clips, finetune.
       settings: of the protocols.
@@ -81,6 +82,7 @@ class EvaluationConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     seed: int = 0
     batch_size: int = 64
+    part_videos: int = 256
     workers: int = 0
     threads: int = 2
     protocols: tuple[str, ...] = ("knn", "linear", "low_shot", "retrieval")
@@ -127,7 +129,7 @@ def resolve_evaluation(config: ConfigDict | Mapping[str, Any]) -> EvaluationConf
 
 def _check(config: EvaluationConfig) -> None:
     """Combinations that cannot run, told before any device is touched."""
-    for name in ("windows", "batch_size", "threads"):
+    for name in ("windows", "batch_size", "part_videos", "threads"):
         if getattr(config, name) < 1:
             raise ConfigError(f"config.{name} must be 1 or more, got {getattr(config, name)}")
     if not config.protocols:

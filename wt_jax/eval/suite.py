@@ -33,8 +33,6 @@ from wt_jax.train.workdir import environment
 
 log = logging.getLogger(__name__)
 
-_TOKEN_PART = 256  # videos in a part with feature maps, which are thousands of times as large as features
-
 
 class EvaluationError(ValueError):
     """Features or lists on which a protocol has no answer; the message names encoder, split and protocol."""
@@ -139,7 +137,7 @@ def features_of(
         reading,
         mesh,
         {**sight, "tokens": tokens},
-        **({"part_rows": _TOKEN_PART} if tokens else {}),
+        part_rows=config.part_videos,
     )
     features = read_features(path)
     bad = np.flatnonzero(~np.isfinite(features.values).all(axis=1))
