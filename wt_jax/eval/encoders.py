@@ -19,6 +19,7 @@ from wt_jax.methods.base import Method, Tree, encoder_variables
 from wt_jax.models import ModelConfig, build_encoder
 from wt_jax.models.weights import load_encoder, save_encoder
 from wt_jax.train.checkpoint import read_student
+from wt_jax.train.sharding import wait_for_all
 from wt_jax.train.workdir import read_config
 
 RANDOM = "random"
@@ -56,9 +57,10 @@ class Candidate:
         return digest.hexdigest()[:16]
 
     def export(self, folder: Path) -> ModelConfig:
-        """Write the encoder's weights; returns the model that starts from them."""
-        variables = jax.tree.map(np.asarray, encoder_variables(self.params, self.model_state))
-        save_encoder(folder, self.model, variables)
+        """Write the encoder's weights, on one process; returns the model that starts from them."""
+        if jax.process_index() == 0:
+            save_encoder(folder, self.model, encoder_variables(self.params, self.model_state))
+        wait_for_all("weights exported")
         return dataclasses.replace(self.model, weights=str(folder))
 
 

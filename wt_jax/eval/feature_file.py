@@ -34,6 +34,7 @@ from wt_jax.config import ConfigError
 from wt_jax.data.sources import VideoList
 from wt_jax.eval.features import Countdown, Extractor, Reading, feature_batches
 from wt_jax.methods.base import Tree
+from wt_jax.train.sharding import wait_for_all
 
 log = logging.getLogger(__name__)
 
@@ -84,10 +85,11 @@ def tokens_path(path: Path) -> Path:
 
 def is_current(path: Path, about: dict[str, Any]) -> bool:
     """Whether the file is there and was made as `about` says; the tokens, if any, were in place before it."""
-    if not path.exists():
+    try:
+        with np.load(path) as file:
+            return json.loads(str(file["about"])) == _plain(about)
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
         return False
-    with np.load(path) as file:
-        return json.loads(str(file["about"])) == _plain(about)
 
 
 def extract_to_file(
@@ -110,7 +112,7 @@ def extract_to_file(
     Raises:
       ConfigError: no video of the list could be decoded.
     """
-    _wait_for_all("features asked for")
+    wait_for_all("features asked for")
     if is_current(path, about):
         return
     folder = path.with_suffix(".parts")
@@ -118,13 +120,13 @@ def extract_to_file(
     layout = _plain({"about": about, "batches_per_part": per_part, "batch_size": reading.batch_size})
     num_parts = -(-len(videos) // (reading.batch_size * per_part))
     done = _finished_parts(folder, layout, num_parts)
-    _wait_for_all("features resumed")
+    wait_for_all("features resumed")
     if jax.process_index() == 0:
         if not done:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
         _replace(folder / "layout.json", lambda file: file.write(json.dumps(layout).encode()))
-    _wait_for_all("features begun")
+    wait_for_all("features begun")
     if done:
         log.info("features: %d of %d parts are there already", done, num_parts)
     first = done * per_part
@@ -140,22 +142,15 @@ def extract_to_file(
             held, part = [], part + 1
     if held:
         _write_part(folder, part, held)
-    _wait_for_all("features extracted")
+    wait_for_all("features extracted")
     if jax.process_index() == 0:
         _merge(folder, path, videos, num_parts, about)
-    _wait_for_all("features merged")
+    wait_for_all("features merged")
 
 
 def _plain(value: Any) -> Any:
     """As JSON gives it back, so that it compares equal to what was read."""
     return json.loads(json.dumps(value))
-
-
-def _wait_for_all(name: str) -> None:
-    if jax.process_count() > 1:
-        from jax.experimental.multihost_utils import sync_global_devices
-
-        sync_global_devices(name)
 
 
 def _part_path(folder: Path, part: int, host: int) -> Path:

@@ -61,8 +61,9 @@ def evaluate(config: EvaluationConfig, places: Mapping[str, str], folder: Path) 
     for candidate in candidates:  # a layer that one of them lacks is told before any work
         candidate.extractor(config.layer, tokens=tokens)
     folder.mkdir(parents=True, exist_ok=True)
-    record = {"config": to_dict(config), "encoders": dict(places), "environment": environment()}
-    (folder / "evaluation.json").write_text(json.dumps(record, indent=1) + "\n")
+    if jax.process_index() == 0:
+        record = {"config": to_dict(config), "encoders": dict(places), "environment": environment()}
+        (folder / "evaluation.json").write_text(json.dumps(record, indent=1) + "\n")
     mesh = make_mesh()
     summaries: dict[str, dict[str, Any]] = {}
     table = ""
