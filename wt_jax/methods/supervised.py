@@ -60,9 +60,7 @@ class Supervised(Built):
         """Encoder and classifier."""
         settings = self.settings
         if not settings.num_classes:
-            raise ConfigError(
-                "config.method.num_classes is 0, and there is no labelled list to count; give the number"
-            )
+            raise ConfigError("config.method.num_classes is 0, and there is no labelled list to count; give the number")
         head = LinearHead(settings.num_classes, settings.head_norm)
         return Classifier(self.encoder, head, frozen=settings.freeze == "encoder")
 

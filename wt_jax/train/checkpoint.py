@@ -85,7 +85,8 @@ def read_student(workdir: Path, *, best: bool = False) -> tuple[int, Any, Any]:
     folder = workdir / ("best" if best else "checkpoints")
     steps = sorted(int(child.name) for child in folder.glob("*") if child.name.isdecimal())
     if not steps:
-        raise CheckpointError(f"{folder} holds no checkpoint; " + ("--best needs config.train.eval_every" if best else "train first"))
+        remedy = "--best needs config.train.eval_every" if best else "train first"
+        raise CheckpointError(f"{folder} holds no checkpoint; {remedy}")
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     try:
         with ocp.CheckpointManager(folder.absolute(), item_handlers=ocp.PyTreeCheckpointHandler()) as manager:
