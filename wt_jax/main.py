@@ -1,6 +1,6 @@
 """Train or evaluate: `python -m wt_jax.main --config=configs/k400.py --workdir=DIR`.
 
-Modes: `train` (goes on where the workdir stands, then evaluates), `eval` (scores and pictures of the workdir's last
+Modes: `train` (goes on where the workdir stands, then evaluates), `eval` (scores and report of the workdir's last
 checkpoint; the configuration is the workdir's own unless `--config` is given), `inspect` (shapes and memory of the full
 size, nothing is trained).
 """
@@ -15,7 +15,7 @@ from ml_collections import config_flags
 
 from wt_jax.cli import KNOWN_ERRORS, fail, parse_flags, set_up_logging
 from wt_jax.config import Config, ConfigError, resolve
-from wt_jax.train.checkpoint import CheckpointError, Checkpoints
+from wt_jax.train.checkpoint import last_state
 from wt_jax.train.loop import prepare, train
 from wt_jax.train.workdir import open_workdir, read_config
 
@@ -56,17 +56,15 @@ def main(argv: Sequence[str]) -> None:
             open_workdir(workdir, run.config)
             state = train(run, workdir)
         else:
-            checkpoints = Checkpoints(workdir)
-            state = checkpoints.restore(run.program.shapes)
-            checkpoints.close()
-            if state is None:
-                raise CheckpointError(f"{workdir} holds no checkpoint; train first")
-        from wt_jax.eval.report import table, write_report
+            state = last_state(workdir, run.program.shapes)
+        from wt_jax.eval.judge import judge, table
+        from wt_jax.eval.report import Subject, write_report
 
-        results = write_report(run, state, workdir)
+        results, features = judge(run, state, workdir)
         if results:
             print(table(results))
-        log.info("results and pictures are in %s", workdir)
+        report = write_report(workdir, Subject(run, state, features))
+        log.info("scores and pictures are in %s", report)
     except KNOWN_ERRORS as error:
         fail(str(error))
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from wt_jax.eval.figures import format_table
+from wt_jax.eval.table import format_table
 from wt_jax.eval.lists import Lists
 from wt_jax.eval.scores import Number, Result, confusion_matrix, join, per_class_accuracy
 

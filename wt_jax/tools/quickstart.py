@@ -19,8 +19,9 @@ from ml_collections import ConfigDict, config_flags
 
 from wt_jax.cli import KNOWN_ERRORS, fail, parse_flags, set_up_logging
 from wt_jax.config import resolve
-from wt_jax.eval.figures import format_table
-from wt_jax.eval.report import write_report
+from wt_jax.eval.judge import judge
+from wt_jax.eval.report import Subject, write_report
+from wt_jax.eval.table import format_table
 from wt_jax.train.loop import prepare, train
 from wt_jax.train.workdir import open_workdir
 
@@ -38,7 +39,10 @@ def run_one(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
     resolved = resolve(config)
     run = prepare(resolved)
     open_workdir(workdir, resolved)
-    return write_report(run, train(run, workdir), workdir)
+    state = train(run, workdir)
+    results, features = judge(run, state, workdir)
+    write_report(workdir, Subject(run, state, features))
+    return results
 
 
 def one_frame(config: ConfigDict) -> ConfigDict:
@@ -73,7 +77,7 @@ def quickstart(config: ConfigDict, folder: Path, seeds: Sequence[int]) -> str:
         rows.append((row, {c: float(np.mean([r[c] for r in runs])) for c in COLUMNS}))
         if len(runs) > 1:
             rows.append((f"  spread over {len(runs)} seeds", {c: float(np.std([r[c] for r in runs])) for c in COLUMNS}))
-    log.info("%.0f s in all; curves, views and neighbours are in %s/*/figures", time.perf_counter() - start, folder)
+    log.info("%.0f s in all; curves and pictures are in %s/*/report.html", time.perf_counter() - start, folder)
     return format_table(rows, COLUMNS)
 
 

@@ -74,6 +74,22 @@ class Checkpoints:
             manager.close()
 
 
+def last_state(workdir: Path, like: TrainState) -> TrainState:
+    """The state of a workdir's newest checkpoint, placed as `like` says.
+
+    Raises:
+      CheckpointError: there is none, or none that can be used.
+    """
+    if not (workdir / "checkpoints").is_dir():  # which opening them would make
+        raise CheckpointError(f"{workdir} holds no checkpoint; train first")
+    checkpoints = Checkpoints(workdir)
+    state = checkpoints.restore(like)
+    checkpoints.close()
+    if state is None:
+        raise CheckpointError(f"{workdir} holds no checkpoint; train first")
+    return state
+
+
 def read_student(workdir: Path, *, best: bool = False) -> tuple[int, Any, Any]:
     """Step, `params` and `model_state` of a workdir's last (or best) checkpoint; nothing else of it is read.
 

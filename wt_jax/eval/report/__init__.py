@@ -1,0 +1,64 @@
+"""The report of a run: one HTML file that loads nothing else, `report.html` in the workdir.
+
+`collect` gathers, `curves`, `scores`, `pictures` and `looks` compute, `media` makes clips embeddable, and `template.html`
+with `style.css` and `script.js` beside it says how all this is shown.
+"""
+
+from importlib import resources
+from pathlib import Path
+
+import jax
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+from wt_jax.eval.report.collect import collect
+from wt_jax.eval.report.curves import HEIGHT, WIDTH
+from wt_jax.eval.report.pictures import TILE_COLUMNS, Subject
+
+__all__ = ["Subject", "write_report"]
+
+_WORDS = {"knn_top1": "kNN top-1", "linear_top1": "linear top-1", "mean_average_precision": "mAP", "mfu": "MFU"}
+
+
+def write_report(workdir: Path, subject: Subject | str) -> Path:
+    """Write `report.html`.
+
+    Args:
+      workdir: the folder of a run, with what there is of `config.json`, `environment.json`, `metrics.jsonl` and
+        `results.json`.
+      subject: the run's encoder and videos, or the sentence that says why there are none.
+
+    Returns:
+      The path of the report. Of several processes the first writes.
+
+    Raises:
+      ConfigError: the workdir holds none of these files.
+    """
+    path = workdir / "report.html"
+    page = render(workdir, subject)
+    if jax.process_index() == 0:
+        fresh = path.with_suffix(".tmp")
+        fresh.write_text(page, encoding="utf-8")
+        fresh.replace(path)
+    return path
+
+
+def render(workdir: Path, subject: Subject | str) -> str:
+    """The report as text."""
+    # Everything that comes from outside is escaped: a video may have any name.
+    environment = Environment(
+        loader=FunctionLoader(_own_file), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["words"] = _words
+    fixed = {"style": Markup(_own_file("style.css")), "script": Markup(_own_file("script.js"))}
+    sizes = {"width": WIDTH, "height": HEIGHT, "tile_columns": TILE_COLUMNS}
+    return environment.get_template("template.html").render(**fixed, **sizes, **collect(workdir, subject))
+
+
+def _own_file(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _words(name: str) -> str:
+    """The name of a score or metric, as people write it."""
+    return _WORDS.get(name, name.replace("recall@", "R@").replace("_", " "))

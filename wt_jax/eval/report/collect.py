@@ -1,0 +1,113 @@
+"""Gathers what a report says: the files of a workdir, and what its encoder and videos show where they can be had."""
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from wt_jax.config import ConfigError
+from wt_jax.data.decode import VideoError
+from wt_jax.eval.report import pictures
+from wt_jax.eval.report.curves import panels
+from wt_jax.eval.report.pictures import Subject
+from wt_jax.eval.report.scores import classes, score_table
+from wt_jax.train.metrics import read_metrics
+
+log = logging.getLogger(__name__)
+
+
+def collect(workdir: Path, subject: Subject | str) -> dict[str, Any]:
+    """Everything that the template names; a section that is left out is the sentence that says why.
+
+    Args:
+      workdir: the folder of a run.
+      subject: the run's encoder and videos, or why there are none.
+
+    Raises:
+      ConfigError: the workdir holds no file that a report could be about, or one that cannot be read.
+    """
+    config, environment, results = (_read(workdir / f"{name}.json") for name in ("config", "environment", "results"))
+    metrics = read_metrics(workdir / "metrics.jsonl")
+    if not (config or results or metrics):
+        raise ConfigError(f"{workdir} holds no config.json, metrics.jsonl or results.json; is it the workdir of a run?")
+    drawn, constant = panels(metrics)
+    table = score_table(results)
+    builders: dict[str, Callable[[Subject], Any]] = {
+        "classes": _classes,
+        "retrieval": pictures.retrieval,
+        "embedding": pictures.embedding,
+        "attention": pictures.attention,
+        "views": pictures.views,
+    }
+    return {
+        "name": workdir.absolute().name,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "facts": _facts(config, metrics, subject),
+        "environment": environment,
+        "config": json.dumps(config, indent=1) if config else "",
+        "curves": {"panels": drawn, "constant": constant} if drawn else "The workdir holds no metrics (metrics.jsonl).",
+        "table": table if table["columns"] else "There are no scores (results.json): they need labelled videos.",
+        **{name: _section(name, builder, subject) for name, builder in builders.items()},
+    }
+
+
+def _section(name: str, builder: Callable[[Subject], Any], subject: Subject | str) -> Any:
+    if isinstance(subject, str):
+        return subject
+    log.info("report: %s", name)
+    try:
+        return builder(subject)
+    except (ValueError, VideoError) as error:  # features that are not finite, videos that are gone
+        return f"This could not be made: {error}."
+
+
+def _classes(subject: Subject) -> dict[str, Any] | str:
+    evaluator = subject.run.evaluator
+    if not evaluator.possible:
+        return "There are no labelled training and test videos."
+    predictions, test = evaluator.predictions(subject.features)
+    known, tested = evaluator.train.classes, subject.queries[1].classes
+    return classes(predictions, test.labels, known if len(known) >= len(tested) else tested)
+
+
+def _facts(config: Mapping[str, Any], metrics: list[dict[str, float]], subject: Subject | str) -> list[tuple[str, str]]:
+    """The few lines that say what the report is about."""
+    facts = []
+    if method := config.get("method_name"):
+        facts.append(("method", str(method)))
+    if "name" in (model := config.get("model", {})):
+        facts.append(("encoder", f"{model['name']}, width {model.get('width')}, {model.get('norm')} norm"))
+    data = config.get("data", {})
+    for part in ("train", "test"):
+        if data.get(part):
+            facts.append((f"{part} videos", str(data[part])))
+    if not isinstance(subject, str):
+        evaluator = subject.run.evaluator
+        tested = f", {len(evaluator.test)} to test" if evaluator.test is not None else ""
+        labels = f"{len(evaluator.train.classes)} classes" if evaluator.train.classes else "no labels"
+        facts.append(("videos", f"{len(evaluator.train):,} to train{tested}, {labels}"))
+    if "num_frames" in (clip := config.get("clip", {})):
+        stride = f"every {clip.get('stride'):g} {clip.get('unit')}"
+        facts.append(("clips", f"{clip['num_frames']} frames of {clip.get('size')} pixels, {stride}"))
+    steps = [str(int(row["step"])) for row in metrics[-1:]]
+    if not isinstance(subject, str):
+        steps = [f"{int(subject.state.step):,} of {subject.run.program.num_steps:,}"]
+    if steps:
+        batch = config.get("train", {}).get("batch_size")
+        facts.append(("steps", steps[0] + (f", {batch} videos each" if batch else "")))
+    if "seed" in config:
+        facts.append(("seed", str(config["seed"])))
+    return facts
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON file of the workdir; empty where there is none."""
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}); remove it, or evaluate the run again") from None
+    return found if isinstance(found, dict) else {}

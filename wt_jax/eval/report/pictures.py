@@ -1,0 +1,208 @@
+"""The parts of a report that look at videos through the trained encoder.
+
+Each builder returns plain values for the template, or a sentence that says why the part is left out.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from wt_jax.augment import finish_view, finish_views, to_uint8
+from wt_jax.data.pipeline import eval_batches, train_batches
+from wt_jax.data.sources import VideoList
+from wt_jax.data.views import PixelSpec, ViewSpec
+from wt_jax.eval.features import Features
+from wt_jax.eval.report.looks import contributions, focus, heat, motion, overlay
+from wt_jax.eval.report.media import SIDE, sheet, strip
+from wt_jax.eval.retrieval import centred, nearest
+from wt_jax.methods.base import encoder_variables
+from wt_jax.train.loop import Run
+from wt_jax.train.step import TrainState
+
+# How much is shown. With `media`'s bounds a report stays below 8 MB whatever the videos are (a test computes it).
+QUERIES, NEIGHBOURS = 6, 5
+VIDEOS, MOST_VIEWS = 4, 6
+POINTS, TILE, TILE_COLUMNS = 400, 40, 20
+_REFERENCE = 16  # clips whose mean feature is taken off before it is asked what makes a clip special
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a report shows: a run, its trained state, and the encoder's features of the training and the test list."""
+
+    run: Run
+    state: TrainState
+    features: tuple[Features, Features | None]
+
+    @property
+    def queries(self) -> tuple[Features, VideoList]:
+        """The test videos; the training videos where there is no test list."""
+        train, test = self.features
+        return (train, self.run.evaluator.train) if test is None else (test, self.run.evaluator.test)
+
+
+def views(subject: Subject) -> dict[str, Any]:
+    """What the network reads in training: some videos, all views of each, after colour and blur."""
+    run = subject.run
+    specs = dict(list(run.program.method.views.items())[:MOST_VIEWS])
+    videos = min(VIDEOS, len(run.videos))
+    batch = next(train_batches(run.videos, specs, seed=run.config.seed, batch_size=videos, num_steps=1, threads=1))
+    finished = jax.jit(lambda batch: finish_views(batch, specs, jax.random.key(run.config.seed)))(batch)
+    clips = {name: to_uint8(finished[name]) for name in specs}
+    rows = [
+        {"name": _name(run.videos, video), "strips": {name: strip(clips[name][row]) for name in specs}}
+        for row, video in enumerate(batch["video"])
+    ]
+    kinds = {name: _describe(spec) for name, spec in specs.items()}
+    return {"rows": rows, "kinds": kinds, "count": len(run.program.method.views)}
+
+
+def retrieval(subject: Subject) -> dict[str, Any] | str:
+    """Some queries with the videos of the training list that are nearest to them."""
+    (queries, query_videos), gallery = subject.queries, subject.features[0]
+    gallery_videos = subject.run.evaluator.train
+    one_list = queries is gallery
+    k = min(NEIGHBOURS, len(gallery.videos) - one_list)
+    if k < 1:
+        return "There is only one video, so there is nothing to compare it with."
+    chosen = _spread(len(queries.videos), QUERIES)
+    values, gallery_values = _comparable(subject, queries)[chosen], _comparable(subject, gallery)
+    found = nearest(values, gallery_values, k + one_list, centre=False)
+    # Within one list the nearest video is the query itself.
+    found = [[n for n in row if not (one_list and n == q)][:k] for q, row in zip(chosen, found, strict=True)]
+    view = _small(subject)
+    query_clips = _clips(query_videos, queries.videos[chosen], view)
+    near_clips = iter(_clips(gallery_videos, gallery.videos[np.concatenate(found)], view))
+    labelled = bool(query_videos.classes) and bool(gallery_videos.classes)
+    rows = []
+    for query, row, clip in zip(chosen, found, query_clips, strict=True):
+        near = [
+            {
+                "name": _name(gallery_videos, gallery.videos[n]),
+                "strip": strip(next(near_clips)),
+                "same": bool(gallery.labels[n] == queries.labels[query]) if labelled else None,
+            }
+            for n in row
+        ]
+        rows.append({"name": _name(query_videos, queries.videos[query]), "strip": strip(clip), "near": near})
+    return {"rows": rows, "count": len(queries.videos), "gallery": len(gallery.videos), "one_list": one_list}
+
+
+def embedding(subject: Subject) -> dict[str, Any] | str:
+    """The features in two dimensions, with a still of each video."""
+    features, videos = subject.queries
+    if len(features.videos) < 3:
+        return "There are fewer than three videos, too few for a map."
+    chosen = _spread(len(features.videos), POINTS)
+    places, share = plane(_comparable(subject, features)[chosen])
+    stills = _clips(videos, features.videos[chosen], replace(_small(subject), num_frames=1))[:, 0]
+    points = [
+        {"x": x, "y": y, "name": _name(videos, video), "label": int(label)}
+        for (x, y), video, label in zip(places.tolist(), features.videos[chosen], features.labels[chosen], strict=True)
+    ]
+    return {
+        "points": points,
+        "share": share,
+        "sheet": sheet(stills, TILE, TILE_COLUMNS),
+        "classes": list(videos.classes),
+        "count": len(features.videos),
+    }
+
+
+def attention(subject: Subject) -> dict[str, Any] | str:
+    """Where the encoder looks in some videos, before and after training, beside what moves."""
+    run = subject.run
+    features, videos = subject.queries
+    chosen = features.videos[_spread(len(features.videos), _REFERENCE)]
+    clips = _clips(videos, chosen, run.config.test_view)
+    fresh = run.program.first_state()
+    states = {"before training": fresh, "after training": subject.state}
+    shown = _spread(len(clips), VIDEOS)
+    heats = {name: _heats(run, state, clips, shown) for name, state in states.items()}
+    rows = []
+    for place, index in enumerate(shown):
+        clip = clips[index]
+        moving = motion(clip)
+        top = max(float(moving.max()), 1e-9)
+        gray = np.repeat((255 * moving / top).astype(np.uint8)[..., None], 3, axis=-1)
+        panels = [("the clip", strip(clip), None), ("what moves", strip(gray), None)]
+        for name, maps in heats.items():
+            panels.append((name, strip(overlay(clip, maps[place])), focus(maps[place], moving)))
+        rows.append({"name": _name(videos, chosen[index]), "panels": panels})
+    return {"rows": rows}
+
+
+def plane(values: np.ndarray) -> tuple[np.ndarray, float]:
+    """The two principal components of (N, D) features of length 1, and their share of the variance in [0, 1].
+
+    Returns:
+      (N, 2) float64 in [-1, 1], scaled alike in both directions; the sign of each axis is such that its largest value is
+      positive.
+    """
+    values = values.astype(np.float64)
+    length = np.linalg.norm(values, axis=1, keepdims=True)
+    values = values / np.where(length > 0, length, 1)
+    left, strength, _ = np.linalg.svd(values - values.mean(axis=0), full_matrices=False)
+    places = (left * strength)[:, :2]
+    places = np.pad(places, ((0, 0), (0, 2 - places.shape[1])))
+    places *= np.sign(places[np.abs(places).argmax(axis=0), [0, 1]])
+    total = float(np.square(strength).sum())
+    scale = max(float(np.abs(places).max()), 1e-12)
+    return places / scale, float(np.square(strength[:2]).sum()) / total if total > 0 else 0.0
+
+
+def _heats(run: Run, state: TrainState, clips: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """Heat (len(shown), T, S, S) of the clips shown, of (B, T, S, S, 3) uint8 clips whose mean feature is taken off."""
+    everywhere = NamedSharding(run.program.mesh, PartitionSpec())
+    variables = encoder_variables(state.params, state.model_state)
+    variables = jax.device_get(jax.jit(lambda v: v, out_shardings=everywhere)(variables))
+
+    @jax.jit
+    def maps(variables, clip):
+        finished = finish_view(clip[None], jnp.zeros(1, jnp.int32), jax.random.key(0), PixelSpec())
+        return run.program.method.encoder.apply(variables, finished, False, pool=False).astype(jnp.float32)
+
+    found = np.concatenate([np.asarray(maps(variables, clip)) for clip in clips])
+    mean = found.mean(axis=(0, 1, 2, 3), dtype=np.float64) if len(clips) > 1 else None
+    return heat(contributions(found[shown], mean), *clips.shape[1:3])
+
+
+def _comparable(subject: Subject, features: Features) -> np.ndarray:
+    """The features as the run's evaluation compares them: less the mean of their set, if it centres."""
+    if subject.run.config.eval.centre and len(features.values) > 1:
+        return centred("features", features.values)
+    return features.values
+
+
+def _small(subject: Subject) -> ViewSpec:
+    """The view of the evaluation, no larger than it is shown."""
+    view = subject.run.config.test_view
+    return replace(view, size=min(view.size, SIDE))
+
+
+def _clips(videos: VideoList, indices: Iterable[int], view: ViewSpec) -> np.ndarray:
+    """The middle clip of each video, (N, T, S, S, 3) uint8."""
+    batches = eval_batches(videos.select(indices), view, windows=1, batch_size=1)
+    return np.concatenate([batch["clip"][:, 0] for batch in batches])
+
+
+def _spread(count: int, most: int) -> np.ndarray:
+    """At most `most` of `count` places, evenly spread from the first to the last."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(int)
+
+
+def _name(videos: VideoList, index: int) -> str:
+    """A video's folder and file, which in class folders says the class."""
+    return "/".join(Path(videos[int(index)].path).parts[-2:])
+
+
+def _describe(view: ViewSpec) -> str:
+    pixels = "colour and blur vary" if view.pixels != PixelSpec() else "colour as it is"
+    crop = {"random": "random crop", "center": "centre crop", "resize": "whole frame"}[view.crop]
+    return f"window {view.window}, {view.num_frames} frames of {view.size} pixels, {crop}, {pixels}"

@@ -1,0 +1,53 @@
+"""Writes the report of a run, at any time: `python -m wt_jax.tools.report --workdir=DIR`.
+
+Nothing is trained or judged anew: curves and scores are those of the workdir's files, pictures come from its last
+checkpoint. Where there is none, or the videos are gone, the report says so and has the rest.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import app, flags
+
+from wt_jax.cli import KNOWN_ERRORS, fail, parse_flags, set_up_logging
+from wt_jax.config import ConfigError
+from wt_jax.eval.report import Subject, write_report
+from wt_jax.train.checkpoint import last_state
+from wt_jax.train.loop import prepare
+from wt_jax.train.workdir import read_config
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; report.html is written there.")
+
+log = logging.getLogger("wt_jax")
+
+
+def open_subject(workdir: Path) -> Subject | str:
+    """The last checkpoint of a workdir with its videos and their features, or why they cannot be had."""
+    try:
+        run = prepare(read_config(workdir))
+        state = last_state(workdir, run.program.shapes)
+    except KNOWN_ERRORS as error:
+        return f"This needs the run's checkpoint and videos: {error}."
+    log.info("features of %d videos", len(run.evaluator.train) + len(run.evaluator.test or ()))
+    return Subject(run, state, run.evaluator.features(state.params, state.model_state))
+
+
+def main(argv: Sequence[str]) -> None:
+    """Write the report."""
+    set_up_logging()
+    try:
+        if len(argv) > 1:
+            raise ConfigError(f"unexpected argument {argv[1]!r}; options begin with --")
+        if not _WORKDIR.value:
+            raise ConfigError("--workdir=DIR is missing; name the folder of the run")
+        workdir = Path(_WORKDIR.value)
+        if not workdir.is_dir():
+            raise ConfigError(f"{workdir} is no folder; name the workdir of a run")
+        log.info("report: %s", write_report(workdir, open_subject(workdir)))
+    except KNOWN_ERRORS as error:
+        fail(str(error))
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)
