@@ -89,8 +89,8 @@ def _facts(config: Mapping[str, Any], metrics: list[dict[str, float]], subject: 
         labels = f"{len(evaluator.train.classes)} classes" if evaluator.train.classes else "no labels"
         facts.append(("videos", f"{len(evaluator.train):,} to train{tested}, {labels}"))
     if "num_frames" in (clip := config.get("clip", {})):
-        stride = f"every {clip.get('stride'):g} {clip.get('unit')}"
-        facts.append(("clips", f"{clip['num_frames']} frames of {clip.get('size')} pixels, {stride}"))
+        apart = f"{clip.get('stride'):g} {clip.get('unit')} apart"
+        facts.append(("clips", f"{clip['num_frames']} x {clip.get('size')} pixels, {apart.replace('1 frames', '1 frame')}"))
     steps = [str(int(row["step"])) for row in metrics[-1:]]
     if not isinstance(subject, str):
         steps = [f"{int(subject.state.step):,} of {subject.run.program.num_steps:,}"]

@@ -45,8 +45,8 @@ def panels(metrics: Sequence[Mapping[str, float]]) -> tuple[list[Panel], dict[st
             if name != "step" and math.isfinite(value):
                 values.setdefault(name, []).append((row["step"], value))
 
-    def rank(name: str) -> tuple[int, str]:
-        return (_FIRST.index(name) if name in _FIRST else len(_FIRST)), name
+    def rank(name: str) -> tuple[int, bool, str]:
+        return (_FIRST.index(name) if name in _FIRST else len(_FIRST)), not name.startswith("loss"), name
 
     drawn, constant = [], {}
     for name in sorted(values, key=rank):
@@ -87,7 +87,7 @@ def _panel(name: str, rows: np.ndarray) -> Panel:
         name=name,
         path="M" + "L".join(f"{px} {py}" for px, py, _, _ in points),
         points=points,
-        x_ticks=[(x(step), number(step)) for step in x_ticks],
+        x_ticks=[(min(x(step), WIDTH - 4.0 * len(number(step))), number(step)) for step in x_ticks],
         y_ticks=[(y(value), number(value)) for value in y_ticks],
         last=last,
         averaged=averaged,

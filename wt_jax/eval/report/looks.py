@@ -28,9 +28,9 @@ def contributions(maps: np.ndarray, mean: np.ndarray | None) -> np.ndarray:
 
 
 def heat(parts: np.ndarray, frames: int, size: int) -> np.ndarray:
-    """(B, t, h, w) contributions -> (B, frames, size, size) in [0, 1]: enlarged, nothing below 0, 1 from the top percent on."""
+    """(B, t, h, w) contributions -> (B, frames, size, size) in [0, 1]: enlarged, nothing below 0, 1 for the top 5 %."""
     large = np.array(jax.image.resize(parts.astype(np.float32), (len(parts), frames, size, size), "linear"))
-    top = np.quantile(large, 0.99, axis=(1, 2, 3), keepdims=True)
+    top = np.quantile(large, 0.95, axis=(1, 2, 3), keepdims=True)
     return np.clip(large / np.where(top > 0, top, np.inf), 0, 1)
 
 

@@ -3,7 +3,8 @@
 Why strips of WebP and no video: a picture needs no permission to start, plays in step with its neighbours, stops where the
 reader asks for less motion, can be printed, and every browser since 2020 shows it. Videos in data URIs do not play
 everywhere, and an animated picture cannot be stopped. The price is that no frame is predicted from another, so strips are
-small: at most FRAMES frames of at most SIDE pixels. All choices here are ours.
+small: at most FRAMES frames of SIDE pixels, a multiple of 16, so that no block of the codec has part in two frames. All
+choices here are ours.
 """
 
 import base64
@@ -25,10 +26,12 @@ class Strip:
 
 
 def strip(clip: np.ndarray) -> Strip:
-    """A film strip of a (T, S, S, 3) uint8 clip; of more than FRAMES frames, evenly chosen ones, larger frames shrunk."""
+    """A film strip of a (T, S, S, 3) uint8 clip: its frames, or FRAMES of them evenly chosen, brought to SIDE pixels."""
     if len(clip) > FRAMES:
         clip = clip[np.linspace(0, len(clip) - 1, FRAMES).round().astype(int)]
-    tiles = [_shrunk(frame, SIDE) for frame in clip]
+    # Small frames are enlarged too: a browser that does it mixes neighbours on the strip.
+    kind = cv2.INTER_AREA if clip.shape[1] > SIDE else cv2.INTER_CUBIC
+    tiles = [cv2.resize(frame, (SIDE, SIDE), interpolation=kind) for frame in clip]
     return Strip(data_uri(np.concatenate(tiles, axis=1)), len(tiles))
 
 
@@ -48,7 +51,3 @@ def data_uri(picture: np.ndarray, *, exact: bool = False) -> str:
     order = cv2.COLOR_RGBA2BGRA if picture.shape[2] == 4 else cv2.COLOR_RGB2BGR
     _, coded = cv2.imencode(kind, cv2.cvtColor(np.ascontiguousarray(picture), order), options)
     return f"data:image/{kind[1:]};base64,{base64.b64encode(coded.tobytes()).decode()}"
-
-
-def _shrunk(frame: np.ndarray, side: int) -> np.ndarray:
-    return cv2.resize(frame, (side, side), interpolation=cv2.INTER_AREA) if len(frame) > side else frame

@@ -142,8 +142,7 @@ def plane(values: np.ndarray) -> tuple[np.ndarray, float]:
     """The two principal components of (N, D) features of length 1, and their share of the variance in [0, 1].
 
     Returns:
-      (N, 2) float64 in [-1, 1], scaled alike in both directions; the sign of each axis is such that its largest value is
-      positive.
+      (N, 2) float64, moved and scaled alike in both directions so that [-1, 1] is filled; and the share.
     """
     values = values.astype(np.float64)
     length = np.linalg.norm(values, axis=1, keepdims=True)
@@ -151,10 +150,11 @@ def plane(values: np.ndarray) -> tuple[np.ndarray, float]:
     left, strength, _ = np.linalg.svd(values - values.mean(axis=0), full_matrices=False)
     places = (left * strength)[:, :2]
     places = np.pad(places, ((0, 0), (0, 2 - places.shape[1])))
-    places *= np.sign(places[np.abs(places).argmax(axis=0), [0, 1]])
+    places *= np.where(places[np.abs(places).argmax(axis=0), [0, 1]] < 0, -1, 1)  # one of two equal choices
     total = float(np.square(strength).sum())
-    scale = max(float(np.abs(places).max()), 1e-12)
-    return places / scale, float(np.square(strength[:2]).sum()) / total if total > 0 else 0.0
+    low, high = places.min(axis=0), places.max(axis=0)
+    places = (places - (low + high) / 2) / max(float((high - low).max()) / 2, 1e-12)
+    return places, float(np.square(strength[:2]).sum()) / total if total > 0 else 0.0
 
 
 def _heats(run: Run, state: TrainState, clips: np.ndarray, shown: np.ndarray) -> np.ndarray:

@@ -29,14 +29,15 @@ class Score:
 
 def score_table(results: Mapping[str, Any]) -> dict[str, Any]:
     """Columns, and rows of (encoder, one `Score` or None for each column); the best of each column is marked."""
-    rows = {encoder: dict(_scores(found)) for encoder, found in results.items() if isinstance(found, Mapping)}
+    rows = {encoder: dict(_scores(entry)) for encoder, entry in results.items() if isinstance(entry, Mapping)}
     columns = list(dict.fromkeys(column for scores in rows.values() for column in scores))
-    best = {c: max(scores[c].value for scores in rows.values() if c in scores) for c in columns}
+    found = {column: [scores[column].value for scores in rows.values() if column in scores] for column in columns}
+    best = {column: max(values) for column, values in found.items() if max(values) > min(values)}
     table = []
     for encoder, scores in rows.items():
         cells = [scores.get(column) for column in columns]
         marked = [
-            cell and Score(cell.value, cell.low, cell.high, len(rows) > 1 and cell.value == best[column])
+            cell and Score(cell.value, cell.low, cell.high, cell.value == best.get(column))
             for cell, column in zip(cells, columns, strict=True)
         ]
         table.append((encoder, marked))
