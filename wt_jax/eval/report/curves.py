@@ -60,11 +60,11 @@ def panels(metrics: Sequence[Mapping[str, float]]) -> tuple[list[Panel], dict[st
 
 def number(value: float) -> str:
     """Three significant digits, without an exponent where that stays short."""
-    if value == 0 or 1e-3 <= abs(value) < 1e6:
-        digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
-        text = f"{value:,.{digits}f}"
-        return text.rstrip("0").rstrip(".") if "." in text else text
-    return f"{value:.2e}"
+    if value != 0 and not 1e-4 <= abs(value) < 1e6:
+        return f"{value:.3g}"
+    digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
+    text = f"{value:,.{digits}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def _panel(name: str, rows: np.ndarray) -> Panel:

@@ -130,7 +130,7 @@ def attention(subject: Subject) -> dict[str, Any] | str:
         clip = clips[index]
         moving = motion(clip)
         top = max(float(moving.max()), 1e-9)
-        gray = np.repeat((255 * moving / top).astype(np.uint8)[..., None], 3, axis=-1)
+        gray = np.repeat((255 * np.sqrt(moving / top)).astype(np.uint8)[..., None], 3, axis=-1)  # so that faint motion shows
         panels = [("the clip", strip(clip), None), ("what moves", strip(gray), None)]
         for name, maps in heats.items():
             panels.append((name, strip(overlay(clip, maps[place])), focus(maps[place], moving)))
