@@ -22,7 +22,8 @@ from wt_jax.eval.report import Subject, pictures, write_report
 from wt_jax.eval.report.curves import number, panels
 from wt_jax.eval.report.looks import contributions, focus, heat, motion, overlay
 from wt_jax.eval.report.media import FRAMES, SIDE, data_uri, sheet, strip
-from wt_jax.eval.report.scores import classes, score_table
+from wt_jax.eval.report.scores import classes, score_tables
+from wt_jax.eval.scores import bootstrap_interval
 from wt_jax.tools.report import open_subject
 from wt_jax.train.loop import prepare, train
 from wt_jax.train.workdir import open_workdir
@@ -137,7 +138,7 @@ def test_hostile_names_are_text(page):
     names = {a["data-name"] for a in page.all("circle", "embedding") if "data-name" in a}
     assert any(name.startswith("a</script><img src=x") for name in names)
     assert "a</script><img src=x onerror=alert(0)>'&.mp4" in page.text["retrieval"]
-    (matrix,) = (a for a in page.all("img") if a.get("id") == "matrix")
+    (matrix,) = (a for a in page.all("img") if a.get("class") == "counts")
     assert json.loads(matrix["data-names"]) == sorted(HOSTILE)
 
 
@@ -154,12 +155,12 @@ def test_every_clip_decodes_to_its_frames(page):
 
 def test_numbers_are_those_of_the_results(run_folder, page):
     results = json.loads((run_folder[0] / "results.json").read_text())
-    table = score_table(results)
+    (table,) = score_tables(results)
     for encoder, cells in table["rows"]:
-        assert [cell.value for cell in cells] == [results[encoder][column] for column in table["columns"]]
+        assert [cell.value for cell in cells] == [results[encoder][column] for (column,) in table["columns"]]
     shown = re.findall(r"\d+\.\d", page.text["tbody"])
     assert shown == [f"{100 * value:.1f}" for row in results.values() for value in row.values()]
-    right = re.search(r"([\d.]+) % of 8 are right", page.text["classes"])
+    right = re.search(r"([\d.]+)\xa0% of 8 are right", page.text["classes"])
     assert right[1] == f"{100 * results['pre-trained']['knn_top1']:.1f}"
 
 
@@ -338,29 +339,82 @@ def test_the_map_keeps_what_a_plane_can_keep():
     assert pictures.plane(rng.normal(size=(5, 1)))[0].shape == (5, 2)
 
 
-def test_scores_of_both_forms_are_read():
-    flat = score_table({"random": {"knn_top1": 0.2, "bad": float("nan")}, "ours": {"knn_top1": 0.5}})
-    assert flat["columns"] == ["knn_top1"]
+EVALUATION = {
+    "classes": ["a<b>", "b"],
+    "splits": [{"name": "split1", "train": 30, "test": 20}],
+    "encoders": {
+        "random": {"knn": {"numbers": {"top1": {"value": 0.25, "low": 0.1, "high": 0.4}}, "folds": 1, "items": 20}},
+        "ours": {
+            "knn": {
+                "numbers": {
+                    "top1": {"value": 0.75, "low": 0.5, "high": 0.9},
+                    "top1_sweep": {"value": 0.8, "low": 0.6, "high": 0.95},
+                },
+                "chosen": [{"split": "split1", "learning_rate": 0.123}],
+                "folds": 1,
+                "items": 20,
+                "per_class": [0.8, None],
+                "confusion": [[8, 2], [3, 7]],
+            },
+            "low_shot": {"numbers": {"top1_5%": {"value": 0.5, "low": 0.3, "high": 0.7}}, "folds": 3, "items": 20},
+        },
+    },
+}
+
+
+def test_scores_of_a_training_are_read():
+    (flat,) = score_tables({"random": {"knn_top1": 0.2, "bad": float("nan")}, "ours": {"knn_top1": 0.5}})
+    assert flat["columns"] == [("knn_top1",)]
     assert [cells[0].best for _, cells in flat["rows"]] == [False, True]
     assert not flat["intervals"]
-    nested = score_table({"ours": {"linear": {"top1": {"value": 0.5, "low": 0.4, "high": 0.6}}}, "other": {}, "note": "x"})
-    assert nested["columns"] == ["linear top1"]
-    (_, (score,)), (_, (nothing,)) = nested["rows"]
-    assert (score.value, score.low, score.high, score.best) == (0.5, 0.4, 0.6, False)
+    (even,) = score_tables({"random": {"recall@50": 1.0}, "ours": {"recall@50": 1.0}})
+    assert not any(cells[0].best for _, cells in even["rows"])
+    assert score_tables({}) == []
+
+
+def test_scores_of_an_evaluation_are_read_and_nothing_else():
+    main, other = score_tables(EVALUATION)
+    assert main["columns"] == [("knn", "top1"), ("low_shot", "top1_5%")]
+    assert other["columns"] == [("knn", "top1_sweep")]
+    (_, (random, nothing)), (_, (ours, _)) = main["rows"]
     assert nothing is None
-    assert nested["intervals"]
+    assert (random.value, ours.value, ours.low, ours.high) == (0.25, 0.75, 0.5, 0.9)
+    assert (random.best, ours.best) == (False, True)
+    assert main["intervals"]
+
+
+def test_the_report_of_an_evaluation(tmp_path):
+    (tmp_path / "results.json").write_text(json.dumps(EVALUATION))
+    (tmp_path / "evaluation.json").write_text(
+        json.dumps({"config": {"seed": 3}, "encoders": {"ours": "runs/<i>"}, "environment": {"python": "3.x"}})
+    )
+    page = Page(write_report(tmp_path, open_subject(tmp_path)).read_text())
+    assert "75.0 50.0–90.0" in " ".join(page.text["results"].split())
+    assert "0.123" not in page.text["results"]
+    assert "runs/<i>" in page.text["header"]
+    assert "ours, knn: 75.0\xa0% of 20 are right" in " ".join(page.text["classes"].split(" ")).replace("\n", " ")
+    assert "a<b> taken for b: 2" in page.text["classes"]
+    assert "report of its own run" in page.text["attention"]
+    (matrix,) = (a for a in page.all("img") if a.get("class") == "counts")
+    assert json.loads(matrix["data-cells"]) == [[0, 0, 8], [0, 1, 2], [1, 0, 3], [1, 1, 7]]
 
 
 def test_classes_count_what_is_taken_for_what():
-    labels, predictions = np.array([0, 0, 0, 1, 1]), np.array([0, 2, 2, 1, 0])
-    found = classes(predictions, labels, ["a", "b", "c", "d"])
+    counts = np.array([[1, 0, 2, 0], [1, 1, 0, 0], [0] * 4, [0] * 4])
+    found = classes("kNN", counts, ["a", "b", "c", "d"])
     assert found["accuracy"].value == pytest.approx(0.4)
     assert [(b["name"], b["count"], b["score"].value) for b in found["bars"]] == [("a", 3, pytest.approx(1 / 3)), ("b", 2, 0.5)]
     assert found["cells"] == [[0, 0, 1], [0, 2, 2], [1, 0, 1], [1, 1, 1]]
     assert found["confusions"][0] == {"true": "a", "taken": "c", "count": 2}
     alpha = decoded(found["picture"])[..., 3]
-    assert (alpha > 0).tolist() == (np.array([[1, 0, 1, 0], [1, 1, 0, 0], [0] * 4, [0] * 4]) > 0).tolist()
+    assert ((alpha > 0) == (counts > 0)).all()
     assert alpha[0, 2] > alpha[0, 0]
+
+
+def test_intervals_of_classes_are_those_of_the_bootstrap():
+    hits = np.array([True] * 30 + [False] * 10)
+    (bar,) = classes("kNN", np.array([[30, 10], [0, 0]]), ["a", "b"])["bars"]
+    np.testing.assert_allclose((bar["score"].low, bar["score"].high), bootstrap_interval(hits), atol=0.026)
 
 
 def test_predictions_are_those_that_the_scores_count(small_set, tmp_path):

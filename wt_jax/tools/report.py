@@ -1,6 +1,6 @@
-"""Writes the report of a run, at any time: `python -m wt_jax.tools.report --workdir=DIR`.
+"""Writes the report of a run or of an evaluation, at any time: `python -m wt_jax.tools.report --workdir=DIR`.
 
-Nothing is trained or judged anew: curves and scores are those of the workdir's files, pictures come from its last
+Nothing is trained or judged anew: curves and scores are those of the workdir's files, pictures come from a run's last
 checkpoint. Where there is none, or the videos are gone, the report says so and has the rest.
 """
 
@@ -17,13 +17,15 @@ from wt_jax.train.checkpoint import last_state
 from wt_jax.train.loop import prepare
 from wt_jax.train.workdir import read_config
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; report.html is written there.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run or evaluation; report.html is written there.")
 
 log = logging.getLogger("wt_jax")
 
 
 def open_subject(workdir: Path) -> Subject | str:
     """The last checkpoint of a workdir with its videos and their features, or why they cannot be had."""
+    if (workdir / "evaluation.json").exists():
+        return "An evaluation compares encoders; what one of them sees is in the report of its own run."
     try:
         run = prepare(read_config(workdir))
         state = last_state(workdir, run.program.shapes)

@@ -17,7 +17,18 @@ from wt_jax.eval.report.pictures import TILE_COLUMNS, Subject
 
 __all__ = ["Subject", "write_report"]
 
-_WORDS = {"knn_top1": "kNN top-1", "linear_top1": "linear top-1", "mean_average_precision": "mAP", "mfu": "MFU"}
+_WORDS = {
+    "knn": "kNN",
+    "knn_top1": "kNN top-1",
+    "linear_top1": "linear top-1",
+    "top1": "top-1",
+    "top5": "top-5",
+    "linear_clips": "linear on clips",
+    "finetune": "fine-tuned",
+    "low_shot": "low-shot",
+    "mean_average_precision": "mAP",
+    "mfu": "MFU",
+}
 
 
 def write_report(workdir: Path, subject: Subject | str) -> Path:
@@ -61,4 +72,4 @@ def _own_file(name: str) -> str:
 
 def _words(name: str) -> str:
     """The name of a score or metric, as people write it."""
-    return _WORDS.get(name, name.replace("recall@", "R@").replace("_", " "))
+    return _WORDS.get(name, name.replace("recall@", "R@").replace("top1_", "").replace("_", " "))

@@ -12,7 +12,8 @@ from wt_jax.data.decode import VideoError
 from wt_jax.eval.report import pictures
 from wt_jax.eval.report.curves import panels
 from wt_jax.eval.report.pictures import Subject
-from wt_jax.eval.report.scores import classes, score_table
+from wt_jax.eval.report.scores import classes, evaluated_classes, score_tables
+from wt_jax.eval.scores import confusion_matrix
 from wt_jax.train.metrics import read_metrics
 
 log = logging.getLogger(__name__)
@@ -22,20 +23,22 @@ def collect(workdir: Path, subject: Subject | str) -> dict[str, Any]:
     """Everything that the template names; a section that is left out is the sentence that says why.
 
     Args:
-      workdir: the folder of a run.
+      workdir: the folder of a run or of an evaluation.
       subject: the run's encoder and videos, or why there are none.
 
     Raises:
       ConfigError: the workdir holds no file that a report could be about, or one that cannot be read.
     """
-    config, environment, results = (_read(workdir / f"{name}.json") for name in ("config", "environment", "results"))
+    config, environment, results, evaluation = (
+        _read(workdir / f"{name}.json") for name in ("config", "environment", "results", "evaluation")
+    )
     metrics = read_metrics(workdir / "metrics.jsonl")
     if not (config or results or metrics):
         raise ConfigError(f"{workdir} holds no config.json, metrics.jsonl or results.json; is it the workdir of a run?")
+    config, environment = config or evaluation.get("config", {}), environment or evaluation.get("environment", {})
     drawn, constant = panels(metrics)
-    table = score_table(results)
+    tables = score_tables(results)
     builders: dict[str, Callable[[Subject], Any]] = {
-        "classes": _classes,
         "retrieval": pictures.retrieval,
         "embedding": pictures.embedding,
         "attention": pictures.attention,
@@ -44,11 +47,12 @@ def collect(workdir: Path, subject: Subject | str) -> dict[str, Any]:
     return {
         "name": workdir.absolute().name,
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "facts": _facts(config, metrics, subject),
+        "facts": _facts(config, metrics, subject) + _evaluation_facts(evaluation, results),
         "environment": environment,
         "config": json.dumps(config, indent=1) if config else "",
         "curves": {"panels": drawn, "constant": constant} if drawn else "The workdir holds no metrics (metrics.jsonl).",
-        "table": table if table["columns"] else "There are no scores (results.json): they need labelled videos.",
+        "tables": tables or "There are no scores (results.json): they need labelled videos.",
+        "classes": evaluated_classes(results) or _section("classes", _classes, subject),
         **{name: _section(name, builder, subject) for name, builder in builders.items()},
     }
 
@@ -63,13 +67,13 @@ def _section(name: str, builder: Callable[[Subject], Any], subject: Subject | st
         return f"This could not be made: {error}."
 
 
-def _classes(subject: Subject) -> dict[str, Any] | str:
+def _classes(subject: Subject) -> list[dict[str, Any]] | str:
     evaluator = subject.run.evaluator
     if not evaluator.possible:
         return "There are no labelled training and test videos."
     predictions, test = evaluator.predictions(subject.features)
-    known, tested = evaluator.train.classes, subject.queries[1].classes
-    return classes(predictions, test.labels, known if len(known) >= len(tested) else tested)
+    names = max(evaluator.train.classes, subject.queries[1].classes, key=len)
+    return [classes("weighted kNN", confusion_matrix(predictions, test.labels, len(names)), names)]
 
 
 def _facts(config: Mapping[str, Any], metrics: list[dict[str, float]], subject: Subject | str) -> list[tuple[str, str]]:
@@ -100,6 +104,12 @@ def _facts(config: Mapping[str, Any], metrics: list[dict[str, float]], subject: 
     if "seed" in config:
         facts.append(("seed", str(config["seed"])))
     return facts
+
+
+def _evaluation_facts(evaluation: Mapping[str, Any], results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    facts = [(f"encoder {name}", str(place)) for name, place in evaluation.get("encoders", {}).items()]
+    splits = results.get("splits", ())
+    return facts + [(f"split {s['name']}", f"{s['train']:,} to train, {s['test']:,} to test") for s in splits]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -43,8 +43,7 @@ for (const curve of document.querySelectorAll(".curve")) {
   }, () => mark.setAttribute("visibility", "hidden"));
 }
 
-const matrix = document.getElementById("matrix");
-if (matrix) {
+for (const matrix of document.querySelectorAll(".counts")) {
   const names = JSON.parse(matrix.dataset.names);
   const counts = new Map(JSON.parse(matrix.dataset.cells).map(([t, p, n]) => [t * names.length + p, n]));
   const items = names.map((_, t) => names.reduce((sum, _, p) => sum + (counts.get(t * names.length + p) || 0), 0));
