@@ -17,13 +17,14 @@ from wt_jax.config import ConfigError, default_config, resolve
 from wt_jax.data.sources import open_source
 from wt_jax.eval.evaluate import Evaluator
 from wt_jax.eval.features import Features
-from wt_jax.eval.judge import format_table, judge
+from wt_jax.eval.judge import judge
 from wt_jax.eval.report import Subject, pictures, write_report
 from wt_jax.eval.report.curves import number, panels
 from wt_jax.eval.report.looks import contributions, focus, heat, motion, overlay
 from wt_jax.eval.report.media import FRAMES, SIDE, data_uri, sheet, strip
 from wt_jax.eval.report.scores import classes, score_tables
 from wt_jax.eval.scores import bootstrap_interval
+from wt_jax.eval.table import format_table
 from wt_jax.tools.report import open_subject
 from wt_jax.train.loop import prepare, train
 from wt_jax.train.workdir import open_workdir

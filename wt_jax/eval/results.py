@@ -24,9 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from wt_jax.eval.table import format_table
 from wt_jax.eval.lists import Lists
 from wt_jax.eval.scores import Number, Result, confusion_matrix, join, per_class_accuracy
+from wt_jax.eval.table import format_table
 
 # What goes into the short table, under which heading; shares of low-shot join by their name.
 _HEADINGS = {
