@@ -10,11 +10,11 @@ from jax import Array
 
 
 def frame_difference(clips: Array) -> Array:
-    """The change to the next frame, (1 + x_{t+1} - x_t) / 2 in [0, 1]; 0.5 is no change. The last one stands twice.
+    """The change to the next frame, 1/2 + (x_{t+1} - x_t) / 2 in [0, 1]; 0.5 is no change. The last one stands twice.
 
     The motion input that needs no optical flow.
     """
-    change = (1.0 + clips[:, 1:] - clips[:, :-1]) / 2.0
+    change = 0.5 + (clips[:, 1:] - clips[:, :-1]) / 2.0
     if clips.shape[1] == 1:
         return jnp.full_like(clips, 0.5)
     return jnp.concatenate([change, change[:, -1:]], axis=1)
