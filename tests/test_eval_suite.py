@@ -18,9 +18,10 @@ import pytest
 from wt_jax.config import ConfigError, default_config, resolve, to_dict
 from wt_jax.eval import suite
 from wt_jax.eval.encoders import load_candidate, named_places
-from wt_jax.eval.feature_file import read_features
+from wt_jax.eval.feature_file import FeatureFile, read_features
 from wt_jax.eval.lists import open_lists
 from wt_jax.eval.protocol import default_evaluation, resolve_evaluation
+from wt_jax.eval.results import summarise
 from wt_jax.eval.suite import EvaluationError, evaluate
 from wt_jax.methods import build_method
 from wt_jax.models.weights import WeightsError
@@ -246,6 +247,23 @@ def test_a_test_set_is_taken_where_none_is_named_and_groups_are_left_out(lists):
     np.testing.assert_array_equal(found.splits[1].test, np.arange(10, 20))
     with pytest.raises(ConfigError, match=r"'whom' is no column of d\.csv \(columns: who\)"):
         open_lists(evaluation(lists, splits=(("d.csv", ""),), leave_out="whom"))
+
+
+def test_left_out_groups_are_one_test_set_without_the_videos_that_failed(lists):
+    config = evaluation(lists, splits=(("d.csv", ""),), leave_out="who")
+    found = open_lists(config)
+    # Two videos could not be decoded; of the rest the features say the class.
+    kept = [place for place in range(30) if place not in (4, 25)]
+    labels = found.videos.labels[kept]
+    values = np.eye(3, dtype=np.float32)[labels] + 0.01 * np.random.default_rng(0).normal(size=(28, 3)).astype(np.float32)
+    paths = tuple(found.videos.paths[place] for place in kept)
+    features = FeatureFile(values, paths, labels, np.zeros((28, 2, 2)), found.videos.classes, (), {}, None)
+    results = [suite.judge_stored("knn", features, split, found.videos, config) for split in found.splits]
+    summary = summarise(results, found)
+    assert (summary["items"], summary["folds"]) == (28, 1)
+    assert summary["numbers"]["top1"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert [choice["split"] for choice in summary["chosen"]] == ["without_x", "without_y", "without_z"]
+    np.testing.assert_array_equal(np.sort(np.concatenate([result.items for result in results])), kept)
 
 
 def test_impossible_configurations_name_the_key(small_set):
