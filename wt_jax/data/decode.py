@@ -7,9 +7,9 @@ Built on PyAV (https://pyav.basswood-io.com), one thread per call, because the p
 
 from __future__ import annotations
 
-import functools
 import io
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,12 +17,15 @@ from fractions import Fraction
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 # Codecs with packets that show no picture (vp8: hidden references; mpeg4: "not coded" frames). Only decoding tells.
 _HIDDEN_PACKETS = ("mpeg4", "vp8")
 # Frames that must lie between two wanted ones before a seek costs less than decoding them.
 _WORTH_A_SEEK = 6
-_CACHED_VIDEOS = 1024
+# Decoders that leave out what nothing refers to, exactly: FFmpeg's H.264 decoder goes by nal_ref_idc.
+_SKIPPING = ("h264",)
+_KNOWN_VIDEOS = 4096
 # A title that is not UTF-8 must not make a video unreadable. PyAV 19 has no such setting any more.
 _TOLERANT = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
 
@@ -75,13 +78,11 @@ def probe(source: str | bytes) -> VideoInfo:
     Raises:
       VideoError: the file is missing, is no video, has no video stream, or holds no frame.
     """
-    if isinstance(source, bytes):
-        return _probe(source)
-    try:
-        status = os.stat(source)
-    except OSError as error:
-        raise VideoError(f"{source}: {error.strerror}") from error
-    return _probe_file(source, status.st_size, status.st_mtime_ns)
+    known = None if isinstance(source, bytes) else _known.get(_version(source))
+    if known is not None:
+        return known
+    with open_reader(source) as reader:
+        return reader.info
 
 
 def decode(source: str | bytes, indices: Sequence[int] | np.ndarray, info: VideoInfo | None = None) -> np.ndarray:
@@ -99,21 +100,9 @@ def decode(source: str | bytes, indices: Sequence[int] | np.ndarray, info: Video
       VideoError: one of the frames cannot be decoded.
       IndexError: an index is out of range.
     """
-    info = probe(source) if info is None else info
     wanted, order = np.unique(np.asarray(indices, np.int64), return_inverse=True)
-    if not len(wanted) or wanted[0] < 0 or wanted[-1] >= info.num_frames:
-        raise IndexError(f"{_name(source)}: frames {list(indices)} of a video with {info.num_frames} frames")
-    frames, runs, everything = {}, _runs(info, wanted), [(None, wanted)]
-    if len(runs) > 1 or runs[0][0] is not None:
-        with suppress(VideoError):
-            frames = _read(source, info, runs)
-    if len(frames) < len(wanted):  # No seek was made, or one failed or overshot, as it does in some containers.
-        frames = _read(source, info, everything)
-    missing = [index for index in wanted.tolist() if index not in frames]
-    if missing:
-        raise VideoError(f"{_name(source)}: frame {missing[0]} of {info.num_frames} cannot be decoded")
-    if len({frame.shape for frame in frames.values()}) > 1:
-        raise VideoError(f"{_name(source)}: the frame size changes within the video")
+    with open_reader(source, info) as reader:
+        frames = dict(reader.frames(wanted))
     return np.stack([frames[index] for index in wanted[order].tolist()])
 
 
@@ -132,21 +121,149 @@ def check(source: str | bytes) -> VideoInfo:
     return info
 
 
-@functools.lru_cache(maxsize=_CACHED_VIDEOS)
-def _probe_file(path: str, size: int, modified: int) -> VideoInfo:
-    return _probe(path)
+class Reader:
+    """A video that is open, and what is in it (`info`): looked at and read through one handle. `open_reader` makes it."""
+
+    def __init__(
+        self, source: str | bytes, container: av.container.InputContainer, stream: av.VideoStream, info: VideoInfo | None
+    ):
+        self._source, self._container, self._stream = source, container, stream
+        self._fresh = info is not None  # Nothing has been read yet, so that reading starts at the first frame.
+        self.info = info or _list_frames(source, container, stream)
+        self._rgb = VideoReformatter()  # One for all frames: making its tables takes longer than using them.
+
+    def frames(self, indices: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Yields the wanted frames one at a time, in no promised order, each once; none is kept.
+
+        Args:
+          indices: integers [n] in [0, info.num_frames), increasing.
+
+        Yields:
+          An index, and the frame as `decode` gives it: uint8 [height, width, 3].
+
+        Raises:
+          VideoError: one of the frames cannot be decoded, or they differ in size. Some may have been yielded by then.
+          IndexError: an index is out of range.
+        """
+        wanted, info = np.asarray(indices, np.int64), self.info
+        if not len(wanted) or wanted[0] < 0 or wanted[-1] >= info.num_frames:
+            raise IndexError(f"{_name(self._source)}: frames {wanted.tolist()} of a video with {info.num_frames} frames")
+        shape, left = None, set(wanted.tolist())
+        for index, picture in self._pictures(wanted):
+            if index in left:
+                left.remove(index)
+                if picture.shape != (shape or picture.shape):
+                    raise VideoError(f"{_name(self._source)}: the frame size changes within the video")
+                shape = picture.shape
+                yield index, picture
+        if left:
+            raise VideoError(f"{_name(self._source)}: frame {min(left)} of {info.num_frames} cannot be decoded")
+
+    def _pictures(self, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """The wanted frames that can be decoded: by the quick way, then what is left by the sure one, where any is."""
+        left = set(wanted.tolist())
+        if self.info.keyframes.size:
+            with suppress(VideoError, av.error.FFmpegError):
+                for start, run in _runs(self.info, wanted):
+                    if start != self.info.keyframes[0] or not self._fresh:
+                        self._container.seek(start, stream=self._stream)
+                    self._fresh = False
+                    for index, frame in self._quickly(run):
+                        left.discard(index)
+                        yield index, self._picture(frame)
+        if left:  # The time stamps do not identify the frames, or a seek failed or overshot, as in some containers.
+            with _opened(self._source) as (container, stream):
+                for place, frame in enumerate(_decoded(container, stream)):
+                    index = _index(self.info, place, frame)
+                    if index in left:
+                        left.discard(index)
+                        yield index, self._picture(frame)
+                    if not left or (index is not None and index > wanted[-1]):
+                        return
+
+    def _quickly(self, wanted: np.ndarray) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Wanted frames from here on. H.264 pictures that nothing refers to are left out where they are not wanted.
+
+        Once the packets of all wanted frames are in, the decoder is emptied rather than fed until the last one comes out.
+        """
+        codec, info = self._stream.codec_context, self.info
+        skips = codec.name in _SKIPPING
+        due, left = set(info.pts[wanted].tolist()), set(wanted.tolist())
+        for packet in self._container.demux(self._stream):
+            if skips:
+                codec.skip_frame = "DEFAULT" if packet.pts in due else "NONREF"
+            due.discard(packet.pts)
+            frames = _frames_of(packet)
+            if not due and packet.size:
+                frames = [*frames, *_frames_of(None, codec)]
+            for frame in frames:
+                index = _index(info, 0, frame)
+                if index in left:
+                    left.remove(index)
+                    yield index, frame
+            if not due or not left:
+                break
+
+    def _picture(self, frame: av.VideoFrame) -> np.ndarray:
+        """The frame as upright RGB, uint8 [height, width, 3]; a view of memory of its own."""
+        plane = self._rgb.reformat(frame, format="rgb24", threads=1).planes[0]
+        rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+        picture = rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3)
+        return np.rot90(picture, round(frame.rotation / 90))
 
 
-def _probe(source: str | bytes) -> VideoInfo:
+@contextmanager
+def open_reader(source: str | bytes, info: VideoInfo | None = None) -> Iterator[Reader]:
+    """Opens a video once, to look at it and to read frames one at a time.
+
+    Args:
+      source: a path, or the content of a video file.
+      info: result of `probe` for this source, where it is at hand. For files it is remembered anyway.
+
+    Raises:
+      VideoError: as `probe`; what goes wrong while the video is open becomes one as well.
+    """
+    before = None if info or isinstance(source, bytes) else _version(source)
+    info = info or _known.get(before)
     with _opened(source) as (container, stream):
-        packets = [
-            (packet.pts, packet.dts, packet.is_keyframe, packet.is_discard)
-            for packet in container.demux(stream)
-            if packet.size and not packet.is_corrupt
-        ]
-        codec, time_base, rate = stream.codec_context, stream.time_base, stream.average_rate
-        name, width, height = codec.name, codec.width, codec.height
-        guessed = container.format.name == "avi"  # AVI stores no presentation times: those of B-frames are guesses.
+        # A file may be replaced at any moment: what is remembered is of the file that is open, or not believed.
+        same = before is None or before == _version(source)
+        reader = Reader(source, container, stream, info if same else None)
+        if before is not None and same:
+            _remember(before, reader.info)
+        yield reader
+
+
+# What is in files, by path, size and time of change; the oldest is forgotten first.
+_known: dict[tuple[str, int, int] | None, VideoInfo] = {}
+_lock = threading.Lock()
+
+
+def _version(path: str) -> tuple[str, int, int]:
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte.
+        raise VideoError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    return path, status.st_size, status.st_mtime_ns
+
+
+def _remember(version: tuple[str, int, int], info: VideoInfo) -> None:
+    with _lock:
+        _known[version] = info
+        if len(_known) > _KNOWN_VIDEOS:
+            del _known[next(iter(_known))]
+
+
+def _list_frames(source: str | bytes, container: av.container.InputContainer, stream: av.VideoStream) -> VideoInfo:
+    """What is in a video, from its packets where these tell; reads the container to its end."""
+    packets = [
+        (packet.pts, packet.dts, packet.is_keyframe, packet.is_discard)
+        for packet in container.demux(stream)
+        if packet.size and not packet.is_corrupt
+    ]
+    codec, time_base, rate = stream.codec_context, stream.time_base, stream.average_rate
+    name, width, height = codec.name, codec.width, codec.height
+    guessed = container.format.name == "avi"  # AVI stores no presentation times: those of B-frames are guesses.
     keyframes = [pts for pts, _, is_keyframe, _ in packets if is_keyframe]
     times = [pts for pts, _, _, is_discard in packets if not is_discard]  # An edit list may discard some.
     timed = bool(keyframes) and all(pts is not None and (pts == dts or not guessed) for pts, dts, _, _ in packets)
@@ -175,35 +292,13 @@ def _probe(source: str | bytes) -> VideoInfo:
     )
 
 
-def _runs(info: VideoInfo, wanted: np.ndarray) -> list[tuple[int | None, np.ndarray]]:
-    """Wanted frames, increasing, as runs to read on end, each with the keyframe to seek to (None: no seek)."""
-    if not info.keyframes.size:
-        return [(None, wanted)]
+def _runs(info: VideoInfo, wanted: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """Wanted frames, increasing, as runs to read on end, each with the time of the keyframe to start at."""
     last_key = np.searchsorted(info.keyframes, info.pts[wanted], side="right") - 1
     keys = info.keyframes[np.maximum(last_key, 0)]
     skipped = np.searchsorted(info.pts, keys[1:]) - wanted[:-1]
     cuts = np.flatnonzero(skipped > _WORTH_A_SEEK) + 1
-    starts = [None if keys[0] <= info.pts[0] else int(keys[0]), *(int(key) for key in keys[cuts])]
-    return list(zip(starts, np.split(wanted, cuts), strict=True))
-
-
-def _read(source: str | bytes, info: VideoInfo, runs: list[tuple[int | None, np.ndarray]]) -> dict[int, np.ndarray]:
-    """The wanted frames that are found, by index; the file is opened once."""
-    frames: dict[int, np.ndarray] = {}
-    with _opened(source) as (container, stream):
-        for seek, wanted in runs:
-            left = set(wanted.tolist())
-            if seek is not None:
-                container.seek(seek, stream=stream)
-            for place, frame in enumerate(_decoded(container, stream)):
-                index = _index(info, place, frame)
-                if index in left:
-                    image = frame.to_ndarray(format="rgb24", threads=1)
-                    frames[index] = np.rot90(image, round(frame.rotation / 90))
-                    left.remove(index)
-                if not left or (index is not None and index > wanted[-1]):
-                    break
-    return frames
+    return list(zip([int(keys[0]), *keys[cuts].tolist()], np.split(wanted, cuts), strict=True))
 
 
 def _index(info: VideoInfo, place: int, frame: av.VideoFrame) -> int | None:
@@ -219,11 +314,15 @@ def _index(info: VideoInfo, place: int, frame: av.VideoFrame) -> int | None:
 def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
     """Frames in presentation order; a damaged packet yields none, and decoding goes on behind it."""
     for packet in container.demux(stream):
-        try:
-            frames = packet.decode()
-        except av.error.InvalidDataError:
-            continue
-        yield from frames
+        yield from _frames_of(packet)
+
+
+def _frames_of(packet: av.Packet | None, codec: av.VideoCodecContext | None = None) -> list[av.VideoFrame]:
+    """What the decoder hands out for a packet, nothing if that is damaged; for None, with its codec, what it still holds."""
+    try:
+        return codec.decode(None) if packet is None else packet.decode()
+    except av.error.InvalidDataError:
+        return []
 
 
 @contextmanager
