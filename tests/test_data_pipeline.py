@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from video_files import frame_numbers, write_video
 
-from wt_jax.data import pipeline
+from wt_jax.data import decode
 from wt_jax.data.decode import VideoError
 from wt_jax.data.pipeline import describe_failure, eval_batches, train_batches
 from wt_jax.data.sources import VideoList, open_source
@@ -93,11 +93,12 @@ def test_views_show_the_frames_they_should(videos):
             assert weak == [weak[0] + place for place in range(8)]
 
 
-def test_one_pass_makes_all_views(videos, monkeypatch):
-    calls, plain = [], pipeline.decode
-    monkeypatch.setattr(pipeline, "decode", lambda *args: calls.append(args) or plain(*args))
+def test_one_opening_serves_the_probe_and_all_views(videos, monkeypatch):
+    calls, plain = [], decode._opened
+    monkeypatch.setattr(decode, "_opened", lambda source: calls.append(source) or plain(source))
+    monkeypatch.setattr(decode, "_known", {})
     next(train_batches(videos, VIEWS, seed=1, batch_size=6, num_steps=1, threads=0))
-    assert len(calls) == 6
+    assert len(calls) == len(set(calls)) == 6
 
 
 def test_batches_do_not_depend_on_hosts_threads_or_where_they_start(damaged):

@@ -10,12 +10,13 @@ from absl import flags
 from wt_jax.config import ConfigError
 from wt_jax.data.decode import VideoError
 from wt_jax.data.sources import SourceError
+from wt_jax.data.workers import WorkerError
 from wt_jax.models.weights import WeightsError
 from wt_jax.train.checkpoint import CheckpointError
 from wt_jax.train.loop import TrainingError
 
 # Faults of the user's input or data, told in one line.
-KNOWN_ERRORS = (ConfigError, SourceError, VideoError, CheckpointError, TrainingError, WeightsError)
+KNOWN_ERRORS = (ConfigError, SourceError, VideoError, CheckpointError, TrainingError, WeightsError, WorkerError)
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:

@@ -186,21 +186,21 @@ class Reader:
 
         Once the packets of all wanted frames are in, the decoder is emptied rather than fed until the last one comes out.
         """
-        codec, info = self._stream.codec_context, self.info
-        skips = codec.name in _SKIPPING
-        due, left = set(info.pts[wanted].tolist()), set(wanted.tolist())
+        codec = self._stream.codec_context
+        left = dict(zip(self.info.pts[wanted].tolist(), wanted.tolist(), strict=True))
+        due, skips, skipped = set(left), codec.name in _SKIPPING, "DEFAULT"
+        codec.skip_frame = skipped
         for packet in self._container.demux(self._stream):
-            if skips:
-                codec.skip_frame = "DEFAULT" if packet.pts in due else "NONREF"
-            due.discard(packet.pts)
+            skip = "NONREF" if skips and packet.pts not in due else "DEFAULT"
+            if skip != skipped:  # Setting it takes a while.
+                codec.skip_frame = skipped = skip
             frames = _frames_of(packet)
+            due.discard(packet.pts)
             if not due and packet.size:
                 frames = [*frames, *_frames_of(None, codec)]
             for frame in frames:
-                index = _index(info, 0, frame)
-                if index in left:
-                    left.remove(index)
-                    yield index, frame
+                if frame.pts in left and not frame.is_corrupt:
+                    yield left.pop(frame.pts), frame
             if not due or not left:
                 break
 

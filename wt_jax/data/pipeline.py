@@ -10,18 +10,16 @@ and says so, evaluation marks it as not valid.
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator, Mapping
 
 import grain
 import numpy as np
-from absl import flags
 
-from wt_jax.data.decode import VideoError, check, decode, probe
+from wt_jax.data.decode import Reader, VideoError, check, open_reader
 from wt_jax.data.sampling import random_windows, spread_windows
 from wt_jax.data.sources import Record, VideoList
-from wt_jax.data.views import ViewSpec, apply_view, check_crops, spread_crops
+from wt_jax.data.views import Cut, ViewSpec, cut_frame, draw_cut
+from wt_jax.data.workers import iterate
 
 _TRIES = 16
 _NUMBERS = {"label", "video", "failed"}
@@ -62,6 +60,7 @@ def train_batches(
     Raises:
       ValueError: the batch cannot be shared evenly by the hosts, there is no video, or a view has a reserved name.
       VideoError: 16 videos in a row could not be decoded.
+      WorkerError: worker processes died again and again.
     """
     if not len(videos):
         raise ValueError("train_batches needs at least one video")
@@ -71,7 +70,7 @@ def train_batches(
     load = _TrainClip(videos, dict(views))
     elements = grain.MapDataset.range(len(videos)).seed(seed).shuffle().repeat().random_map(load)
     stop = None if num_steps is None else (start_step + num_steps) * batch_size
-    return _iterate(elements[start_step * batch_size + host : stop : num_hosts].batch(share), workers, threads)
+    return iterate(elements[start_step * batch_size + host : stop : num_hosts].batch(share), workers, threads)
 
 
 def eval_batches(
@@ -80,7 +79,6 @@ def eval_batches(
     *,
     windows: int,
     batch_size: int,
-    crops: int = 1,
     host: int = 0,
     num_hosts: int = 1,
     workers: int = 0,
@@ -94,7 +92,6 @@ def eval_batches(
       view: a view without randomness.
       windows: clips per video, spread evenly from its start to its end.
       batch_size: videos in the global batch; host p gets the elements p, p + num_hosts, ...
-      crops: squares per window, 1 or 3, see `views.spread_crops`; those of a window follow each other.
       host: index of this host, in [0, num_hosts).
       num_hosts: hosts that share the global batch.
       workers: worker processes; 0 works in threads of this process.
@@ -102,25 +99,22 @@ def eval_batches(
       start: the first batch to yield.
 
     Yields:
-      "clip" uint8 [b, windows * crops, num_frames, size, size, 3], with b = batch_size // num_hosts; "time" float32
-      [b, windows, 2], when the first and the last frame of each window appear, in seconds from the video's first frame (the
-      last before the first where a short video is looped); "label" and "video" int32 [b]; "valid" bool [b]. All hosts see
-      the same number of batches: the last is padded with video and label -1 and valid False. A video that cannot be
-      decoded has zeros and valid False.
+      "clip" uint8 [b, windows, num_frames, size, size, 3], with b = batch_size // num_hosts; "label" and "video" int32
+      [b]; "valid" bool [b]. All hosts see the same number of batches: the last is padded with video and label -1 and
+      valid False. A video that cannot be decoded has zeros and valid False.
 
     Raises:
-      ValueError: the view is random or cannot have that many crops, or the batch cannot be shared evenly by the hosts.
+      ValueError: the view is random, or the batch cannot be shared evenly by the hosts.
     """
     if view.crop == "random" or view.flip_probability:
         raise ValueError("eval_batches needs a view without randomness: crop 'center' or 'resize', flip_probability 0")
-    check_crops(view, crops)
     share = _share(batch_size, host, num_hosts)
     padded = -(-len(videos) // batch_size) * batch_size
-    elements = grain.MapDataset.range(padded).map(_EvalClips(videos, view, windows, crops))
+    elements = grain.MapDataset.range(padded).map(_EvalClips(videos, view, windows))
     first = start * batch_size + host
     if first >= padded:
         return iter(())
-    return _iterate(elements[first::num_hosts].batch(share), workers, threads)
+    return iterate(elements[first::num_hosts].batch(share), workers, threads)
 
 
 def describe_failure(record: Record) -> str:
@@ -155,53 +149,73 @@ class _TrainClip:
         raise VideoError(f"{_TRIES} videos in a row could not be decoded; last: {last}")
 
     def _views(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        info = probe(record.path)
-        windows = random_windows(info, self.views, rng)
-        wanted = np.unique(np.concatenate(list(windows.values())))
-        frames = decode(record.path, wanted, info)
-        return {
-            name: apply_view(frames[np.searchsorted(wanted, windows[name])], view, rng) for name, view in self.views.items()
-        }
+        with open_reader(record.path) as reader:
+            windows = random_windows(reader.info, self.views, rng)
+            return cut_clips(reader, windows, self.views, rng)
 
 
 class _EvalClips:
     """Makes one evaluation element; a class, because it travels to worker processes."""
 
-    def __init__(self, videos: VideoList, view: ViewSpec, windows: int, crops: int):
+    def __init__(self, videos: VideoList, view: ViewSpec, windows: int):
         self.videos = videos
         self.view = view
         self.windows = windows
-        self.crops = crops
 
     def __call__(self, index: int) -> dict[str, np.ndarray]:
         size = self.view.size
-        clip = np.zeros((self.windows * self.crops, self.view.num_frames, size, size, 3), np.uint8)
-        time = np.zeros((self.windows, 2), np.float32)
+        clip = np.zeros((self.windows * self.view.num_frames, size, size, 3), np.uint8)
         label, video, valid = -1, -1, False
         if index < len(self.videos):
             record = self.videos[index]
             label, video = record.label, record.index
             try:
-                clip, time = self._clips(record)
+                clip = self._clips(record)
                 valid = True
             except VideoError:
                 pass  # Named by the main process, which sees that a video is not valid.
         return {
-            "clip": clip,
-            "time": time,
+            "clip": clip.reshape(self.windows, self.view.num_frames, size, size, 3),
             "label": np.int32(label),
             "video": np.int32(video),
             "valid": np.bool_(valid),
         }
 
-    def _clips(self, record: Record) -> tuple[np.ndarray, np.ndarray]:
-        info = probe(record.path)
-        frames = np.stack(spread_windows(info, self.view, self.windows))
-        wanted, order = np.unique(frames, return_inverse=True)
-        crops = spread_crops(decode(record.path, wanted, info), self.view, self.crops)
-        time = (info.pts[frames[:, [0, -1]]] - info.pts[0]) * float(info.time_base)
-        clips = [crops[:, places] for places in order.reshape(self.windows, -1)]
-        return np.concatenate(clips), time.astype(np.float32)
+    def _clips(self, record: Record) -> np.ndarray:
+        with open_reader(record.path) as reader:
+            frames = np.concatenate(spread_windows(reader.info, self.view, self.windows))
+            return cut_clips(reader, {"clip": frames}, {"clip": self.view}, None)["clip"]
+
+
+def cut_clips(
+    reader: Reader, frames: Mapping[str, np.ndarray], views: Mapping[str, ViewSpec], rng: np.random.Generator | None
+) -> dict[str, np.ndarray]:
+    """Reads frames of a video once and cuts each view from them as they come, so that no full frame is kept.
+
+    Args:
+      reader: the open video.
+      frames: for each view, the indices [T] of its frames, in any order.
+      views: the views, whose crops and flips are drawn one after the other.
+      rng: where the draws come from; None is allowed for views without randomness.
+
+    Returns:
+      For each view, uint8 [T, size, size, 3].
+
+    Raises:
+      VideoError: a frame cannot be decoded.
+    """
+    clips = {name: np.empty((len(frames[name]), view.size, view.size, 3), np.uint8) for name, view in views.items()}
+    targets: dict[int, list[tuple[str, np.ndarray]]] = {}
+    for name, indices in frames.items():
+        for index, target in zip(indices.tolist(), clips[name], strict=True):
+            targets.setdefault(index, []).append((name, target))
+    cuts: dict[str, Cut] = {}
+    for index, frame in reader.frames(np.array(sorted(targets))):
+        if not cuts:
+            cuts = {name: draw_cut(*frame.shape[:2], view, rng) for name, view in views.items()}
+        for name, target in targets[index]:
+            cut_frame(frame, cuts[name], target)
+    return clips
 
 
 def _share(batch_size: int, host: int, num_hosts: int) -> int:
@@ -211,21 +225,3 @@ def _share(batch_size: int, host: int, num_hosts: int) -> int:
     if not 0 <= host < num_hosts:
         raise ValueError(f"host {host} is not in [0, {num_hosts})")
     return batch_size // num_hosts
-
-
-def _iterate(batches: grain.MapDataset, workers: int, threads: int) -> Iterator[dict[str, np.ndarray]]:
-    """Reads batches ahead. Only whole batches are handed out to workers, so their content knows nothing of workers."""
-    dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
-    if workers:
-        if not flags.FLAGS.is_parsed():  # Grain reads absl flags on its way to a worker.
-            flags.FLAGS.mark_as_parsed()
-        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
-        dataset = dataset.mp_prefetch(options, worker_init_fn=_start_worker)
-    return iter(dataset)
-
-
-def _start_worker(worker: int, num_workers: int) -> None:
-    """Keeps JAX, which grain imports, off the accelerator of the main process."""
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    if "jax" in sys.modules:
-        sys.modules["jax"].config.update("jax_platforms", "cpu")

@@ -7,6 +7,7 @@ shown from its first frame and looped.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from fractions import Fraction
 from itertools import pairwise
@@ -33,7 +34,7 @@ def frame_indices(info: VideoInfo, view: ViewSpec, start: int) -> np.ndarray:
     Returns:
       int64 [num_frames], indices in presentation order.
     """
-    steps = np.array(_steps(info, view), np.int64)
+    steps = _steps(info, view)
     if view.unit == "frames":
         return (start + steps) % info.num_frames
     first = info.pts[0]
@@ -89,19 +90,24 @@ def _apart(info: VideoInfo, view: ViewSpec, starts: list[int]) -> bool:
 
 def _last_start(info: VideoInfo, view: ViewSpec) -> int:
     """The last frame from which the window fits without looping; 0 where none does."""
-    span = _steps(info, view)[-1]
+    span = int(_steps(info, view)[-1])
     if view.unit == "frames":
         return max(info.num_frames - 1 - span, 0)
     return max(int(np.searchsorted(info.pts, info.end - span, side="left")) - 1, 0)
 
 
-def _steps(info: VideoInfo, view: ViewSpec) -> list[int]:
-    """Distances of the samples from the start, in frames or in units of the time base."""
-    stride = Fraction(str(view.stride))  # By way of the text, so that 0.1 is one tenth.
-    if view.unit == "frames":
-        return [_round(place * stride) for place in range(view.num_frames)]
+def _steps(info: VideoInfo, view: ViewSpec) -> np.ndarray:
+    """Distances int64 [num_frames] of the samples from the start, in frames or in units of the time base."""
+    return _multiples(str(view.stride), view.num_frames, None if view.unit == "frames" else info.time_base)
+
+
+@functools.lru_cache(maxsize=256)
+def _multiples(stride: str, count: int, time_base: Fraction | None) -> np.ndarray:
+    step = Fraction(stride)  # By way of the text, so that 0.1 is one tenth.
+    if time_base is None:
+        return np.array([_round(place * step) for place in range(count)], np.int64)
     # Time stamps are integers, so the frame on show at a time is the one on show at the last whole unit before it.
-    return [int(place * stride / info.time_base) for place in range(view.num_frames)]
+    return np.array([int(place * step / time_base) for place in range(count)], np.int64)
 
 
 def _round(value: Fraction) -> int:

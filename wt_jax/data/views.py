@@ -14,15 +14,11 @@ from fractions import Fraction
 import cv2
 import numpy as np
 
-from wt_jax.data.flow import KINDS, LEAST_SIZE, encode_motion
-
 # The pipeline works on several clips at once; OpenCV's own threads would only fight with it over the same cores.
 cv2.setNumThreads(0)
 
 UNITS = ("frames", "seconds")
 CROPS = ("random", "center", "resize")
-CONTENTS = ("rgb", *KINDS)
-CROP_COUNTS = (1, 3)
 _CROP_TRIES = 10
 
 
@@ -82,8 +78,7 @@ class ViewSpec:
       area: least and largest share of the frame area in a random crop.
       aspect: least and largest width / height of a random crop.
       flip_probability: chance of a mirror image.
-      content: "rgb", or the clip's motion as a picture, "flow" or "flow_edges": see `wt_jax.data.flow`.
-      pixels: the part that is finished on the device; nothing where the content is motion.
+      pixels: the part that is finished on the device.
     """
 
     window: str = "a"
@@ -96,7 +91,6 @@ class ViewSpec:
     area: tuple[float, float] = (0.2, 1.0)
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     flip_probability: float = 0.0
-    content: str = "rgb"
     pixels: PixelSpec = PixelSpec()
 
     def __post_init__(self):
@@ -111,67 +105,66 @@ class ViewSpec:
         _check(self.area[1] <= 1, "area", "must not pass 1, the whole frame", self.area)
         _check_range("aspect", self.aspect)
         _check_probability("flip_probability", self.flip_probability)
-        _check(self.content in CONTENTS, "content", f"must be one of {CONTENTS}", self.content)
-        if self.content != "rgb":
-            _check(self.size >= LEAST_SIZE, "size", f"must be {LEAST_SIZE} or more for optical flow", self.size)
-            _check(self.pixels == PixelSpec(), "pixels", "must do nothing to optical flow", self.pixels)
 
 
-def apply_view(frames: np.ndarray, view: ViewSpec, rng: np.random.Generator | None, half: int = 1) -> np.ndarray:
+@dataclass(frozen=True)
+class Cut:
+    """What was drawn for a clip: its crop in pixels of the source frame, and whether it is mirrored."""
+
+    top: int
+    left: int
+    rows: int
+    columns: int
+    flip: bool
+
+
+def draw_cut(height: int, width: int, view: ViewSpec, rng: np.random.Generator | None) -> Cut:
+    """Draws the crop and the flip of one clip of frames of this size; None as rng is for a view without randomness."""
+    box = _box(height, width, view, rng)
+    return Cut(*box, flip=view.flip_probability > 0 and rng.random() < view.flip_probability)
+
+
+def cut_frame(frame: np.ndarray, cut: Cut, out: np.ndarray) -> None:
+    """Crops, resizes and mirrors one frame.
+
+    A crop is halved, each pixel the mean of four, while both its sides are at least twice the target's: that keeps fine
+    detail from turning into false patterns (an odd last row or column is left out). The rest, less than a factor of two on
+    one side, is interpolated linearly.
+
+    Args:
+      frame: uint8 [H, W, 3].
+      cut: the crop, within the frame.
+      out: uint8 [size, size, 3], contiguous; written to.
+    """
+    size = len(out)
+    box = frame[cut.top : cut.top + cut.rows, cut.left : cut.left + cut.columns]
+    while min(box.shape[:2]) >= 2 * size:
+        rows, columns = box.shape[0] // 2, box.shape[1] // 2
+        box = cv2.resize(box[: 2 * rows, : 2 * columns], (columns, rows), interpolation=cv2.INTER_AREA)
+    cv2.resize(box, (size, size), dst=out, interpolation=cv2.INTER_LINEAR)
+    if cut.flip:
+        cv2.flip(out, 1, dst=out)
+
+
+def apply_view(frames: np.ndarray, view: ViewSpec, rng: np.random.Generator | None) -> np.ndarray:
     """Crops, resizes and flips a clip; one draw for the whole clip, so that nothing jumps between its frames.
-
-    Pixels are averaged over areas (`cv2.INTER_AREA`) when the crop is larger than the view in both directions, which
-    avoids aliasing, and interpolated linearly otherwise.
 
     Args:
       frames: uint8 [T, H, W, 3], T of any length.
       view: crop, size and flip to use.
       rng: where the draws come from; None is allowed for a view without randomness.
-      half: where the square of crop "center" lies, in half ways along the longer side: 0, 1 (the centre) or 2.
 
     Returns:
       uint8 [T, size, size, 3].
     """
-    height, width = frames.shape[1:3]
-    top, left, rows, columns = _box(height, width, view, rng, half)
-    flip = view.flip_probability > 0 and rng.random() < view.flip_probability
-    interpolation = cv2.INTER_AREA if min(rows, columns) > view.size else cv2.INTER_LINEAR
+    cut = draw_cut(*frames.shape[1:3], view, rng)
     clip = np.empty((len(frames), view.size, view.size, 3), np.uint8)
     for target, frame in zip(clip, frames, strict=True):
-        box = frame[top : top + rows, left : left + columns]
-        resized = cv2.resize(box, (view.size, view.size), interpolation=interpolation)
-        target[:] = resized[:, ::-1] if flip else resized
-    return clip if view.content == "rgb" else encode_motion(clip, view.content)
+        cut_frame(frame, cut, target)
+    return clip
 
 
-def spread_crops(frames: np.ndarray, view: ViewSpec, count: int) -> np.ndarray:
-    """The test crops of a clip: the view itself, or three squares spread along the longer side.
-
-    A square is as large as the shorter side, which shows what scaling that side to `view.size` and then cutting shows.
-    Three of them cover a frame up to three times as long as it is short: Wang et al., "Non-local Neural Networks" (2018).
-
-    Args:
-      frames: uint8 [T, H, W, 3].
-      view: a view without randomness; for three crops with crop "center".
-      count: 1 or 3.
-
-    Returns:
-      uint8 [count, T, size, size, 3]; three are the left or top, the middle, and the right or bottom one.
-
-    Raises:
-      ValueError: another count, or three crops of a view without squares.
-    """
-    check_crops(view, count)
-    return np.stack([apply_view(frames, view, None, half) for half in ((1,) if count == 1 else (0, 1, 2))])
-
-
-def check_crops(view: ViewSpec, count: int) -> None:
-    """Raises ValueError where a view cannot have that many test crops (see `spread_crops`)."""
-    _check(count in CROP_COUNTS, "crops", f"must be one of {CROP_COUNTS}", count)
-    _check(count == 1 or view.crop == "center", "crop", "must be 'center' for 3 test crops", view.crop)
-
-
-def _box(height: int, width: int, view: ViewSpec, rng: np.random.Generator | None, half: int) -> tuple[int, int, int, int]:
+def _box(height: int, width: int, view: ViewSpec, rng: np.random.Generator | None) -> tuple[int, int, int, int]:
     """The crop as (top, left, rows, columns) in pixels of the source frame."""
     if view.crop == "resize":
         return 0, 0, height, width
@@ -183,6 +176,6 @@ def _box(height: int, width: int, view: ViewSpec, rng: np.random.Generator | Non
             rows, columns = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
             if 0 < rows <= height and 0 < columns <= width:
                 return int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1)), rows, columns
-    # The largest square, centred but for test crops: also what is left when no random box fits, as in a very wide frame.
+    # The largest centred square: also what is left when no random box fits, as in a very wide frame.
     side = min(height, width)
-    return (height - side) * half // 2, (width - side) * half // 2, side, side
+    return (height - side) // 2, (width - side) // 2, side, side
