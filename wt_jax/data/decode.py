@@ -254,6 +254,12 @@ def _remember(version: tuple[str, int, int], info: VideoInfo) -> None:
             del _known[next(iter(_known))]
 
 
+def forget() -> None:
+    """Forgets what is in files, so that each is looked at anew."""
+    with _lock:
+        _known.clear()
+
+
 def _list_frames(source: str | bytes, container: av.container.InputContainer, stream: av.VideoStream) -> VideoInfo:
     """What is in a video, from its packets where these tell; reads the container to its end."""
     packets = [

@@ -33,7 +33,7 @@ class WorkerError(RuntimeError):
 
 
 def iterate(batches: grain.MapDataset, workers: int, threads: int) -> Iterator[dict[str, np.ndarray]]:
-    """Yields the batches in their order, made ahead; whole batches are handed to workers, so their content knows nothing of them.
+    """Yields the batches in their order, made ahead; workers make whole batches, so the content knows nothing of them.
 
     Args:
       batches: the batches by their place.

@@ -1,8 +1,8 @@
 """Makes the clips that the loader is measured on where no archive is at hand: real H.264 files of moving texture.
 
 Each clip pans over a field of noise with detail at every scale, while textured discs cross it at speeds of their own, under
-a little sensor noise: so motion vectors, residuals and bit rate are of the kind that a codec meets in footage. What they show means
-nothing.
+a little sensor noise: so motion vectors, residuals and bit rate are of the kind that a codec meets in footage. What they
+show means nothing.
 """
 
 import multiprocessing
@@ -52,7 +52,7 @@ def _pictures(rng: np.random.Generator):
     """The frames of one clip, uint8 [HEIGHT, WIDTH, 3]."""
     field = _texture(rng, 2 * HEIGHT, 2 * WIDTH)
     discs = [_texture(rng, 96, 96) for _ in range(_DISCS)]
-    mask = (np.hypot(*np.mgrid[-1 : 1 : 96j, -1 : 1 : 96j]) < 1)[..., None]
+    mask = (np.hypot(*np.mgrid[-1:1:96j, -1:1:96j]) < 1)[..., None]
     start, speed = rng.uniform(0.3, 0.7, 2), rng.uniform(-0.03, 0.03, 2)  # of the field's free room, per second
     places, speeds = rng.uniform(0, 1, (_DISCS, 2)), rng.uniform(-0.4, 0.4, (_DISCS, 2))  # of the frame, per second
     room = np.array((HEIGHT, WIDTH))

@@ -1,0 +1,204 @@
+"""How fast videos become batches, where the time goes, and how others do on the same files:
+
+    python -m wt_jax.tools.bench_loader --config=configs/folder.py --config.data.train=VIDEOS [--against=torch]
+        [--make_clips=DIR] [--workers=0,1,2] [--rounds=3] [--steps=20]
+
+Prints Markdown tables: milliseconds per video by stage on one core; clips and videos per second and peak memory by worker
+processes; and, with `--against=torch` (extra `bench`), the same work by a PyTorch `DataLoader` with torchcodec, with decord and
+with PyAV, beside what the machine could do if nothing but decoding had to be done. A contender runs in a fresh process;
+contenders take turns, round after round, so that a busy machine is busy for all. `--make_clips=DIR` first fills a folder with
+340 x 256 H.264 clips of 10 s and measures on those.
+"""
+
+import importlib.metadata
+import importlib.util
+import json
+import logging
+import os
+import pickle
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from wt_jax.cli import KNOWN_ERRORS, fail, parse_flags, set_up_logging
+from wt_jax.config import Config, ConfigError, resolve
+from wt_jax.data.decode import probe
+from wt_jax.data.sources import open_source
+from wt_jax.methods import build_method
+from wt_jax.tools.bench_clips import make_clips
+from wt_jax.tools.bench_stages import time_stages
+from wt_jax.tools.peers.measure import LIMITS, Job
+
+log = logging.getLogger("wt_jax")
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file: its views, its batch size, its videos.")
+_CLIPS = flags.DEFINE_string("make_clips", "", "Folder to fill with test clips and to measure on.")
+_GOP = flags.DEFINE_integer("gop", 250, "Most frames between two keyframes of the test clips.")
+_AGAINST = flags.DEFINE_enum("against", "", ["", "torch"], "Whom to measure beside.")
+_WORKERS = flags.DEFINE_list(
+    "workers", ["0", "1", "2"], "Numbers of worker processes; the last one also serves the comparison."
+)
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Turns of each contender.")
+_STEPS = flags.DEFINE_integer("steps", 20, "Batches timed per turn.")
+
+_PEERS = {"torchcodec": "torchcodec", "decord": "decord", "PyAV": "av"}  # contender -> the package that it needs
+_SAMPLED_EVERY = 0.2  # seconds between two looks at the memory
+_STAGE_VIDEOS = 48
+
+
+def bench(config: Config, against: str, workers: Sequence[int], rounds: int, steps: int) -> str:
+    """Measures everything; returns the report as Markdown."""
+    videos = open_source(config.data.train, config.data.root, config.data.max_bad_fraction)
+    views = dict(build_method(config, 1).views)
+    job = Job("wt_jax", tuple(videos.paths), views, config.train.batch_size, 0, config.seed, steps, warm_up=2)
+    spread = [videos.paths[place * len(videos) // _STAGE_VIDEOS] for place in range(min(_STAGE_VIDEOS, len(videos)))]
+    stages = time_stages(spread, views, min(config.train.batch_size, len(spread)))
+    report = [_about(job, spread), "", "| stage | ms per video |", "| --- | ---: |"]
+    report += [f"| {name} | {value:.2f} |" for name, value in stages.items()]
+    report += [
+        "",
+        "| workers | videos/s | clips/s | first batch, s | peak memory, MiB |",
+        "| ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for count in workers:
+        result = _run(replace(job, workers=count))
+        report.append(
+            f"| {count} | {result['rate']:.1f} | {result['rate'] * len(views):.1f} | {result['first_batch']:.2f} "
+            f"| {result['memory']:.0f} |"
+        )
+    if against:
+        report += ["", *_compare(replace(job, workers=workers[-1]), rounds)]
+    return "\n".join(report)
+
+
+def _compare(job: Job, rounds: int) -> list[str]:
+    """The table of all contenders, in turns."""
+    names = ["wt_jax", *LIMITS]
+    for name, package in _PEERS.items():
+        if importlib.util.find_spec("torch") and importlib.util.find_spec(package):
+            names.append(name)
+        else:
+            log.warning("%s is left out: it needs the extra `bench` (torch and %s)", name, package)
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    for turn in range(rounds):
+        for name in list(results):
+            try:
+                results[name].append(_run(replace(job, contender=name, seed=job.seed + turn)))
+            except subprocess.CalledProcessError as error:
+                log.warning("%s is left out: %s", name, (error.stderr.strip() or "it died").splitlines()[-1])
+                del results[name]
+    rates = {name: [result["rate"] for result in turns] for name, turns in results.items()}
+    middle = {name: statistics.median(values) for name, values in rates.items()}
+    lines = [
+        f"{job.workers} workers, {rounds} turns: the median, and the least and most.",
+        "",
+        "| contender | videos/s | clips/s | least to most | wt_jax is faster by | first batch, s | peak memory, MiB |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, turns in results.items():
+        ratios = [ours / theirs for ours, theirs in zip(rates["wt_jax"], rates[name], strict=True)]
+        lines.append(
+            f"| {name} | {middle[name]:.1f} | {middle[name] * len(job.views):.1f} "
+            f"| {min(rates[name]):.1f} to {max(rates[name]):.1f} "
+            f"| {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) "
+            f"| {statistics.median(turn['first_batch'] for turn in turns):.2f} | {max(turn['memory'] for turn in turns):.0f} |"
+        )
+    return lines
+
+
+def _run(job: Job) -> dict[str, float]:
+    """One turn in a fresh process; adds "memory", the most MiB that it and its workers held together."""
+    with tempfile.NamedTemporaryFile(suffix=".pkl") as file:
+        file.write(pickle.dumps(job))
+        file.flush()
+        command = [sys.executable, "-m", "wt_jax.tools.peers.measure", file.name]
+        log.info("measuring %s, %d workers", job.contender, job.workers)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            most, done = [0.0], threading.Event()
+
+            def watch() -> None:
+                while not done.wait(_SAMPLED_EVERY):
+                    most[0] = max(most[0], memory_of(process.pid))
+
+            watcher = threading.Thread(target=watch)
+            watcher.start()
+            out, err = process.communicate()
+            done.set()
+            watcher.join()
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, command, out, err)
+    return json.loads(out.splitlines()[-1]) | {"memory": most[0]}
+
+
+def memory_of(pid: int) -> float:
+    """MiB held by a process and all below it, shared pages counted once; 0 where /proc does not tell."""
+    children: dict[int, list[int]] = {}
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, IndexError):
+            continue
+        children.setdefault(parent, []).append(int(place.name))
+    total, left = 0, [pid]
+    while left:
+        current = left.pop()
+        left += children.get(current, [])
+        try:
+            rows = Path(f"/proc/{current}/smaps_rollup").read_text().splitlines()
+            total += sum(int(row.split()[1]) for row in rows if row.startswith("Pss:"))
+        except OSError:
+            continue
+    return total / 1024
+
+
+def _about(job: Job, paths: Sequence[str]) -> str:
+    """One paragraph: what was measured, on what."""
+    infos = [probe(path) for path in paths]
+    shapes = ", ".join(f"{name} {view.num_frames} x {view.size} x {view.size}" for name, view in job.views.items())
+    versions = []
+    for name in ("av", "grain", "numpy", "opencv-python-headless", "torch", "torchcodec", "decord"):
+        try:
+            versions.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    models = [line.partition(": ")[2] for line in _read("/proc/cpuinfo").splitlines() if line.startswith("model name")]
+    frames, keys = (statistics.mean(map(len, values)) for values in ([i.pts for i in infos], [i.keyframes for i in infos]))
+    return (
+        f"{len(job.paths)} videos, {infos[0].width} x {infos[0].height}, {frames:.0f} frames and {keys:.1f} keyframes on "
+        f"average; views: {shapes}; {job.batch_size} videos a batch. {len(os.sched_getaffinity(0))} cores "
+        f"({models[0] if models else platform.machine()}), Python {platform.python_version()}, {', '.join(versions)}."
+    )
+
+
+def _read(path: str) -> str:
+    return Path(path).read_text() if Path(path).exists() else ""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Measure and print."""
+    set_up_logging()
+    try:
+        if _CONFIG.value is None:
+            raise ConfigError("--config=FILE is missing; configs/folder.py has views for any folder")
+        if _CLIPS.value:
+            make_clips(Path(_CLIPS.value), gop=_GOP.value)
+            _CONFIG.value.data.train = _CLIPS.value
+        config = resolve(_CONFIG.value)
+        if not config.data.train:
+            raise ConfigError("config.data.train is empty; give a list file or a folder of videos, or --make_clips=DIR")
+        print(bench(config, _AGAINST.value, [int(count) for count in _WORKERS.value], _ROUNDS.value, _STEPS.value))
+    except KNOWN_ERRORS as error:
+        fail(str(error))
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)
