@@ -22,13 +22,14 @@ def write_video(
     rotation: int = 0,
     options: Mapping[str, str] | None = None,
     marked: bool = False,
+    pixels: str = "",
 ) -> str:
     """Encodes num_frames <= 80 frames with a keyframe at least every 8; returns the path as text.
 
     `pts` are presentation times in units of 1 / rate; `marked` paints the top left quarter white.
     """
     assert num_frames <= MOST_FRAMES
-    pixels = {"png": "rgb24", "mjpeg": "yuvj420p"}.get(codec, "yuv420p")
+    pixels = pixels or {"png": "rgb24", "mjpeg": "yuvj420p"}.get(codec, "yuv420p")
     encoder = {"g": "8"} | ({"bf": "2", "qp": "4"} if codec == "libx264" else {})
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate, options=encoder | dict(options or {}))
