@@ -36,6 +36,7 @@ from wt_jax.data.sources import open_source
 from wt_jax.methods import build_method
 from wt_jax.tools.bench_clips import make_clips
 from wt_jax.tools.bench_stages import time_stages
+from wt_jax.tools.memory import memory_of
 from wt_jax.tools.peers.measure import LIMITS, Job
 
 log = logging.getLogger("wt_jax")
@@ -137,27 +138,6 @@ def _run(job: Job) -> dict[str, float]:
         if process.returncode:
             raise subprocess.CalledProcessError(process.returncode, command, out, err)
     return json.loads(out.splitlines()[-1]) | {"memory": most[0]}
-
-
-def memory_of(pid: int) -> float:
-    """MiB held by a process and all below it, shared pages counted once; 0 where /proc does not tell."""
-    children: dict[int, list[int]] = {}
-    for place in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
-        except (OSError, IndexError):
-            continue
-        children.setdefault(parent, []).append(int(place.name))
-    total, left = 0, [pid]
-    while left:
-        current = left.pop()
-        left += children.get(current, [])
-        try:
-            rows = Path(f"/proc/{current}/smaps_rollup").read_text().splitlines()
-            total += sum(int(row.split()[1]) for row in rows if row.startswith("Pss:"))
-        except OSError:
-            continue
-    return total / 1024
 
 
 def _about(job: Job, paths: Sequence[str]) -> str:
