@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ from video_files import frame_numbers, write_video
 
 from wt_jax.data import decode
 from wt_jax.data.decode import VideoError
-from wt_jax.data.pipeline import describe_failure, eval_batches, train_batches
+from wt_jax.data.pipeline import cut_clips, describe_failure, eval_batches, train_batches
+from wt_jax.data.sampling import random_windows
 from wt_jax.data.sources import VideoList, open_source
-from wt_jax.data.views import ViewSpec
+from wt_jax.data.views import ViewSpec, apply_view
 
 VIEWS = {
     "query": ViewSpec("a", num_frames=4, stride=2, size=16, flip_probability=0.5),
@@ -99,6 +101,35 @@ def test_one_opening_serves_the_probe_and_all_views(videos, monkeypatch):
     monkeypatch.setattr(decode, "_known", {})
     next(train_batches(videos, VIEWS, seed=1, batch_size=6, num_steps=1, threads=0))
     assert len(calls) == len(set(calls)) == 6
+
+
+def test_clips_are_those_of_decoding_everything_first(videos):
+    for seed in range(5):
+        path = videos.paths[seed]
+        with decode.open_reader(path) as reader:
+            windows = random_windows(reader.info, VIEWS, np.random.default_rng(seed))
+            clips = cut_clips(reader, windows, VIEWS, np.random.default_rng(seed))
+        rng = np.random.default_rng(seed)
+        for name, view in VIEWS.items():
+            np.testing.assert_array_equal(clips[name], apply_view(decode.decode(path, windows[name]), view, rng))
+
+
+def test_full_frames_are_not_kept():
+    """200 frames of 640 x 480 pass by; a handful at most is there at any time."""
+
+    class Passing:
+        def frames(self, indices):
+            for index in indices.tolist():
+                yield index, np.full((480, 640, 3), index, np.uint8)
+
+    frames = {name: np.arange(200) for name in ("a", "b")}
+    view = ViewSpec(num_frames=200, size=8)
+    tracemalloc.start()
+    clips = cut_clips(Passing(), frames, {"a": view, "b": view}, np.random.default_rng(0))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert clips["a"][:, 0, 0, 0].tolist() == list(range(200))
+    assert peak < 5 * 480 * 640 * 3
 
 
 def test_batches_do_not_depend_on_hosts_threads_or_where_they_start(damaged):

@@ -32,7 +32,23 @@ def test_center_takes_the_middle_square_and_resize_the_whole():
     np.testing.assert_array_equal(center[0], frames[0, :, 15:75])
     ramp = np.broadcast_to(np.arange(90, dtype=np.uint8)[None, None, :, None], (1, 60, 90, 3))
     whole = apply_view(ramp, ViewSpec(crop="resize", size=30), None)
-    np.testing.assert_array_equal(whole[0, 0, :, 0], np.arange(1, 90, 3))  # each the mean of three columns
+    np.testing.assert_allclose(whole[0, 0, :, 0], np.arange(1, 90, 3), atol=1)  # each the mean of three columns, rounded twice
+
+
+@pytest.mark.parametrize("period", [2, 4])
+def test_fine_detail_turns_gray_and_not_into_patterns(period):
+    """Stripes as fine as pixels allow, made four to nine times smaller: sampling points would show them as broad bands."""
+    for side in (64, 100, 143):
+        stripes = (np.arange(side) // (period // 2) % 2 * 255).astype(np.uint8)
+        frames = np.broadcast_to(stripes[None, None, :, None], (1, side, side, 3))
+        small = apply_view(np.ascontiguousarray(frames), ViewSpec(crop="center", size=side // (2 * period)), None)
+        assert np.abs(small[0, :, :-1].astype(int) - 128).max() <= 1
+
+
+def test_halving_takes_means_of_four():
+    frames = still(1, 64, 64)
+    blocks = frames[0].reshape(32, 2, 32, 2, 3).astype(int).sum(axis=(1, 3))
+    np.testing.assert_array_equal(apply_view(frames, ViewSpec(crop="center", size=32), None)[0], (blocks + 2) // 4)
 
 
 @pytest.mark.parametrize(("height", "width"), [(60, 91), (91, 60), (60, 60), (60, 240)])

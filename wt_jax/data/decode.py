@@ -2,6 +2,18 @@
 
 A frame has one number, its place in presentation order, and that number always means the same picture: whether it is
 reached by a seek or by decoding everything before it. Frames are never invented: what cannot be decoded is an error.
+What odd videos give:
+
+* A variable frame rate: the frames that are stored, at the times that are stored.
+* A rotation in the file is applied. A pixel aspect ratio is not: pixels are taken as square.
+* More than 8 bits are scaled to 8, gray becomes RGB, alpha is dropped, the fields of an interlaced picture stay woven.
+* Any size, odd ones too; a size that changes within a video is an error.
+* One frame, or fewer than a clip has: a video like others; sampling loops it.
+* A truncated or damaged file: the frames that are left, an error for those that are asked for and are not.
+* Zero bytes, no video, audio only (a cover picture is no video), no permission, a folder: an error.
+* A wrong extension: the content tells the format. A name may hold any bytes that the file system takes.
+* A file that is replaced: what is open is read to its end; the next opening looks anew, by size and time of change.
+
 Built on PyAV (https://pyav.basswood-io.com), one thread per call, because the pipeline is parallel over videos.
 """
 

@@ -6,6 +6,7 @@ out the H.264 pictures that nothing needs, as the pipeline does. The others are 
 """
 
 import json
+import multiprocessing
 import pickle
 import sys
 import time
@@ -75,7 +76,9 @@ def _decode_rate(job: Job) -> dict[str, float]:
     """The sum of the rates of as many processes as there are workers, each with a share of the videos."""
     processes = max(job.workers, 1)
     count = (job.steps + job.warm_up) * job.batch_size // processes
-    with ProcessPoolExecutor(processes) as pool:
+    if processes == 1:
+        return {"rate": _decode_videos(job, 0, count), "first_batch": 0.0}
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         rates = pool.map(_decode_videos, [job] * processes, range(processes), [count] * processes)
         return {"rate": sum(rates), "first_batch": 0.0}
 

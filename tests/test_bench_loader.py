@@ -1,0 +1,78 @@
+"""bench_loader: its contenders do the same work, and its report has what it promises."""
+
+import os
+
+import numpy as np
+import pytest
+from video_files import frame_numbers, write_video
+
+from wt_jax.data.views import ViewSpec
+from wt_jax.tools.bench_clips import HEIGHT, RATE, SECONDS, WIDTH, _pictures
+from wt_jax.tools.bench_stages import time_stages
+from wt_jax.tools.memory import memory_of
+from wt_jax.tools.peers.measure import Job, measure
+
+VIEWS = {
+    "query": ViewSpec("query", num_frames=4, size=16),
+    "key": ViewSpec("key", num_frames=4, size=16, crop="center"),
+}
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    return tuple(write_video(folder / f"{place}.mp4", 40 + place, height=64, width=64) for place in range(6))
+
+
+def test_stages(paths):
+    stages = time_stages(paths, VIEWS, batch_size=4, repeats=1)
+    assert list(stages) == ["read", "probe", "decode", "geometry", "batch", "transfer"]
+    assert all(0 < value < 10_000 for value in stages.values())
+
+
+@pytest.mark.parametrize("contender", ["wt_jax", "decode only", "decode needed only"])
+def test_contenders(paths, contender):
+    result = measure(Job(contender, paths, VIEWS, batch_size=2, workers=0, seed=0, steps=3, warm_up=1))
+    assert result["rate"] > 0
+
+
+@pytest.mark.parametrize(("reader", "package"), [("torchcodec", "torchcodec"), ("decord", "decord"), ("PyAV", "av")])
+def test_peers_show_the_frames_that_are_asked_for(paths, reader, package):
+    pytest.importorskip("torch")
+    pytest.importorskip(package)
+    from wt_jax.tools.peers.torch_loaders import READERS, torch_batches
+
+    seen = []
+
+    def choose(count, rate):
+        seen.append((count, rate))
+        return np.array([2, 3, 30, 39])
+
+    assert frame_numbers(READERS[reader](paths[0], choose)) == [2, 3, 30, 39]
+    assert seen == [(40, 25)]
+    batches = list(torch_batches(paths, VIEWS, reader, batch_size=2, workers=0, seed=0, steps=2))
+    assert len(batches) == 2
+    for batch in batches:
+        assert {name: tuple(clip.shape) for name, clip in batch.items()} == {name: (2, 4, 16, 16, 3) for name in VIEWS}
+        for clip in (clip for name in VIEWS for clip in batch[name].numpy()):
+            first = frame_numbers(clip)[0]
+            assert frame_numbers(clip) == [first, first + 1, first + 2, first + 3]
+
+
+def test_clips_move():
+    pictures = _pictures(np.random.default_rng(0))
+    first, second = next(pictures).astype(int), next(pictures).astype(int)
+    assert first.shape == (HEIGHT, WIDTH, 3)
+    assert 10 < first.std() < 90
+    assert 1 < np.abs(first - second).mean() < 40
+    assert sum(1 for _ in pictures) + 2 == RATE * SECONDS
+
+
+def test_memory_of_a_process():
+    before = memory_of(os.getpid())
+    if not before:
+        pytest.skip("this system does not tell")
+    block = np.ones(64 << 20, np.uint8)
+    assert 50 < memory_of(os.getpid()) - before < 80
+    assert block[0] == 1
+    assert memory_of(2**22 + 1) == 0
