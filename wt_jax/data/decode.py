@@ -133,6 +133,43 @@ def check(source: str | bytes) -> VideoInfo:
     return info
 
 
+def read_all(source: str | bytes, info: VideoInfo | None = None) -> Iterator[np.ndarray]:
+    """Decodes each frame once, in order, holding one at a time: uint8 [height, width, 3], RGB, upright.
+
+    Raises:
+      VideoError: a frame cannot be decoded, or the frames differ in size.
+    """
+    info = probe(source) if info is None else info
+    due, shape = 0, None
+    with _opened(source) as (container, stream):
+        for place, frame in enumerate(_decoded(container, stream)):
+            index = _index(info, place, frame)
+            if index is None or index < due:
+                continue
+            if index > due:
+                break
+            image = np.rot90(frame.to_ndarray(format="rgb24", threads=1), round(frame.rotation / 90))
+            if image.shape != (shape or image.shape):
+                raise VideoError(f"{_name(source)}: the frame size changes within the video")
+            yield image
+            due, shape = due + 1, image.shape
+    if due < info.num_frames:
+        raise VideoError(f"{_name(source)}: frame {due} of {info.num_frames} cannot be decoded")
+
+
+def describe(source: str | bytes) -> tuple[str, int]:
+    """The name of the codec, and the rotation in degrees, counterclockwise, by which the first frame is shown.
+
+    Raises:
+      VideoError: no frame can be decoded.
+    """
+    with _opened(source) as (container, stream):
+        frame = next(_decoded(container, stream), None)
+        if frame is None:
+            raise VideoError(f"{_name(source)}: no frame can be decoded")
+        return stream.codec_context.name, round(frame.rotation)
+
+
 class Reader:
     """A video that is open, and what is in it (`info`): looked at and read through one handle. `open_reader` makes it."""
 

@@ -15,9 +15,10 @@ from collections.abc import Iterator, Mapping
 import grain
 import numpy as np
 
-from wt_jax.data.decode import Reader, VideoError, check, open_reader
+from wt_jax.data.decode import Reader, VideoError, open_reader
+from wt_jax.data.records import Record, VideoList
 from wt_jax.data.sampling import random_windows, spread_windows
-from wt_jax.data.sources import Record, VideoList
+from wt_jax.data.video import open_video
 from wt_jax.data.views import Cut, ViewSpec, cut_frame, draw_cut
 from wt_jax.data.workers import iterate
 
@@ -39,6 +40,8 @@ def train_batches(
     threads: int = 2,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields this host's part of the training batches; each epoch shows every video once, in a new order.
+
+    A mixture keeps the shares of its lists in every stretch of the stream, and goes through each list epoch by epoch.
 
     Args:
       videos: what to show.
@@ -68,7 +71,7 @@ def train_batches(
         raise ValueError(f"a view must not be called {taken.pop()!r}: batches use the names {sorted(_NUMBERS)}")
     share = _share(batch_size, host, num_hosts)
     load = _TrainClip(videos, dict(views))
-    elements = grain.MapDataset.range(len(videos)).seed(seed).shuffle().repeat().random_map(load)
+    elements = _order(videos, seed).random_map(load)
     stop = None if num_steps is None else (start_step + num_steps) * batch_size
     return iterate(elements[start_step * batch_size + host : stop : num_hosts].batch(share), workers, threads)
 
@@ -120,7 +123,7 @@ def eval_batches(
 def describe_failure(record: Record) -> str:
     """Why a record could not be decoded, in one line, found out by reading it again."""
     try:
-        check(record.path)
+        open_video(record.path).check()
     except VideoError as error:
         return str(error)
     return f"{record.path}: it can be decoded now; the failure was passing, or the file has changed"

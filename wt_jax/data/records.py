@@ -1,0 +1,83 @@
+"""What a data set is to the pipeline: names, labels and columns of videos, cheap to send to worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+class SourceError(ValueError):
+    """A data source that cannot be used; the message names the thing and the remedy in one line."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One video: its place in the list, its name (see `wt_jax.data.video.open_video`), and its class or -1."""
+
+    index: int
+    path: str
+    label: int
+
+
+@dataclass(frozen=True, eq=False)
+class VideoList(Sequence[Record]):
+    """Videos with random access; a handful of tuples and arrays, whatever the videos are stored in.
+
+    Attributes:
+      paths: one name per video: a path, an address such as gs://..., or a record of a shard, FILE.array_record#NUMBER.
+      labels: int32 [n], classes in [0, len(classes)), or -1 throughout where nothing is labelled.
+      classes: class names; empty where nothing is labelled.
+      columns: further columns of a CSV list, one text per video.
+      parts: of a mixture, (number of videos, weight) of each of its lists, in their order; else empty.
+    """
+
+    paths: tuple[str, ...]
+    labels: np.ndarray
+    classes: tuple[str, ...] = ()
+    columns: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    parts: tuple[tuple[int, float], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Record:
+        path = self.paths[index]  # Raises IndexError, which ends iteration.
+        return Record(int(index) % len(self), path, int(self.labels[index]))
+
+    def select(self, indices: Iterable[int]) -> VideoList:
+        """The videos at these places, renumbered from 0; the classes stay as they are, the weights of a mixture do not."""
+        chosen = [int(index) for index in indices]
+        return VideoList(
+            paths=tuple(self.paths[index] for index in chosen),
+            labels=self.labels[chosen],
+            classes=self.classes,
+            columns={name: tuple(values[index] for index in chosen) for name, values in self.columns.items()},
+        )
+
+
+def mix(lists: Sequence[VideoList], weights: Sequence[float]) -> VideoList:
+    """One list of several, of which training shows list i in the share weights[i] / sum(weights) of its clips.
+
+    Classes of the same name are one class. If one of the lists is unlabelled the mixture is; columns that all lists have
+    stay.
+    """
+    classes = tuple(dict.fromkeys(name for videos in lists for name in videos.classes))
+    if not all(videos.classes for videos in lists):
+        classes = ()
+    number = {name: label for label, name in enumerate(classes)}
+    labels = [
+        np.array([number[name] for name in videos.classes], np.int32)[videos.labels]
+        if classes
+        else np.full(len(videos), -1, np.int32)
+        for videos in lists
+    ]
+    shared = [name for name in lists[0].columns if all(name in videos.columns for videos in lists)]
+    return VideoList(
+        paths=tuple(path for videos in lists for path in videos.paths),
+        labels=np.concatenate(labels),
+        classes=classes,
+        columns={name: tuple(value for videos in lists for value in videos.columns[name]) for name in shared},
+        parts=tuple((len(videos), float(weight)) for videos, weight in zip(lists, weights, strict=True)),
+    )
