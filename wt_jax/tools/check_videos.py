@@ -1,0 +1,151 @@
+"""Looks at every video of a data set once and writes an index, which all sources then open without looking again:
+
+    python -m wt_jax.tools.check_videos LIST_OR_FOLDER [--out=INDEX.csv] [--root=FOLDER] [--decode] [--workers=N]
+        [--dataset=kinetics400/train]
+
+The index names every video with its label, frames, rate, duration, size, codec, rotation and status. By default the packets
+of a file are read and its first frame is decoded; --decode decodes every frame, which finds damage within. What is done is
+kept in INDEX.csv.journal: the same command goes on after an interruption, and looks later only at files that have changed.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from absl import app, flags
+
+from wt_jax.data.annotations import compare
+from wt_jax.data.decode import VideoError
+from wt_jax.data.index import Facts, broken, facts_of, rows_of, with_facts, write_index
+from wt_jax.data.lists import OK
+from wt_jax.data.sources import SourceError, VideoList, open_source
+from wt_jax.data.video import file_of, is_remote, open_video
+from wt_jax.tools.parallel import ProgressLine, run_parallel
+
+_OUT = flags.DEFINE_string("out", "", "The index to write; by default index.csv in the current folder.")
+_ROOT = flags.DEFINE_string("root", "", "Folder that relative paths of a list start from.")
+_DECODE = flags.DEFINE_bool("decode", False, "Decode every frame.")
+_WORKERS = flags.DEFINE_integer("workers", len(os.sched_getaffinity(0)), "Processes; 0: none but this one.", lower_bound=0)
+_DATASET = flags.DEFINE_string("dataset", "", "Compare the count with the official one of this set, e.g. kinetics400/train.")
+
+_NAMED = 10  # broken videos that are printed; the index has all of them
+
+State = tuple[int, int]  # size and modification time (ns) of a file; remote files count as unchanging
+
+
+def check_videos(videos: VideoList, out: Path, *, every_frame: bool = False, workers: int = 0) -> list[dict[str, object]]:
+    """Looks at all videos that the journal beside `out` does not know, writes the index, and returns its rows.
+
+    Args:
+      videos: what to look at.
+      out: the index; its folder is made.
+      every_frame: whether to decode every frame.
+      workers: processes; 0: none but this one.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    journal = out.with_name(f"{out.name}.journal")
+    known = _read_journal(journal, every_frame)
+    rows = rows_of(videos)
+    paths = list(dict.fromkeys(str(row["path"]) for row in rows))
+    states = {path: _state(path) for path in paths}
+    found = {path: known[path, states[path]] for path in paths if (path, states[path]) in known}
+    jobs = [(path, every_frame) for path in paths if path not in found]
+    progress = ProgressLine("checked", len(paths), len(found))
+    bad = sum(facts.status != OK for facts in found.values())
+    with journal.open("a", encoding="utf-8") as file:
+        for (path, _), facts in run_parallel(_look, jobs, min(workers, len(jobs))):
+            found[path] = facts or Facts(status="its decoding killed the process")
+            line = {"path": path, "state": states[path], "every_frame": every_frame} | asdict(found[path])
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            bad += found[path].status != OK
+            progress.step(f"{bad:,} broken")
+    indexed = [with_facts(row, found[str(row["path"])]) for row in rows]
+    write_index(out, indexed)
+    return indexed
+
+
+def report(rows: Sequence[dict[str, object]], dataset: str = "") -> str:
+    """What was found, as lines of text: counts, broken videos by their fault, the official count."""
+    good = [row for row in rows if row["status"] == OK]
+    frames, seconds = sum(int(row["frames"]) for row in good), sum(float(row["duration"]) for row in good)
+    counts = f"{len(rows):,} videos: {len(good):,} ok, {len(rows) - len(good):,} broken"
+    lines = [f"{counts}; {frames:,} frames, {seconds / 3600:.2f} h"]
+    for column in ("codec", "rate", "rotation"):
+        counts = Counter(row[column] for row in good).most_common(5)
+        lines.append(f"  {column}: {', '.join(f'{value} ({count:,})' for value, count in counts)}")
+    bad = [row for row in rows if row["status"] != OK]
+    lines += [f"  broken: {row['path']}: {row['status']}" for row in bad[:_NAMED]]
+    if len(bad) > _NAMED:
+        lines.append(f"  and {len(bad) - _NAMED:,} more, in the column `status` of the index")
+    repeated = len(rows) - len({row["path"] for row in rows})
+    if repeated:
+        lines.append(f"  {repeated:,} videos are listed more than once")
+    if dataset:
+        lines.append(f"  {compare(dataset, len(good))}")
+    return "\n".join(lines)
+
+
+def _look(job: tuple[str, bool]) -> Facts:
+    path, every_frame = job
+    try:
+        return facts_of(open_video(path), every_frame)
+    except VideoError as error:
+        return broken(path, error)
+
+
+def _state(path: str) -> State:
+    if is_remote(path):
+        return 0, 0
+    try:
+        status = os.stat(file_of(path))
+    except OSError:
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
+
+
+def _read_journal(journal: Path, every_frame: bool) -> dict[tuple[str, State], Facts]:
+    """What earlier calls found, by path and state of the file; only what looked at least as closely."""
+    known: dict[tuple[str, State], Facts] = {}
+    if not journal.exists():
+        return known
+    for line in journal.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:  # The last line of a call that was killed.
+            continue
+        state, looked = tuple(entry.pop("state")), entry.pop("every_frame")
+        if looked or not every_frame:
+            known[entry.pop("path"), state] = Facts(**entry)
+    return known
+
+
+def main(argv: Sequence[str]) -> None:
+    """Check a data set."""
+    from wt_jax.cli import fail, set_up_logging
+
+    set_up_logging()
+    if len(argv) != 2:
+        fail("usage: python -m wt_jax.tools.check_videos LIST_OR_FOLDER [--out=INDEX.csv] [--decode]; see --help")
+    out = Path(_OUT.value or "index.csv")
+    try:
+        compare(_DATASET.value, 0)
+        videos = open_source(argv[1], _ROOT.value, max_bad_fraction=1.0)
+        rows = check_videos(videos, out, every_frame=_DECODE.value, workers=_WORKERS.value)
+    except SourceError as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"{out} cannot be written: {error.strerror or error}")
+    except KeyboardInterrupt:
+        fail("interrupted; the same command goes on where it was")
+    print(report(rows, _DATASET.value))
+    print(f"the index is {out}; train on it with --config.data.train={out}")
+
+
+if __name__ == "__main__":
+    from wt_jax.cli import parse_flags
+
+    app.run(main, flags_parser=parse_flags)

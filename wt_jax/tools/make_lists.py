@@ -1,0 +1,110 @@
+"""Turns the official annotations of a data set into list files:
+
+    python -m wt_jax.tools.make_lists NAME --annotations=FOLDER --videos=FOLDER --out=FOLDER
+
+NAME is one of ucf101, hmdb51, kinetics400, kinetics600, kinetics700, ssv2, diving48. Videos are found by their names
+anywhere below --videos, so any layout of folders will do. For each split OUT/NAME_SPLIT.csv (path, label, name) is written,
+which every source opens; annotated videos without a file are counted, and named in OUT/NAME_SPLIT_missing.txt.
+"""
+
+import csv
+import datetime
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import app, flags
+
+from wt_jax.data.annotations import READERS, Split, compare
+from wt_jax.data.sources import SourceError
+from wt_jax.data.video import EXTENSIONS
+
+_ANNOTATIONS = flags.DEFINE_string("annotations", "", "Folder of the official annotation files.")
+_VIDEOS = flags.DEFINE_string("videos", "", "Folder of the videos, in any layout.")
+_OUT = flags.DEFINE_string("out", ".", "Folder for the lists.")
+
+
+def make_lists(name: str, annotations: Path, videos: Path, out: Path) -> list[str]:
+    """Writes the lists and returns one line per split: date, counts, what is missing.
+
+    Args:
+      name: a data set of `wt_jax.data.annotations.READERS`.
+      annotations: folder of its official files.
+      videos: folder of its videos.
+      out: folder for the lists; it is made.
+
+    Raises:
+      SourceError: the data set is unknown, a file is missing or faulty, or no annotated video was found.
+    """
+    if name not in READERS:
+        raise SourceError(f"{name}: unknown data set; choose one of {', '.join(READERS)}")
+    splits = READERS[name](annotations)
+    files = _find_videos(videos)
+    if not any(_path_of(key, files) for split in splits for key in split.videos):
+        raise SourceError(f"{videos}: none of the videos that {annotations} names is below it")
+    out.mkdir(parents=True, exist_ok=True)
+    return [_write(name, split, files, out) for split in splits]
+
+
+def _find_videos(folder: Path) -> dict[str, Path]:
+    """Videos by name without extension, and by parent folder and name, since a name alone may stand for two."""
+    if not folder.is_dir():
+        raise SourceError(f"{folder}: there is no such folder of videos")
+    found: dict[str, Path] = {}
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders.sort()
+        for name in sorted(names):
+            if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
+                path = Path(os.path.abspath(parent), name)
+                found.setdefault(path.stem, path)
+                found[f"{path.parent.name}/{path.stem}"] = path
+    return found
+
+
+def _path_of(key: str, files: dict[str, Path]) -> Path | None:
+    """The file of a key, NAME or CLASS/NAME; the latter may lie in another folder if its name is unique."""
+    return files.get(key) or files.get(key.rpartition("/")[2])
+
+
+def _write(name: str, split: Split, files: dict[str, Path], out: Path) -> str:
+    """Writes one list; returns what there is to say about it."""
+    number = {label: place for place, label in enumerate(split.classes)}
+    paths = {key: _path_of(key, files) for key in split.videos}
+    target = out / f"{name}_{split.name}.csv"
+    draft = target.with_name(f".{target.name}.tmp")
+    with draft.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("path", "label", "name"))
+        writer.writerows((paths[key], number[label], label) for key, label in split.videos.items() if paths[key])
+    draft.replace(target)
+    missing = [key for key, path in paths.items() if path is None]
+    note = out / f"{name}_{split.name}_missing.txt"
+    note.unlink(missing_ok=True)
+    if missing:
+        note.write_text("".join(f"{key}\n" for key in missing), encoding="utf-8")
+    found = len(paths) - len(missing)
+    classes = len(set(split.videos.values()))
+    line = f"{datetime.date.today()} {target}: {found:,} videos of {len(paths):,} annotated, {classes} classes"
+    if missing:
+        line += f"; {len(missing):,} missing ({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}), named in {note}"
+    return f"{line}\n  annotations: {compare(f'{name}/{split.name}', len(paths))}"
+
+
+def main(argv: Sequence[str]) -> None:
+    """Make the lists of a data set."""
+    from wt_jax.cli import fail
+
+    if len(argv) != 2 or not _ANNOTATIONS.value or not _VIDEOS.value:
+        fail("usage: python -m wt_jax.tools.make_lists NAME --annotations=FOLDER --videos=FOLDER [--out=FOLDER]; see --help")
+    try:
+        print("\n".join(make_lists(argv[1], Path(_ANNOTATIONS.value), Path(_VIDEOS.value), Path(_OUT.value))))
+    except SourceError as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror or error}")
+
+
+if __name__ == "__main__":
+    from wt_jax.cli import parse_flags
+
+    app.run(main, flags_parser=parse_flags)
