@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
+
+from etils import epath
 
 from wt_jax.data.decode import VideoError
 from wt_jax.data.lists import OK
 from wt_jax.data.records import VideoList
 from wt_jax.data.video import Video, is_remote
 
+INDEX = "index.csv"  # of a folder that `pack` wrote
 COLUMNS = ("path", "label", "name", "frames", "rate", "duration", "width", "height", "codec", "rotation", "status")
 
 
@@ -77,16 +80,18 @@ def rows_of(videos: VideoList) -> list[dict[str, object]]:
     return rows
 
 
-def write_index(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
-    """Write rows, each with the columns of `rows_of` and of `Facts`, whole or not at all."""
+def write_index(path: str | os.PathLike, rows: Iterable[Mapping[str, object]]) -> None:
+    """Write rows, each with the columns of `rows_of` and of `Facts`, whole or not at all; `path` may be remote."""
     rows = list(rows)
     columns = list(COLUMNS) + sorted({name for row in rows for name in row} - set(COLUMNS))
-    draft = path.with_name(f".{path.name}.tmp")
-    with draft.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: _one_line(value) for name, value in row.items()} for row in rows)
-    draft.replace(path)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _one_line(value) for name, value in row.items()} for row in rows)
+    target = epath.Path(path)
+    draft = target.with_name(f".{target.name}.tmp")
+    draft.write_text(text.getvalue())
+    draft.replace(target)
 
 
 def with_facts(row: Mapping[str, object], facts: Facts) -> dict[str, object]:

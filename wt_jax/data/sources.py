@@ -11,6 +11,7 @@ import re
 import numpy as np
 from etils import epath
 
+from wt_jax.data.index import INDEX
 from wt_jax.data.lists import read_list
 from wt_jax.data.records import Record, SourceError, VideoList, mix
 from wt_jax.data.tfds_source import open_tfds
@@ -18,7 +19,6 @@ from wt_jax.data.video import EXTENSIONS, file_of, is_remote
 
 __all__ = ["Record", "SourceError", "VideoList", "open_source"]
 
-INDEX = "index.csv"
 _PART = re.compile(r"\s*(?:(?P<weight>\d*\.?\d+)\s*\*)?\s*(?P<location>\S.*?)\s*")
 
 

@@ -7,13 +7,12 @@ TFDS example, whose video is a list of images or a video file.
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -67,6 +66,11 @@ def open_video(name: str) -> Video:
     return _Encoded(name, _read_remote(name) if is_remote(name) else name)
 
 
+def open_content(name: str, content: bytes) -> Video:
+    """The video in the content of a video file; errors call it `name`."""
+    return _Encoded(name, content)
+
+
 def is_remote(name: str) -> bool:
     """Whether a name is an address such as gs://bucket/a.mp4."""
     return "://" in name
@@ -92,12 +96,6 @@ def read_record(name: str) -> bytes:
     if not record:  # What a damaged record reads as.
         raise VideoError(f"{name}: the record is empty or damaged")
     return record
-
-
-def read_header(name: str) -> dict[str, Any]:
-    """What `wt_jax.tools.pack` wrote about the record FILE.array_record#NUMBER; raises VideoError like `read_record`."""
-    record = read_record(name)
-    return json.loads(record[: record.index(b"\n")])
 
 
 @functools.lru_cache(maxsize=_OPEN_SHARDS)

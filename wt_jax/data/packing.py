@@ -1,0 +1,235 @@
+"""Packs videos into ArrayRecord shards: encoded anew once, small and with short groups of pictures, so that any frame is near.
+
+A shard is a pure function of its videos and the settings. It is written under another name, read back frame by frame and
+only then renamed: a shard that is there is whole. Each record is a line of JSON, with what the index says of the clip, and
+an MP4 file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+from array_record.python import array_record_module
+from etils import epath
+
+from wt_jax.data import decode
+from wt_jax.data.decode import VideoError
+from wt_jax.data.index import INDEX, broken, facts_of, with_facts, write_index
+from wt_jax.data.lists import OK
+from wt_jax.data.records import SourceError
+from wt_jax.data.video import is_remote, open_content, open_video
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PackSettings:
+    """How videos are packed.
+
+    Attributes:
+      short_side: pixels of the shorter side; smaller videos keep their size. Sides are made even.
+      gop: frames from one key frame to the next.
+      seconds: longest clip; a longer video becomes several clips of equal numbers of frames. 0: videos stay whole.
+      crf: x264's constant rate factor, 0 (lossless) to 51; lower is better and larger.
+      per_shard: videos of the list in one shard.
+    """
+
+    short_side: int = 256
+    gop: int = 8
+    seconds: float = 0.0
+    crf: int = 20
+    per_shard: int = 64
+
+    def __post_init__(self):
+        for name, least in {"short_side": 16, "gop": 1, "seconds": 0, "crf": 0, "per_shard": 1}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be {least} or more, got {getattr(self, name)}")
+        if self.crf > 51:
+            raise ValueError(f"crf must be 51 or less, got {self.crf}")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One piece of work: the rows of the list that go into shard `number` of `count`, in folder `out`."""
+
+    out: str
+    number: int
+    count: int
+    rows: tuple[Row, ...]
+    settings: PackSettings
+
+    @property
+    def name(self) -> str:
+        """The file name of the shard."""
+        return f"clips-{self.number:05d}-of-{self.count:05d}.array_record"
+
+
+def plan_shards(rows: list[Row], out: str, settings: PackSettings) -> list[Shard]:
+    """Shares the rows of a list out over shards, in order, and prepares the folder.
+
+    Raises:
+      SourceError: the folder holds the pack of another list or of other settings.
+    """
+    folder = epath.Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    videos = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+    identity = asdict(settings) | {"videos": videos}
+    note = folder / "pack.json"
+    if note.exists():
+        before = json.loads(note.read_text())
+        changed = [name for name in identity if before.get(name) != identity[name]]
+        if changed:
+            raise SourceError(f"{out} holds a pack with other {', '.join(changed)}; give an empty folder")
+    note.write_text(json.dumps(identity, indent=1))
+    size = settings.per_shard
+    count = math.ceil(len(rows) / size)
+    return [Shard(out, number, count, tuple(rows[number * size :][:size]), settings) for number in range(count)]
+
+
+def finish(out: str, packed: Mapping[int, list[Row]]) -> list[Row]:
+    """Writes the index of a pack from the rows of its shards by number; returns the rows in order."""
+    rows = [row for number in sorted(packed) for row in packed[number]]
+    write_index(epath.Path(out) / INDEX, rows)
+    return rows
+
+
+def pack_shard(shard: Shard) -> list[Row]:
+    """Packs one shard, unless it is there; returns its rows for the index, broken videos among them.
+
+    Raises:
+      VideoError: what was written does not read back as it should; nothing is left behind.
+    """
+    folder = epath.Path(shard.out)
+    target, notes = folder / shard.name, folder / f"{shard.name}.jsonl"
+    if target.exists() and notes.exists():
+        return [json.loads(line) for line in notes.read_text().splitlines()]
+    # ArrayRecord writes local files only; a remote shard is copied when it is whole.
+    with tempfile.TemporaryDirectory(dir=None if is_remote(shard.out) else shard.out, prefix=f".{shard.name}.") as scratch:
+        draft, list_ = os.path.join(scratch, shard.name), os.path.join(scratch, notes.name)
+        rows = _write(shard, draft)
+        _verify(draft, rows)
+        Path(list_).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        # A shard counts when both are there.
+        _publish(list_, notes)
+        _publish(draft, target)
+    return rows
+
+
+def encode_clip(frames: Iterator[np.ndarray], times: np.ndarray, time_base: Fraction, settings: PackSettings) -> bytes:
+    """Encodes frames, uint8 [height, width, 3], as an MP4 file of H.264 with their presentation times.
+
+    Decoding speed is bought with size: no B-frames, no arithmetic coding and no deblocking.
+
+    Args:
+      frames: as many as there are `times`, all of one size.
+      times: int64 [n], increasing, in units of `time_base`.
+      time_base: seconds per unit.
+      settings: size and group of pictures.
+    """
+    ticks = (times - times[0]) * time_base.numerator
+    scale = time_base.denominator
+    step = int(np.median(np.diff(ticks))) if len(ticks) > 1 else max(scale // 25, 1)
+    options = {
+        "preset": "medium",
+        "tune": "fastdecode",
+        "crf": str(settings.crf),
+        "g": str(settings.gop),
+        "sc_threshold": "0",
+        "bf": "0",
+        "threads": "1",
+    }
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4", options={"video_track_timescale": str(scale)}) as container:
+        rate = Fraction(scale, step).limit_denominator(1001)
+        stream = container.add_stream("libx264", rate=rate, options=options)
+        stream.pix_fmt, stream.codec_context.time_base = "yuv420p", Fraction(1, scale)
+        stream.codec_context.thread_count = 1
+        for place, (tick, image) in enumerate(zip(ticks.tolist(), frames, strict=True)):
+            image = _resize(image, settings.short_side)
+            if place == 0:
+                stream.height, stream.width = image.shape[:2]
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = tick, Fraction(1, scale)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def _write(shard: Shard, draft: str) -> list[Row]:
+    """Writes the shard; returns its rows for the index."""
+    rows, place = [], 0
+    # One record per group: a record is read alone. Compressing MP4 files again would gain nothing.
+    writer = array_record_module.ArrayRecordWriter(draft, "group_size:1,uncompressed")
+    for row in shard.rows:
+        try:
+            clips = list(_clips(str(row["path"]), shard.settings))
+        except VideoError as error:
+            rows.append(with_facts(row, broken(str(row["path"]), error)))
+            continue
+        for fields, content in clips:
+            entry = row | {"path": f"{shard.name}#{place}", "source": row["path"]} | fields
+            writer.write(json.dumps(entry).encode() + b"\n" + content)
+            rows.append(entry)
+            place += 1
+    writer.close()
+    return rows
+
+
+def _clips(path: str, settings: PackSettings) -> Iterator[tuple[Row, bytes]]:
+    """The clips of a video in order, each with its fields for the index."""
+    video = open_video(path)
+    info, frames = video.probe(), video.read_all()
+    longest = Fraction(str(settings.seconds))
+    pieces = min(math.ceil(info.duration / longest), info.num_frames) if longest else 1
+    for part in np.array_split(np.arange(info.num_frames), pieces):
+        content = encode_clip(itertools.islice(frames, len(part)), info.pts[part], info.time_base, settings)
+        facts = facts_of(open_content(path, content))
+        if facts.frames != len(part):
+            raise VideoError(f"{path}: {len(part)} frames became {facts.frames} when encoded")
+        start = float(int(info.pts[part[0]] - info.pts[0]) * info.time_base)
+        yield asdict(facts) | {"start": round(start, 3)}, content
+
+
+def _verify(draft: str, rows: list[Row]) -> None:
+    """Reads the shard back: every record must carry its row and decode to the number of frames that its source has."""
+    reader = array_record_module.ArrayRecordReader(draft)
+    good = [row for row in rows if row["status"] == OK]
+    if reader.num_records() != len(good):
+        raise VideoError(f"{draft}: {len(good)} clips were written, {reader.num_records()} are there; is the disk full?")
+    for place, row in enumerate(good):
+        header, _, content = reader.read([place])[0].partition(b"\n")
+        if json.loads(header) != row or decode.check(content).num_frames != row["frames"]:
+            raise VideoError(f"{draft}: record {place}, from {row['source']}, does not read back as it was written")
+    reader.close()
+
+
+def _publish(draft: str, target: epath.Path) -> None:
+    """Puts a whole file in its place, at once."""
+    if is_remote(str(target)):
+        epath.Path(draft).copy(target, overwrite=True)
+    else:
+        os.replace(draft, target)
+
+
+def _resize(image: np.ndarray, short_side: int) -> np.ndarray:
+    """The frame with its shorter side at `short_side` pixels or less, and both sides even, as H.264 needs them."""
+    height, width = image.shape[:2]
+    factor = min(1, short_side / min(height, width))
+    height, width = (max(2, 2 * round(side * factor / 2)) for side in (height, width))
+    if (height, width) == image.shape[:2]:
+        return np.ascontiguousarray(image)
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
