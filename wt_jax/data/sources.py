@@ -50,19 +50,18 @@ def open_source(location: str, root: str = "", max_bad_fraction: float = 0.01) -
         return _from_mixture(location, root, max_bad_fraction)
     if location.startswith("tfds:"):
         return open_tfds(location, root)
-    try:
-        place = epath.Path(location).expanduser()
-        if place.is_dir():
-            packed = (place / INDEX).exists() and any(place.glob("*.array_record"))
-            return read_list(place / INDEX) if packed else _from_folder(place)
-        if not place.exists():
-            raise SourceError(f"{location}: there is no such file or folder; set data.source to a list file or a folder")
-        if place.suffix.lower() in EXTENSIONS:
-            raise SourceError(f"{location}: this is a single video; give the folder that holds it, or a list file")
+    place = _place(location)
+    if place.is_dir():
+        packed = (place / INDEX).exists() and any(place.glob("*.array_record"))
+        videos = read_list(place / INDEX) if packed else _from_folder(place)
+    elif not place.exists():
+        raise SourceError(f"{location}: there is no such file or folder; set data.source to a list file or a folder")
+    elif place.suffix.lower() in EXTENSIONS:
+        raise SourceError(f"{location}: this is a single video; give the folder that holds it, or a list file")
+    else:
         videos = read_list(place, root, max_bad_fraction)
-    except ImportError as error:
-        raise SourceError(_no_library(location, error)) from error
-    _try_remote(videos)
+    for path in {path.split("://")[0]: path for path in videos.paths if is_remote(path)}.values():
+        _place(file_of(path))  # A missing library is told once here, not by every video.
     return videos
 
 
@@ -81,7 +80,7 @@ def _from_mixture(location: str, root: str, max_bad_fraction: float) -> VideoLis
 
 
 def _from_folder(folder: epath.Path) -> VideoList:
-    walk = epath.Path.walk(folder) if is_remote(str(folder)) else os.walk(folder, followlinks=True)
+    walk = folder.walk() if is_remote(str(folder)) else os.walk(folder, followlinks=True)
     paths = sorted(
         os.path.join(parent, name)
         for parent, _, names in walk
@@ -98,17 +97,14 @@ def _from_folder(folder: epath.Path) -> VideoList:
     return VideoList(tuple(paths), np.full(len(paths), -1, np.int32))
 
 
-def _try_remote(videos: VideoList) -> None:
-    """Ask each kind of remote store once, so that a missing library is told here and not by every video."""
-    first = {path.split("://")[0]: path for path in reversed(videos.paths) if is_remote(path)}
-    for path in first.values():
-        try:
-            epath.Path(file_of(path)).exists()
-        except ImportError as error:
-            raise SourceError(_no_library(path, error)) from error
-        except ValueError as error:
-            raise SourceError(f"{path}: {str(error).splitlines()[0]}") from error
-
-
-def _no_library(location: str, error: ImportError) -> str:
-    return f"{location}: its store needs a library that is not installed ({error}); for gs:// gcsfs, for s3:// s3fs"
+def _place(location: str) -> epath.Path:
+    """The path of a location; of a remote one the store is asked, so that it is known to be within reach."""
+    try:
+        place = epath.Path(location).expanduser()
+        if is_remote(location):
+            place.exists()
+    except KeyError as error:
+        raise SourceError(f"{location}: {location.split('://')[0]}:// is no kind of store that is known here") from error
+    except ImportError as error:
+        raise SourceError(f"{location}: its store needs a library ({error}); for gs:// gcsfs, for s3:// s3fs") from error
+    return place

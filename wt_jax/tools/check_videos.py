@@ -15,21 +15,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from absl import app, flags
-
 from wt_jax.data.annotations import compare
 from wt_jax.data.decode import VideoError
 from wt_jax.data.index import Facts, broken, facts_of, rows_of, with_facts, write_index
 from wt_jax.data.lists import OK
-from wt_jax.data.sources import SourceError, VideoList, open_source
+from wt_jax.data.sources import VideoList, open_source
 from wt_jax.data.video import file_of, is_remote, open_video
+from wt_jax.tools.commands import command, told_in_one_line
 from wt_jax.tools.parallel import ProgressLine, run_parallel
-
-_OUT = flags.DEFINE_string("out", "", "The index to write; by default index.csv in the current folder.")
-_ROOT = flags.DEFINE_string("root", "", "Folder that relative paths of a list start from.")
-_DECODE = flags.DEFINE_bool("decode", False, "Decode every frame.")
-_WORKERS = flags.DEFINE_integer("workers", len(os.sched_getaffinity(0)), "Processes; 0: none but this one.", lower_bound=0)
-_DATASET = flags.DEFINE_string("dataset", "", "Compare the count with the official one of this set, e.g. kinetics400/train.")
 
 _NAMED = 10  # broken videos that are printed; the index has all of them
 
@@ -123,29 +116,22 @@ def _read_journal(journal: Path, every_frame: bool) -> dict[tuple[str, State], F
     return known
 
 
-def main(argv: Sequence[str]) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Check a data set."""
-    from wt_jax.cli import fail, set_up_logging
-
-    set_up_logging()
-    if len(argv) != 2:
-        fail("usage: python -m wt_jax.tools.check_videos LIST_OR_FOLDER [--out=INDEX.csv] [--decode]; see --help")
-    out = Path(_OUT.value or "index.csv")
-    try:
-        compare(_DATASET.value, 0)
-        videos = open_source(argv[1], _ROOT.value, max_bad_fraction=1.0)
-        rows = check_videos(videos, out, every_frame=_DECODE.value, workers=_WORKERS.value)
-    except SourceError as error:
-        fail(str(error))
-    except OSError as error:
-        fail(f"{out} cannot be written: {error.strerror or error}")
-    except KeyboardInterrupt:
-        fail("interrupted; the same command goes on where it was")
-    print(report(rows, _DATASET.value))
-    print(f"the index is {out}; train on it with --config.data.train={out}")
+    parser = command(__doc__, workers=True)
+    parser.add_argument("source", metavar="LIST_OR_FOLDER", help="what to check: anything that training takes")
+    parser.add_argument("--out", type=Path, default=Path("index.csv"), metavar="INDEX.csv", help="the index to write")
+    parser.add_argument("--root", default="", metavar="FOLDER", help="folder that relative paths of a list start from")
+    parser.add_argument("--decode", action="store_true", help="decode every frame")
+    parser.add_argument("--dataset", default="", metavar="NAME/SPLIT", help="compare with the official count of this split")
+    args = parser.parse_args(argv)
+    with told_in_one_line():
+        compare(args.dataset, 0)  # A wrong name is told before the work.
+        videos = open_source(args.source, args.root, max_bad_fraction=1.0)
+        rows = check_videos(videos, args.out, every_frame=args.decode, workers=args.workers)
+        print(report(rows, args.dataset))
+        print(f"the index is {args.out}; train on it with --config.data.train={args.out}")
 
 
 if __name__ == "__main__":
-    from wt_jax.cli import parse_flags
-
-    app.run(main, flags_parser=parse_flags)
+    main()

@@ -13,15 +13,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import app, flags
-
 from wt_jax.data.annotations import READERS, Split, compare
 from wt_jax.data.sources import SourceError
 from wt_jax.data.video import EXTENSIONS
-
-_ANNOTATIONS = flags.DEFINE_string("annotations", "", "Folder of the official annotation files.")
-_VIDEOS = flags.DEFINE_string("videos", "", "Folder of the videos, in any layout.")
-_OUT = flags.DEFINE_string("out", ".", "Folder for the lists.")
+from wt_jax.tools.commands import command, told_in_one_line
 
 
 def make_lists(name: str, annotations: Path, videos: Path, out: Path) -> list[str]:
@@ -90,21 +85,17 @@ def _write(name: str, split: Split, files: dict[str, Path], out: Path) -> str:
     return f"{line}\n  annotations: {compare(f'{name}/{split.name}', len(paths))}"
 
 
-def main(argv: Sequence[str]) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Make the lists of a data set."""
-    from wt_jax.cli import fail
-
-    if len(argv) != 2 or not _ANNOTATIONS.value or not _VIDEOS.value:
-        fail("usage: python -m wt_jax.tools.make_lists NAME --annotations=FOLDER --videos=FOLDER [--out=FOLDER]; see --help")
-    try:
-        print("\n".join(make_lists(argv[1], Path(_ANNOTATIONS.value), Path(_VIDEOS.value), Path(_OUT.value))))
-    except SourceError as error:
-        fail(str(error))
-    except OSError as error:
-        fail(f"{error.filename}: {error.strerror or error}")
+    parser = command(__doc__)
+    parser.add_argument("name", metavar="NAME", help=", ".join(READERS))
+    parser.add_argument("--annotations", type=Path, required=True, metavar="FOLDER", help="the official annotation files")
+    parser.add_argument("--videos", type=Path, required=True, metavar="FOLDER", help="the videos, in any layout")
+    parser.add_argument("--out", type=Path, default=Path(), metavar="FOLDER", help="folder for the lists")
+    args = parser.parse_args(argv)
+    with told_in_one_line():
+        print("\n".join(make_lists(args.name, args.annotations, args.videos, args.out)))
 
 
 if __name__ == "__main__":
-    from wt_jax.cli import parse_flags
-
-    app.run(main, flags_parser=parse_flags)
+    main()

@@ -8,12 +8,10 @@ videos into clips. Train on it with --config.data.train=OUT. Shards appear whole
 after an interruption. `wt_jax.tools.pack_beam` does the same on a cluster.
 """
 
-import os
+import argparse
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-
-from absl import app, flags
 
 from wt_jax.data.decode import VideoError
 from wt_jax.data.index import rows_of
@@ -21,30 +19,39 @@ from wt_jax.data.lists import OK
 from wt_jax.data.packing import PackSettings, Row, Shard, finish, pack_shard, plan_shards
 from wt_jax.data.sources import SourceError, open_source
 from wt_jax.data.video import is_remote
+from wt_jax.tools.commands import command, told_in_one_line
 from wt_jax.tools.parallel import ProgressLine, run_parallel
-
-SHORT_SIDE = flags.DEFINE_integer("short_side", 256, "Pixels of the shorter side; smaller videos keep their size.")
-GOP = flags.DEFINE_integer("gop", 8, "Frames from one key frame to the next.")
-SECONDS = flags.DEFINE_float("seconds", 0, "Longest clip; longer videos are cut. 0: videos stay whole.")
-CRF = flags.DEFINE_integer("crf", 20, "x264's rate factor: lower is better and larger.")
-PER_SHARD = flags.DEFINE_integer("per_shard", 64, "Videos per shard.")
-ROOT = flags.DEFINE_string("root", "", "Folder that relative paths of a list start from.")
-_WORKERS = flags.DEFINE_integer("workers", len(os.sched_getaffinity(0)), "Processes; 0: none but this one.", lower_bound=0)
 
 _NAMED = 10  # broken videos that are printed; the index has all of them
 
 
-def plan(location: str, out: str) -> list[Shard]:
-    """The shards to pack, with the settings of the command line.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that say what to pack, where and how."""
+    settings = PackSettings()
+    parser.add_argument("source", metavar="LIST_OR_FOLDER", help="what to pack: anything that training takes")
+    parser.add_argument("out", metavar="OUT", help="folder for the shards and their index")
+    parser.add_argument("--root", default="", metavar="FOLDER", help="folder that relative paths of a list start from")
+    for name, text in {
+        "short_side": "pixels of the shorter side; smaller videos keep their size",
+        "gop": "frames from one key frame to the next",
+        "crf": "x264's rate factor: lower is better and larger",
+        "per_shard": "videos per shard",
+    }.items():
+        parser.add_argument(f"--{name}", type=int, default=getattr(settings, name), help=f"{text} (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=0.0, help="cut longer videos into clips of this length (0: do not)")
+
+
+def plan(args: argparse.Namespace) -> list[Shard]:
+    """The shards to pack.
 
     Raises:
       SourceError: the source cannot be read, a setting is impossible, or OUT holds another pack.
     """
     try:
-        settings = PackSettings(SHORT_SIDE.value, GOP.value, SECONDS.value, CRF.value, PER_SHARD.value)
+        settings = PackSettings(args.short_side, args.gop, args.seconds, args.crf, args.per_shard)
     except ValueError as error:
         raise SourceError(f"--{error}") from None
-    return plan_shards(rows_of(open_source(location, ROOT.value, max_bad_fraction=1.0)), out, settings)
+    return plan_shards(rows_of(open_source(args.source, args.root, max_bad_fraction=1.0)), args.out, settings)
 
 
 def pack(shards: Sequence[Shard], out: str, workers: int = 0) -> list[Row]:
@@ -75,25 +82,15 @@ def report(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: Sequence[str]) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Pack a data set."""
-    from wt_jax.cli import fail, set_up_logging
-
-    set_up_logging()
-    if len(argv) != 3:
-        fail("usage: python -m wt_jax.tools.pack LIST_OR_FOLDER OUT [--short_side=256] [--gop=8]; see --help")
-    try:
-        print(report(pack(plan(argv[1], argv[2]), argv[2], _WORKERS.value)))
-    except (SourceError, VideoError) as error:
-        fail(str(error))
-    except OSError as error:
-        fail(f"{error.filename or argv[2]}: {error.strerror or error}")
-    except KeyboardInterrupt:
-        fail("interrupted; the same command goes on where it was")
-    print(f"train on it with --config.data.train={argv[2]}")
+    parser = command(__doc__, workers=True)
+    add_arguments(parser)
+    args = parser.parse_args(argv)
+    with told_in_one_line():
+        print(report(pack(plan(args), args.out, args.workers)))
+        print(f"train on it with --config.data.train={args.out}")
 
 
 if __name__ == "__main__":
-    from wt_jax.cli import parse_flags
-
-    app.run(main, flags_parser=parse_flags)
+    main()

@@ -1,6 +1,6 @@
 """`wt_jax.tools.pack` as an Apache Beam pipeline, for archives that one machine cannot hold (`pip install wt_jax[beam]`):
 
-    python -m wt_jax.tools.pack_beam LIST OUT [the flags of pack] -- [Beam's options, such as --runner=DataflowRunner]
+    python -m wt_jax.tools.pack_beam LIST OUT [the flags of pack] [Beam's options, such as --runner=DataflowRunner]
 
 The work is that of `pack`, shard by shard; the folder is the same byte for byte. LIST and OUT lie where every worker can
 reach them, as gs://... or a shared disk, and workers need wt_jax (Beam: --setup_file or --sdk_container_image). Without
@@ -9,11 +9,10 @@ options the pipeline runs on this machine.
 
 from collections.abc import Sequence
 
-from absl import app
-
 from wt_jax.data.packing import Row, Shard, finish, pack_shard
 from wt_jax.data.sources import SourceError
-from wt_jax.tools.pack import plan
+from wt_jax.tools.commands import command, told_in_one_line
+from wt_jax.tools.pack import add_arguments, plan
 
 
 def pack_on_beam(shards: Sequence[Shard], out: str, options: Sequence[str]) -> None:
@@ -40,23 +39,19 @@ def _finish(packed: list[tuple[int, list[Row]]], out: str) -> None:
     finish(out, dict(packed))
 
 
-def main(argv: Sequence[str]) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Pack a data set on a cluster."""
-    from wt_jax.cli import fail, set_up_logging
-
-    set_up_logging()
-    if len(argv) < 3:
-        fail("usage: python -m wt_jax.tools.pack_beam LIST OUT [flags of pack] -- [Beam's options]; see --help")
-    try:
-        pack_on_beam(plan(argv[1], argv[2]), argv[2], argv[3:])
-    except ImportError as error:
-        fail(f"Apache Beam is not installed ({error}); pip install 'wt_jax[beam]'")
-    except SourceError as error:
-        fail(str(error))
-    print(f"train on it with --config.data.train={argv[2]}")
+    parser = command(__doc__)
+    add_arguments(parser)
+    args, options = parser.parse_known_args(argv)
+    with told_in_one_line():
+        try:
+            import apache_beam  # noqa: F401
+        except ImportError as error:
+            raise SourceError(f"Apache Beam is not installed ({error}); pip install 'wt_jax[beam]'") from error
+        pack_on_beam(plan(args), args.out, options)
+        print(f"train on it with --config.data.train={args.out}")
 
 
 if __name__ == "__main__":
-    from wt_jax.cli import parse_flags
-
-    app.run(main, flags_parser=parse_flags)
+    main()
