@@ -12,16 +12,17 @@ import numpy as np
 import pytest
 from array_record.python import array_record_module
 from etils.epath.backend import fsspec_backend
+from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from test_data_pipeline import digests
 from video_files import frame_numbers, write_video
 
-from wt_jax.data.decode import VideoError
+from wt_jax.data.decode import VideoError, probe
 from wt_jax.data.index import rows_of
 from wt_jax.data.packing import PackSettings, finish, pack_shard, plan_shards
 from wt_jax.data.records import VideoList, mix
 from wt_jax.data.sources import SourceError, open_source
-from wt_jax.data.video import open_video
+from wt_jax.data.video import find_video, open_video, pack_record, read_record, unpack_record
 
 COUNTS = [12 + 3 * index for index in range(9)]
 
@@ -43,6 +44,18 @@ def packed(folder, tmp_path_factory):
     shards = plan_shards(rows_of(open_source(str(folder))), out, PackSettings(short_side=16, per_shard=4))
     finish(out, {shard.number: pack_shard(shard) for shard in shards})
     return Path(out)
+
+
+def frames_of(name, indices):
+    """Frames of a video in the order of asking, uint8 [n, height, width, 3]."""
+    with open_video(name) as reader:
+        frames = dict(reader.frames(np.unique(indices)))
+    return np.stack([frames[index] for index in indices])
+
+
+def info_of(name):
+    with open_video(name) as reader:
+        return reader.info
 
 
 def write_tfds(folder, name="tiny", *, video="Video", file_format="array_record", images=".png"):
@@ -91,22 +104,23 @@ def tfds_home(tmp_path_factory):
 
 
 @pytest.fixture
-def bucket(folder, monkeypatch):
-    """The class folders as gs://bucket/, over fsspec, through which the path library reads remote stores."""
+def bucket(folder, tmp_path, monkeypatch):
+    """The class folders as gs://bucket, through fsspec, with which the path library reads remote stores."""
+    (tmp_path / "stores").mkdir()
+    (tmp_path / "stores" / "bucket").symlink_to(folder)
 
-    class Bucket(LocalFileSystem):
+    class Store(DirFileSystem):
         protocol = ("gs", "gcs")
 
-        @classmethod
-        def _strip_protocol(cls, path):
-            return str(folder) + str(path).removeprefix("gs://").removeprefix("gcs://").removeprefix("bucket")
+        def __init__(self, **options):
+            super().__init__(path=str(tmp_path / "stores"), fs=LocalFileSystem())
 
-        def ls(self, path, detail=False, **options):
-            return super().ls(self._strip_protocol(path) if str(path).startswith(("gs", "bucket")) else path, detail, **options)
+        def _join(self, path):
+            return super()._join(path.removeprefix("gs://") if isinstance(path, str) else path)
 
     if importlib.util.find_spec("tensorflow"):
         pytest.skip("with TensorFlow the path library does not read through fsspec")
-    monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, "gcs", Bucket)
+    monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, "gcs", Store)
     fsspec_backend._get_filesystem.cache_clear()
     yield "gs://bucket"
     fsspec_backend._get_filesystem.cache_clear()
@@ -119,22 +133,28 @@ def test_packed_videos_are_the_originals(folder, packed):
     np.testing.assert_array_equal(videos.labels, originals.labels)
     assert videos.columns["source"] == originals.paths
     for record, count in zip(videos, COUNTS, strict=True):
-        video = open_video(record.path)
-        info = video.probe()
+        info = info_of(record.path)
         assert info.num_frames == count
         assert info.duration * 25 == count
         assert (info.width, info.height) == (24, 16)
         # Two conversions between RGB and YUV may cost a gray level each; frames are three apart.
-        original = open_video(videos.columns["source"][record.index]).decode(range(count)).mean(axis=(1, 2, 3))
-        assert np.abs(video.decode([count - 1, 0, 5, 5]).mean(axis=(1, 2, 3)) - original[[count - 1, 0, 5, 5]]).max() <= 1
+        original = frames_of(videos.columns["source"][record.index], range(count)).mean(axis=(1, 2, 3))
+        for asked in ([count - 1, 0, 5, 5], range(count), range(1, count, 3)):
+            assert np.abs(frames_of(record.path, asked).mean(axis=(1, 2, 3)) - original[list(asked)]).max() <= 1
         assert np.diff(np.searchsorted(info.pts, info.keyframes)).max(initial=0) <= 8
-        assert video.describe() == ("h264", 0)
+        assert find_video(record.path).describe() == ("h264", 0)
+        fields, stored, content = unpack_record(read_record(record.path))
+        assert fields["source"] == originals.paths[record.index]
+        assert (stored.end, stored.time_base, stored.width) == (info.end, info.time_base, info.width)
+        probed = probe(content)
+        np.testing.assert_array_equal(stored.pts, probed.pts)
+        np.testing.assert_array_equal(stored.keyframes, probed.keyframes)
 
 
 def test_a_pack_may_be_moved(packed, tmp_path):
     moved = packed.rename(tmp_path / "moved")
     try:
-        assert frame_numbers(open_video(open_source(str(moved))[4].path).decode([7])) == [7]
+        assert frame_numbers(frames_of(open_source(str(moved))[4].path, [7])) == [7]
     finally:
         moved.rename(packed)
 
@@ -143,12 +163,12 @@ def test_tfds_frames_labels_and_names(tfds_home, monkeypatch):
     videos = open_source("tfds:tiny", root=str(tfds_home))
     assert videos.labels.tolist() == [0, 1, 0, 1, 0]
     assert videos.classes == ("walk", "run")
-    video = open_video(videos[4].path)
-    assert video.probe().num_frames == 12
-    assert video.check().duration == video.probe().duration
+    info = info_of(videos[4].path)
+    assert info.num_frames == 12
+    assert find_video(videos[4].path).check().duration == info.duration
     decoded, plain = [], cv2.imdecode
     monkeypatch.setattr(cv2, "imdecode", lambda *args: decoded.append(args) or plain(*args))
-    assert frame_numbers(video.decode([11, 2, 2])) == [11, 2, 2]
+    assert frame_numbers(frames_of(videos[4].path, [11, 2, 2])) == [11, 2, 2]
     assert len(decoded) == 2
     monkeypatch.setenv("TFDS_DATA_DIR", str(tfds_home))
     assert open_source("tfds:tiny:1.2.0#train").paths == videos.paths
@@ -157,9 +177,9 @@ def test_tfds_frames_labels_and_names(tfds_home, monkeypatch):
 
 def test_tfds_sequences_of_jpeg(tmp_path):
     write_tfds(tmp_path, video="Sequence", images=".jpg")
-    video = open_video(open_source("tfds:tiny", root=str(tmp_path))[1].path)
-    assert video.describe() == ("mjpeg", 0)
-    assert frame_numbers(video.decode([8, 0])) == [8, 0]
+    name = open_source("tfds:tiny", root=str(tmp_path))[1].path
+    assert find_video(name).describe() == ("mjpeg", 0)
+    assert frame_numbers(frames_of(name, [8, 0])) == [8, 0]
 
 
 @pytest.mark.parametrize(
@@ -186,14 +206,17 @@ def test_faulty_records(packed, tmp_path):
     text = tmp_path / "text.array_record"
     writer = array_record_module.ArrayRecordWriter(str(text), "group_size:1")
     writer.write(b"neither")
+    writer.write(pack_record({}, info_of(f"{shard}#0"), b"no video"))
     writer.write(b"{}\nno video")
     writer.close()
     for name in (f"{shard}#99", f"{half}#0", f"{tmp_path}/absent.array_record#0", f"{text}#0"):
         with pytest.raises(VideoError) as caught:
-            open_video(name)
+            find_video(name)
         assert str(caught.value).startswith(f"{name}: ")
     with pytest.raises(VideoError, match=r"text\.array_record#1: Invalid data found"):
-        open_video(f"{text}#1").probe()
+        frames_of(f"{text}#1", [0])
+    with pytest.raises(VideoError, match=r"text\.array_record#2: the record is none of pack's"):
+        frames_of(f"{text}#2", [0])
 
 
 def test_remote_folders_and_lists(folder, bucket, tmp_path):
@@ -201,9 +224,9 @@ def test_remote_folders_and_lists(folder, bucket, tmp_path):
     local = open_source(str(folder))
     assert videos.paths == tuple(path.replace(str(folder), bucket) for path in local.paths)
     assert videos.classes == local.classes
-    assert frame_numbers(open_video(videos[3].path).decode([20, 4])) == [20, 4]
+    assert frame_numbers(frames_of(videos[3].path, [20, 4])) == [20, 4]
     with pytest.raises(VideoError, match=r"gs://bucket/class0/none\.mp4: FileNotFoundError"):
-        open_video(f"{bucket}/class0/none.mp4")
+        find_video(f"{bucket}/class0/none.mp4")
     (folder / "list.txt").write_text("class0/1.mp4 0\nclass2/7.mp4 1\n")
     assert open_source(f"{bucket}/list.txt").paths == (f"{bucket}/class0/1.mp4", f"{bucket}/class2/7.mp4")
     (tmp_path / "local.txt").write_text(f"{bucket}/class0/1.mp4 0\n")

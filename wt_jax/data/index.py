@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 from etils import epath
 
-from wt_jax.data.decode import VideoError
+from wt_jax.data.decode import VideoError, VideoInfo
 from wt_jax.data.lists import OK
 from wt_jax.data.records import VideoList
 from wt_jax.data.video import Video, is_remote
@@ -43,14 +43,21 @@ class Facts:
     status: str = OK
 
 
-def facts_of(video: Video, every_frame: bool = False) -> Facts:
+def look_at(video: Video, every_frame: bool = False) -> Facts:
     """Looks at a video; `every_frame` decodes it to the end.
 
     Raises:
       VideoError: it is broken.
     """
-    info = video.check() if every_frame else video.probe()
-    codec, rotation = video.describe()
+    if every_frame:
+        video.check()
+    with video.open() as reader:
+        info = reader.info
+    return facts_of(info, *video.describe())
+
+
+def facts_of(info: VideoInfo, codec: str, rotation: int) -> Facts:
+    """The facts of a sound video."""
     return Facts(
         frames=info.num_frames,
         rate=round(float(info.num_frames / info.duration), 3),

@@ -27,11 +27,11 @@ from array_record.python import array_record_module
 from etils import epath
 
 from wt_jax.data import decode
-from wt_jax.data.decode import VideoError
+from wt_jax.data.decode import VideoError, VideoInfo
 from wt_jax.data.index import INDEX, broken, facts_of, with_facts, write_index
 from wt_jax.data.lists import OK
 from wt_jax.data.records import SourceError
-from wt_jax.data.video import is_remote, open_content, open_video
+from wt_jax.data.video import find_video, is_remote, pack_record, unpack_record
 
 Row = dict[str, Any]
 
@@ -51,7 +51,7 @@ class PackSettings:
     short_side: int = 256
     gop: int = 8
     seconds: float = 0.0
-    crf: int = 20
+    crf: int = 23
     per_shard: int = 64
 
     def __post_init__(self):
@@ -132,7 +132,7 @@ def pack_shard(shard: Shard) -> list[Row]:
 def encode_clip(frames: Iterator[np.ndarray], times: np.ndarray, time_base: Fraction, settings: PackSettings) -> bytes:
     """Encodes frames, uint8 [height, width, 3], as an MP4 file of H.264 with their presentation times.
 
-    Decoding speed is bought with size: no B-frames, no arithmetic coding and no deblocking.
+    Decoding speed is bought with size: no arithmetic coding, no deblocking, and no picture that refers to a B-frame.
 
     Args:
       frames: as many as there are `times`, all of one size.
@@ -149,7 +149,9 @@ def encode_clip(frames: Iterator[np.ndarray], times: np.ndarray, time_base: Frac
         "crf": str(settings.crf),
         "g": str(settings.gop),
         "sc_threshold": "0",
-        "bf": "0",
+        # Every picture between P-frames may be left out by a reader that does not want it.
+        "bf": "3",
+        "x264-params": "b-adapt=0:b-pyramid=none:weightb=0",
         "threads": "1",
     }
     buffer = io.BytesIO()
@@ -180,28 +182,31 @@ def _write(shard: Shard, draft: str) -> list[Row]:
         except VideoError as error:
             rows.append(with_facts(row, broken(str(row["path"]), error)))
             continue
-        for fields, content in clips:
+        for fields, info, content in clips:
             entry = row | {"path": f"{shard.name}#{place}", "source": row["path"]} | fields
-            writer.write(json.dumps(entry).encode() + b"\n" + content)
+            writer.write(pack_record(entry, info, content))
             rows.append(entry)
             place += 1
     writer.close()
     return rows
 
 
-def _clips(path: str, settings: PackSettings) -> Iterator[tuple[Row, bytes]]:
-    """The clips of a video in order, each with its fields for the index."""
-    video = open_video(path)
-    info, frames = video.probe(), video.read_all()
+def _clips(path: str, settings: PackSettings) -> Iterator[tuple[Row, VideoInfo, bytes]]:
+    """The clips of a video in order, each with its fields for the index and what probing it gives."""
+    video = find_video(path)
+    with video.open() as reader:
+        info = reader.info
+    frames = video.read_all()
     longest = Fraction(str(settings.seconds))
     pieces = min(math.ceil(info.duration / longest), info.num_frames) if longest else 1
     for part in np.array_split(np.arange(info.num_frames), pieces):
         content = encode_clip(itertools.islice(frames, len(part)), info.pts[part], info.time_base, settings)
-        facts = facts_of(open_content(path, content))
-        if facts.frames != len(part):
-            raise VideoError(f"{path}: {len(part)} frames became {facts.frames} when encoded")
+        clip = decode.probe(content)
+        if clip.num_frames != len(part):
+            raise VideoError(f"{path}: {len(part)} frames became {clip.num_frames} when encoded")
         start = float(int(info.pts[part[0]] - info.pts[0]) * info.time_base)
-        yield asdict(facts) | {"start": round(start, 3)}, content
+        facts = facts_of(clip, *decode.describe(content))
+        yield asdict(facts) | {"start": round(start, 3)}, clip, content
 
 
 def _verify(draft: str, rows: list[Row]) -> None:
@@ -211,8 +216,8 @@ def _verify(draft: str, rows: list[Row]) -> None:
     if reader.num_records() != len(good):
         raise VideoError(f"{draft}: {len(good)} clips were written, {reader.num_records()} are there; is the disk full?")
     for place, row in enumerate(good):
-        header, _, content = reader.read([place])[0].partition(b"\n")
-        if json.loads(header) != row or decode.check(content).num_frames != row["frames"]:
+        fields, info, content = unpack_record(reader.read([place])[0])
+        if fields != row or not info.num_frames == decode.check(content).num_frames == row["frames"]:
             raise VideoError(f"{draft}: record {place}, from {row['source']}, does not read back as it was written")
     reader.close()
 

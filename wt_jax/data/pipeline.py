@@ -15,10 +15,10 @@ from collections.abc import Iterator, Mapping
 import grain
 import numpy as np
 
-from wt_jax.data.decode import Reader, VideoError, open_reader
+from wt_jax.data.decode import VideoError
 from wt_jax.data.records import Record, VideoList
 from wt_jax.data.sampling import random_windows, spread_windows
-from wt_jax.data.video import open_video
+from wt_jax.data.video import Reader, find_video, open_video
 from wt_jax.data.views import Cut, ViewSpec, cut_frame, draw_cut
 from wt_jax.data.workers import iterate
 
@@ -123,7 +123,7 @@ def eval_batches(
 def describe_failure(record: Record) -> str:
     """Why a record could not be decoded, in one line, found out by reading it again."""
     try:
-        open_video(record.path).check()
+        find_video(record.path).check()
     except VideoError as error:
         return str(error)
     return f"{record.path}: it can be decoded now; the failure was passing, or the file has changed"
@@ -152,7 +152,7 @@ class _TrainClip:
         raise VideoError(f"{_TRIES} videos in a row could not be decoded; last: {last}")
 
     def _views(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        with open_reader(record.path) as reader:
+        with open_video(record.path) as reader:
             windows = random_windows(reader.info, self.views, rng)
             return cut_clips(reader, windows, self.views, rng)
 
@@ -185,7 +185,7 @@ class _EvalClips:
         }
 
     def _clips(self, record: Record) -> np.ndarray:
-        with open_reader(record.path) as reader:
+        with open_video(record.path) as reader:
             frames = np.concatenate(spread_windows(reader.info, self.view, self.windows))
             return cut_clips(reader, {"clip": frames}, {"clip": self.view}, None)["clip"]
 

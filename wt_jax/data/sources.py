@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 
 import numpy as np
 from etils import epath
@@ -80,13 +81,7 @@ def _from_mixture(location: str, root: str, max_bad_fraction: float) -> VideoLis
 
 
 def _from_folder(folder: epath.Path) -> VideoList:
-    walk = folder.walk() if is_remote(str(folder)) else os.walk(folder, followlinks=True)
-    paths = sorted(
-        os.path.join(parent, name)
-        for parent, _, names in walk
-        for name in names
-        if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
-    )
+    paths = sorted(_remote_videos(folder) if is_remote(str(folder)) else _local_videos(folder))
     if not paths:
         raise SourceError(f"{folder}: no video below this folder; looked for {' '.join(EXTENSIONS)}")
     below = [os.path.relpath(path, folder).split(os.sep) for path in paths]
@@ -95,6 +90,24 @@ def _from_folder(folder: epath.Path) -> VideoList:
         number = {name: label for label, name in enumerate(names)}
         return VideoList(tuple(paths), np.array([number[parts[0]] for parts in below], np.int32), tuple(names))
     return VideoList(tuple(paths), np.full(len(paths), -1, np.int32))
+
+
+def _local_videos(folder: epath.Path) -> Iterator[str]:
+    for parent, _, names in os.walk(folder, followlinks=True):
+        yield from (os.path.join(parent, name) for name in names if _is_video(name))
+
+
+def _remote_videos(folder: epath.Path) -> Iterator[str]:
+    """One listing per folder; of the path library's own walk the paths lack their gs://."""
+    for path in folder.iterdir():
+        if _is_video(path.name):
+            yield str(path)
+        elif not path.suffix and path.is_dir():
+            yield from _remote_videos(path)
+
+
+def _is_video(name: str) -> bool:
+    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
 
 
 def _place(location: str) -> epath.Path:

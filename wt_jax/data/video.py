@@ -1,18 +1,19 @@
 """Opens one video by its name, wherever it lies: a file, an object of a remote store, a record of a shard.
 
-A record `FILE.array_record#NUMBER` holds either what `wt_jax.tools.pack` wrote, a line of JSON followed by a video file, or a
+A record `FILE.array_record#NUMBER` holds either what `wt_jax.tools.pack` wrote, a line of JSON and an MP4 file, or a
 TFDS example, whose video is a list of images or a video file.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -31,14 +32,20 @@ _IMAGE_RATE = 25  # frames per second of a video that is stored as images: TFDS 
 _OPEN_SHARDS = 256
 
 
+class Reader(Protocol):
+    """A video that is open; of a video file it is a `wt_jax.data.decode.Reader`."""
+
+    info: VideoInfo
+
+    def frames(self, indices: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Yields (index, uint8 [height, width, 3]) for increasing indices, in no promised order, each once."""
+
+
 class Video(Protocol):
-    """A video at hand. All methods raise VideoError, with the name of the video and the cause, where it is broken."""
+    """A video at hand. Everything raises VideoError, with the name of the video and the cause, where it is broken."""
 
-    def probe(self) -> VideoInfo:
-        """What `wt_jax.data.decode.probe` says."""
-
-    def decode(self, indices: Sequence[int] | np.ndarray, info: VideoInfo | None = None) -> np.ndarray:
-        """Frames as `wt_jax.data.decode.decode` gives them: uint8 [n, height, width, 3]."""
+    def open(self) -> AbstractContextManager[Reader]:
+        """Opens it, to look at it and to read frames."""
 
     def read_all(self) -> Iterator[np.ndarray]:
         """Every frame, uint8 [height, width, 3], in order, one at a time."""
@@ -50,25 +57,27 @@ class Video(Protocol):
         """Codec and rotation, as `wt_jax.data.decode.describe` says."""
 
 
-def open_video(name: str) -> Video:
-    """The video of this name: a path, an address such as gs://bucket/a.mp4, or FILE.array_record#NUMBER.
+@contextmanager
+def open_video(name: str) -> Iterator[Reader]:
+    """The open video of this name: a path, an address such as gs://bucket/a.mp4, or FILE.array_record#NUMBER.
 
-    Remote objects and records are read as a whole, files only as far as they are needed.
+    Raises:
+      VideoError: there is none, or it cannot be read; also for what goes wrong while it is open.
+    """
+    with find_video(name).open() as reader:
+        yield reader
+
+
+def find_video(name: str) -> Video:
+    """The video of this name, as for `open_video`. Remote objects and records are read as a whole.
 
     Raises:
       VideoError: there is none, or it cannot be read.
     """
     if _RECORD.fullmatch(name):
         record = read_record(name)
-        if record.startswith(b"{"):
-            return _Encoded(name, record[record.index(b"\n") + 1 :])
-        return _from_example(name, record)
+        return _from_pack(name, record) if record.startswith(b"{") else _from_example(name, record)
     return _Encoded(name, _read_remote(name) if is_remote(name) else name)
-
-
-def open_content(name: str, content: bytes) -> Video:
-    """The video in the content of a video file; errors call it `name`."""
-    return _Encoded(name, content)
 
 
 def is_remote(name: str) -> bool:
@@ -118,6 +127,36 @@ def _read_remote(name: str) -> bytes:
         raise VideoError(f"{name}: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
+def pack_record(fields: Mapping[str, Any], info: VideoInfo, content: bytes) -> bytes:
+    """A record: what is known of a clip, what probing it gives, so that readers need not probe, and its file."""
+    probed = {
+        "pts": info.pts.tolist(),
+        "end": info.end,
+        "time_base": str(info.time_base),
+        "keyframes": info.keyframes.tolist(),
+        "width": info.width,
+        "height": info.height,
+    }
+    return json.dumps({"fields": dict(fields), "info": probed}).encode() + b"\n" + content
+
+
+def unpack_record(record: bytes) -> tuple[dict[str, Any], VideoInfo, bytes]:
+    """The inverse of `pack_record`; raises ValueError or KeyError for anything else."""
+    header, _, content = record.partition(b"\n")
+    entry = json.loads(header)
+    probed = entry["info"]
+    times = {name: np.array(probed[name], np.int64) for name in ("pts", "keyframes")}
+    return entry["fields"], VideoInfo(**probed | times | {"time_base": Fraction(probed["time_base"])}), content
+
+
+def _from_pack(name: str, record: bytes) -> Video:
+    try:
+        _, info, content = unpack_record(record)
+    except (ValueError, KeyError, TypeError) as error:
+        raise VideoError(f"{name}: the record is none of pack's") from error
+    return _Encoded(name, content, info)
+
+
 def _from_example(name: str, record: bytes) -> Video:
     """The video of a TFDS example: of its byte features the longest list of images, else the largest value."""
     from google.protobuf.message import DecodeError
@@ -146,14 +185,12 @@ class _Encoded:
 
     name: str
     source: str | bytes
+    info: VideoInfo | None = None
 
-    def probe(self) -> VideoInfo:
-        with self._named():
-            return decode.probe(self.source)
-
-    def decode(self, indices: Sequence[int] | np.ndarray, info: VideoInfo | None = None) -> np.ndarray:
-        with self._named():
-            return decode.decode(self.source, indices, info)
+    @contextmanager
+    def open(self) -> Iterator[Reader]:
+        with self._named(), decode.open_reader(self.source, self.info) as reader:
+            yield reader
 
     def read_all(self) -> Iterator[np.ndarray]:
         with self._named():
@@ -185,19 +222,23 @@ class _Images:
     name: str
     images: tuple[bytes, ...]
 
-    def probe(self) -> VideoInfo:
+    @property
+    def info(self) -> VideoInfo:
         height, width = self._image(0).shape[:2]
         times = np.arange(len(self.images))
         return VideoInfo(times, len(times), Fraction(1, _IMAGE_RATE), times, width, height)
 
-    def decode(self, indices: Sequence[int] | np.ndarray, info: VideoInfo | None = None) -> np.ndarray:
-        wanted, order = np.unique(np.asarray(indices, np.int64), return_inverse=True)
-        if not len(wanted) or wanted[0] < 0 or wanted[-1] >= len(self.images):
-            raise IndexError(f"{self.name}: frames {list(indices)} of a video with {len(self.images)} frames")
-        frames = [self._image(index) for index in wanted.tolist()]
-        if len({frame.shape for frame in frames}) > 1:
-            raise VideoError(f"{self.name}: the frame size changes within the video")
-        return np.stack(frames)[order]
+    def open(self) -> AbstractContextManager[Reader]:
+        return nullcontext(self)
+
+    def frames(self, indices: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        shape = None
+        for index in indices.tolist():
+            image = self._image(index)
+            if image.shape != (shape or image.shape):
+                raise VideoError(f"{self.name}: the frame size changes within the video")
+            shape = image.shape
+            yield index, image
 
     def read_all(self) -> Iterator[np.ndarray]:
         return map(self._image, range(len(self.images)))
@@ -205,7 +246,7 @@ class _Images:
     def check(self) -> VideoInfo:
         for _ in self.read_all():
             pass
-        return self.probe()
+        return self.info
 
     def describe(self) -> tuple[str, int]:
         return _image_codec(self.images[0]) or "unknown", 0

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from wt_jax.data.annotations import compare
 from wt_jax.data.decode import VideoError
-from wt_jax.data.index import Facts, broken, facts_of, rows_of, with_facts, write_index
+from wt_jax.data.index import Facts, broken, look_at, rows_of, with_facts, write_index
 from wt_jax.data.lists import OK
 from wt_jax.data.sources import VideoList, open_source
-from wt_jax.data.video import file_of, is_remote, open_video
+from wt_jax.data.video import file_of, find_video, is_remote
 from wt_jax.tools.commands import command, told_in_one_line
 from wt_jax.tools.parallel import ProgressLine, run_parallel
 
@@ -85,7 +85,7 @@ def report(rows: Sequence[dict[str, object]], dataset: str = "") -> str:
 def _look(job: tuple[str, bool]) -> Facts:
     path, every_frame = job
     try:
-        return facts_of(open_video(path), every_frame)
+        return look_at(find_video(path), every_frame)
     except VideoError as error:
         return broken(path, error)
 
