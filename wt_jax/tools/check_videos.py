@@ -49,6 +49,8 @@ def check_videos(videos: VideoList, out: Path, *, every_frame: bool = False, wor
     progress = ProgressLine("checked", len(paths), len(found))
     bad = sum(facts.status != OK for facts in found.values())
     with journal.open("a", encoding="utf-8") as file:
+        if jobs:
+            file.write("\n")  # The last call may have been killed within a line.
         for (path, _), facts in run_parallel(_look, jobs, min(workers, len(jobs))):
             found[path] = facts or Facts(status="its decoding killed the process")
             line = {"path": path, "state": states[path], "every_frame": every_frame} | asdict(found[path])
@@ -108,11 +110,11 @@ def _read_journal(journal: Path, every_frame: bool) -> dict[tuple[str, State], F
     for line in journal.read_text(encoding="utf-8").splitlines():
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError:  # The last line of a call that was killed.
+        except json.JSONDecodeError:  # The end of a call that was killed.
             continue
-        state, looked = tuple(entry.pop("state")), entry.pop("every_frame")
+        path, state, looked = entry.pop("path"), tuple(entry.pop("state")), entry.pop("every_frame")
         if looked or not every_frame:
-            known[entry.pop("path"), state] = Facts(**entry)
+            known[path, state] = Facts(**entry)
     return known
 
 
