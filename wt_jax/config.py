@@ -34,8 +34,9 @@ class DataConfig:
     """Where the videos are.
 
     Attributes:
-      train, test: a list file (`path label`, label optional), a CSV with a `path` column, class folders, or any folder.
-      root: folder that relative paths of a list start from; empty: the list's own folder.
+      train, test: a list file, an index, a folder, a pack, tfds:NAME or mix:0.7*ONE,0.3*OTHER; see
+        `wt_jax.data.sources.open_source`.
+      root: folder that relative paths of a list start from; empty: the list's own folder. TFDS: its data folder.
       workers: processes that decode; 0: threads of the main process.
       threads: batches in flight per process.
       max_bad_fraction: share of the videos that may be missing or undecodable before the run stops.

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 from etils import epath
 
-from wt_jax.data.decode import VideoError, VideoInfo
+from wt_jax.data.decode import VideoInfo
 from wt_jax.data.lists import OK
 from wt_jax.data.records import VideoList
 from wt_jax.data.video import Video, is_remote
@@ -69,7 +69,7 @@ def facts_of(info: VideoInfo, codec: str, rotation: int) -> Facts:
     )
 
 
-def broken(name: str, error: VideoError) -> Facts:
+def broken(name: str, error: Exception) -> Facts:
     """The facts of a video that raised this."""
     return Facts(status=" ".join(str(error).removeprefix(f"{name}: ").split()))
 

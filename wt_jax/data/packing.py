@@ -43,7 +43,8 @@ class PackSettings:
     Attributes:
       short_side: pixels of the shorter side; smaller videos keep their size. Sides are made even.
       gop: frames from one key frame to the next.
-      seconds: longest clip; a longer video becomes several clips of equal numbers of frames. 0: videos stay whole.
+      seconds: longest clip; a longer video becomes several clips of about equal numbers of frames, which differ in length
+        where the frame rate does. 0: videos stay whole.
       crf: x264's constant rate factor, 0 (lossless) to 51; lower is better and larger.
       per_shard: videos of the list in one shard.
     """
@@ -179,7 +180,7 @@ def _write(shard: Shard, draft: str) -> list[Row]:
     for row in shard.rows:
         try:
             clips = list(_clips(str(row["path"]), shard.settings))
-        except VideoError as error:
+        except (VideoError, av.error.FFmpegError) as error:  # Cannot be decoded, or cannot be encoded.
             rows.append(with_facts(row, broken(str(row["path"]), error)))
             continue
         for fields, info, content in clips:
