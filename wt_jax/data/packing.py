@@ -1,8 +1,8 @@
 """Packs videos into ArrayRecord shards: encoded anew once, small and with short groups of pictures, so that any frame is near.
 
-A shard is a pure function of its videos and the settings. It is written under another name, read back frame by frame and
-only then renamed: a shard that is there is whole. Each record is a line of JSON, with what the index says of the clip, and
-an MP4 file.
+What goes into a shard is a function of the list and the settings (its bytes are not: the encoder is not exactly repeatable).
+It is written under another name, read back frame by frame and only then renamed: a shard that is there is whole. Each record
+is a line of JSON, with what the index says of the clip, and an MP4 file.
 """
 
 from __future__ import annotations

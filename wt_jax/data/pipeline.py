@@ -221,6 +221,17 @@ def cut_clips(
     return clips
 
 
+def _order(videos: VideoList, seed: int) -> grain.MapDataset:
+    """The places of the videos in the order of showing, without end: a function of the seed alone."""
+    if not videos.parts:
+        return grain.MapDataset.range(len(videos)).seed(seed).shuffle().repeat()
+    lists, start = [], 0
+    for place, (count, _) in enumerate(videos.parts):
+        lists.append(grain.MapDataset.range(start, start + count).seed(seed + place).shuffle().repeat())
+        start += count
+    return grain.MapDataset.mix(lists, [weight for _, weight in videos.parts]).seed(seed)
+
+
 def _share(batch_size: int, host: int, num_hosts: int) -> int:
     """Elements of the global batch that belong to each host."""
     if batch_size < 1 or batch_size % num_hosts:

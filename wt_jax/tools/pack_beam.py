@@ -2,7 +2,7 @@
 
     python -m wt_jax.tools.pack_beam LIST OUT [the flags of pack] [Beam's options, such as --runner=DataflowRunner]
 
-The work is that of `pack`, shard by shard; the folder is the same byte for byte. LIST and OUT lie where every worker can
+The work is that of `pack`, shard by shard, and the folder is alike. LIST and OUT lie where every worker can
 reach them, as gs://... or a shared disk, and workers need wt_jax (Beam: --setup_file or --sdk_container_image). Without
 options the pipeline runs on this machine.
 """
