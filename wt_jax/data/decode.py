@@ -177,7 +177,6 @@ class Reader:
         self, source: str | bytes, container: av.container.InputContainer, stream: av.VideoStream, info: VideoInfo | None
     ):
         self._source, self._container, self._stream = source, container, stream
-        self._fresh = info is not None  # Nothing has been read yet, so that reading starts at the first frame.
         self.info = info or _list_frames(source, container, stream)
         self._rgb = VideoReformatter()  # One for all frames: making its tables takes longer than using them.
 
@@ -212,11 +211,10 @@ class Reader:
         """The wanted frames that can be decoded: by the quick way, then what is left by the sure one, where any is."""
         left = set(wanted.tolist())
         if self.info.keyframes.size:
-            with suppress(VideoError, av.error.FFmpegError):
+            with suppress(av.error.FFmpegError):
                 for start, run in _runs(self.info, wanted):
-                    if start != self.info.keyframes[0] or not self._fresh:
-                        self._container.seek(start, stream=self._stream)
-                    self._fresh = False
+                    # To the first keyframe too: what a damaged file gives must not depend on what was read before.
+                    self._container.seek(start, stream=self._stream)
                     for index, frame in self._quickly(run):
                         left.discard(index)
                         yield index, self._picture(frame)
@@ -273,12 +271,12 @@ def open_reader(source: str | bytes, info: VideoInfo | None = None) -> Iterator[
       VideoError: as `probe`; what goes wrong while the video is open becomes one as well.
     """
     before = None if info or isinstance(source, bytes) else _version(source)
-    info = info or _known.get(before)
+    known = info or _known.get(before)
     with _opened(source) as (container, stream):
         # A file may be replaced at any moment: what is remembered is of the file that is open, or not believed.
         same = before is None or before == _version(source)
-        reader = Reader(source, container, stream, info if same else None)
-        if before is not None and same:
+        reader = Reader(source, container, stream, known if same else None)
+        if before is not None and same and known is None:
             _remember(before, reader.info)
         yield reader
 
