@@ -1,4 +1,4 @@
-"""Damaged copies of real clips: each is decoded or named, in bounded time and memory, and nothing crashes.
+"""Damaged copies of real clips: each is decoded or named, twice alike, in bounded time and memory, and nothing crashes.
 
 Copy k is made from (seed, k) alone: cut off, with flipped bits, with a damaged header, or with a hole of zeros. A child
 process reads them one after the other, so a crash or a hang is seen from outside and the file is named.
@@ -24,16 +24,21 @@ from wt_jax.data.sampling import random_windows
 from wt_jax.data.views import ViewSpec
 
 views = {"a": ViewSpec("a", num_frames=8, stride=2, size=32), "b": ViewSpec("b", num_frames=8, size=32)}
-rng = np.random.default_rng(0)
-for line in sys.stdin:
-    path = line.strip()
+
+def read(path):
+    rng = np.random.default_rng(0)
     try:
         with open_reader(path) as reader:
-            cut_clips(reader, random_windows(reader.info, views, rng), views, rng)
-        result = "decoded"
+            clips = cut_clips(reader, random_windows(reader.info, views, rng), views, rng)
+        return "decoded", clips["a"].tobytes() + clips["b"].tobytes()
     except VideoError as error:
         assert str(error).startswith(path) and len(str(error)) > len(path) + 4 and "\\n" not in str(error), repr(error)
-        result = "named"
+        return "named", str(error)
+
+for line in sys.stdin:
+    path = line.strip()
+    result, content = read(path)
+    assert read(path) == (result, content), "what is remembered of a file changes what it gives"
     pages = int(open("/proc/self/statm").read().split()[1])
     print(result, pages * 4 // 1024, flush=True)
 """
