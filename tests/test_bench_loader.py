@@ -7,7 +7,7 @@ import pytest
 from video_files import frame_numbers, write_video
 
 from wt_jax.data.views import ViewSpec
-from wt_jax.tools.bench_clips import HEIGHT, RATE, SECONDS, WIDTH, _pictures
+from wt_jax.tools.bench_clips import HEIGHT, WIDTH, _pictures
 from wt_jax.tools.bench_stages import time_stages
 from wt_jax.tools.memory import memory_of
 from wt_jax.tools.peers.measure import Job, measure
@@ -65,7 +65,6 @@ def test_clips_move():
     assert first.shape == (HEIGHT, WIDTH, 3)
     assert 10 < first.std() < 90
     assert 1 < np.abs(first - second).mean() < 40
-    assert sum(1 for _ in pictures) + 2 == RATE * SECONDS
 
 
 def test_memory_of_a_process():
