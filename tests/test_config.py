@@ -11,7 +11,7 @@ import pytest
 from training import teacher_folder
 
 from wt_jax.config import ConfigError, default_config, resolve, steps_of, to_dict
-from wt_jax.data.sources import VideoList
+from wt_jax.data.records import VideoList
 from wt_jax.methods import METHODS, Entry, build_method, fit_to_data
 from wt_jax.models.weights import load_encoder
 from wt_jax.train.optim import learning_rate, make_optimizer

@@ -8,7 +8,7 @@ import pytest
 from video_files import write_video
 
 from wt_jax.data.pipeline import train_batches
-from wt_jax.data.sources import VideoList
+from wt_jax.data.records import VideoList
 from wt_jax.data.views import ViewSpec
 from wt_jax.tools.memory import memory_of
 

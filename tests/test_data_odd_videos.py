@@ -13,7 +13,7 @@ from video_files import frame_numbers, remux, write_audio, write_video
 
 from wt_jax.data.decode import VideoError, check, decode, open_reader, probe
 from wt_jax.data.pipeline import train_batches
-from wt_jax.data.sources import VideoList
+from wt_jax.data.records import VideoList
 from wt_jax.data.views import ViewSpec
 
 VIEWS = {"a": ViewSpec("a", num_frames=8, stride=2, size=16), "b": ViewSpec("b", num_frames=8, size=16, crop="center")}

@@ -11,8 +11,9 @@ from video_files import frame_numbers, write_video
 from wt_jax.data import decode
 from wt_jax.data.decode import VideoError
 from wt_jax.data.pipeline import cut_clips, describe_failure, eval_batches, train_batches
+from wt_jax.data.records import VideoList
 from wt_jax.data.sampling import random_windows
-from wt_jax.data.sources import VideoList, open_source
+from wt_jax.data.sources import open_source
 from wt_jax.data.views import ViewSpec, apply_view
 
 VIEWS = {

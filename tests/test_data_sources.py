@@ -5,7 +5,8 @@ import pickle
 import numpy as np
 import pytest
 
-from wt_jax.data.sources import Record, SourceError, VideoList, open_source
+from wt_jax.data.records import Record, SourceError, VideoList
+from wt_jax.data.sources import open_source
 
 
 def touch(folder, *names):

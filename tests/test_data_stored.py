@@ -20,8 +20,8 @@ from video_files import frame_numbers, write_video
 from wt_jax.data.decode import VideoError, probe
 from wt_jax.data.index import rows_of
 from wt_jax.data.packing import PackSettings, finish, pack_shard, plan_shards
-from wt_jax.data.records import VideoList, mix
-from wt_jax.data.sources import SourceError, open_source
+from wt_jax.data.records import SourceError, VideoList, mix
+from wt_jax.data.sources import open_source
 from wt_jax.data.video import find_video, open_video, pack_record, read_record, unpack_record
 
 COUNTS = [12 + 3 * index for index in range(9)]

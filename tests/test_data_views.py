@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from wt_jax.data.views import PixelSpec, ViewSpec, apply_view, spread_crops
+from wt_jax.data.views import PixelSpec, ViewSpec, apply_view, check_crops
 
 
 def still(num_frames=5, height=60, width=90):
@@ -54,19 +54,18 @@ def test_halving_takes_means_of_four():
 @pytest.mark.parametrize(("height", "width"), [(60, 91), (91, 60), (60, 60), (60, 240)])
 def test_three_crops_are_the_ends_and_the_middle_of_the_longer_side(height, width):
     frames = still(2, height, width)
-    crops = spread_crops(frames, ViewSpec(crop="center", size=60), 3)
-    assert crops.shape == (3, 2, 60, 60, 3)
+    crops = [apply_view(frames, ViewSpec(crop="center", size=60), None, half) for half in (0, 1, 2)]
     for crop, start in zip(crops, (0, (max(height, width) - 60) // 2, max(height, width) - 60), strict=True):
         square = frames[:, :, start : start + 60] if width > height else frames[:, start : start + 60]
         np.testing.assert_array_equal(crop, square)
-    np.testing.assert_array_equal(crops[1], spread_crops(frames, ViewSpec(crop="center", size=60), 1)[0])
+    np.testing.assert_array_equal(crops[1], apply_view(frames, ViewSpec(crop="center", size=60), None))
 
 
 def test_crops_that_cannot_be():
     with pytest.raises(ValueError, match="must be 'center' for 3 test crops, got 'resize'"):
-        spread_crops(still(), ViewSpec(crop="resize"), 3)
+        check_crops(ViewSpec(crop="resize"), 3)
     with pytest.raises(ValueError, match=r"crops must be one of \(1, 3\), got 2"):
-        spread_crops(still(), ViewSpec(crop="center"), 2)
+        check_crops(ViewSpec(crop="center"), 2)
 
 
 def test_flip():

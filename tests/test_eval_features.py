@@ -11,7 +11,8 @@ from video_files import write_video
 
 from wt_jax.config import ConfigError, default_config, resolve
 from wt_jax.data.pipeline import eval_batches
-from wt_jax.data.sources import VideoList, open_source, same_classes
+from wt_jax.data.records import VideoList, same_classes
+from wt_jax.data.sources import open_source
 from wt_jax.data.views import ViewSpec
 from wt_jax.eval import feature_file
 from wt_jax.eval.feature_file import extract_to_file, is_current, read_features, tokens_path

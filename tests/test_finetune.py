@@ -11,7 +11,8 @@ from video_files import write_video
 from configs.supervised import get_config
 from wt_jax.config import ClipConfig, ConfigError, DataConfig, default_config, resolve, to_dict
 from wt_jax.data.pipeline import eval_batches
-from wt_jax.data.sources import VideoList, open_source
+from wt_jax.data.records import VideoList
+from wt_jax.data.sources import open_source
 from wt_jax.eval import finetune, recipes
 from wt_jax.eval.finetune import ClipTraining, choose, train_and_predict
 from wt_jax.models import ModelConfig

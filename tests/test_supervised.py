@@ -11,7 +11,7 @@ from test_step import BATCH, largest_gap, mesh_of, videos
 
 from configs.supervised import get_config
 from wt_jax.config import ConfigError, resolve
-from wt_jax.data.sources import VideoList
+from wt_jax.data.records import VideoList
 from wt_jax.methods import build_method, fit_to_data
 from wt_jax.methods.base import encoder_variables
 from wt_jax.methods.supervised import keep_factors

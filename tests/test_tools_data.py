@@ -19,8 +19,8 @@ from wt_jax.data.annotations import READERS, compare
 from wt_jax.data.decode import VideoError, probe
 from wt_jax.data.index import rows_of
 from wt_jax.data.packing import PackSettings, plan_shards
-from wt_jax.data.records import VideoList
-from wt_jax.data.sources import SourceError, open_source
+from wt_jax.data.records import SourceError, VideoList
+from wt_jax.data.sources import open_source
 from wt_jax.data.video import find_video, open_video, read_record, unpack_record
 from wt_jax.tools import check_videos as check_module
 from wt_jax.tools.check_videos import check_videos, report

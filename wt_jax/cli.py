@@ -9,7 +9,7 @@ from absl import flags
 
 from wt_jax.config import ConfigError
 from wt_jax.data.decode import VideoError
-from wt_jax.data.sources import SourceError
+from wt_jax.data.records import SourceError
 from wt_jax.data.workers import WorkerError
 from wt_jax.models.weights import WeightsError
 from wt_jax.train.checkpoint import CheckpointError

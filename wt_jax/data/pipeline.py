@@ -16,10 +16,11 @@ import grain
 import numpy as np
 
 from wt_jax.data.decode import VideoError
+from wt_jax.data.flow import encode_motion
 from wt_jax.data.records import Record, VideoList
 from wt_jax.data.sampling import random_windows, spread_windows
 from wt_jax.data.video import Reader, find_video, open_video
-from wt_jax.data.views import Cut, ViewSpec, cut_frame, draw_cut
+from wt_jax.data.views import Cut, ViewSpec, check_crops, cut_frame, draw_cut
 from wt_jax.data.workers import iterate
 
 _TRIES = 16
@@ -47,7 +48,8 @@ def train_batches(
       videos: what to show.
       views: the views to make of each video, all from one decoding pass.
       seed: with the step, decides everything about a batch.
-      batch_size: clips in the global batch; host p gets the elements p, p + num_hosts, ...
+      batch_size: clips in the global batch; host p gets the p-th of num_hosts equal stretches, so that the hosts' parts, one
+        behind the other, are the batch that one host would see.
       start_step: the step of the first batch.
       num_steps: how many batches to yield; None: without end.
       host: index of this host, in [0, num_hosts).
@@ -73,7 +75,8 @@ def train_batches(
     load = _TrainClip(videos, dict(views))
     elements = _order(videos, seed).random_map(load)
     stop = None if num_steps is None else (start_step + num_steps) * batch_size
-    return iterate(elements[start_step * batch_size + host : stop : num_hosts].batch(share), workers, threads)
+    shares = elements[:stop].batch(share)
+    return iterate(shares[start_step * num_hosts + host :: num_hosts], workers, threads)
 
 
 def eval_batches(
@@ -82,6 +85,7 @@ def eval_batches(
     *,
     windows: int,
     batch_size: int,
+    crops: int = 1,
     host: int = 0,
     num_hosts: int = 1,
     workers: int = 0,
@@ -94,7 +98,8 @@ def eval_batches(
       videos: what to show.
       view: a view without randomness.
       windows: clips per video, spread evenly from its start to its end.
-      batch_size: videos in the global batch; host p gets the elements p, p + num_hosts, ...
+      batch_size: videos in the global batch; host p gets the p-th of num_hosts equal stretches.
+      crops: squares per window, 1 or 3, see `views.check_crops`; those of a window follow each other.
       host: index of this host, in [0, num_hosts).
       num_hosts: hosts that share the global batch.
       workers: worker processes; 0 works in threads of this process.
@@ -102,22 +107,24 @@ def eval_batches(
       start: the first batch to yield.
 
     Yields:
-      "clip" uint8 [b, windows, num_frames, size, size, 3], with b = batch_size // num_hosts; "label" and "video" int32
-      [b]; "valid" bool [b]. All hosts see the same number of batches: the last is padded with video and label -1 and
-      valid False. A video that cannot be decoded has zeros and valid False.
+      "clip" uint8 [b, windows * crops, num_frames, size, size, 3], with b = batch_size // num_hosts; "time" float32
+      [b, windows, 2], when the first and the last frame of each window appear, in seconds from the video's first frame (the
+      last before the first where a short video is looped); "label" and "video" int32 [b]; "valid" bool [b]. All hosts see
+      the same number of batches: the last is padded with video and label -1 and valid False. A video that cannot be
+      decoded has zeros and valid False.
 
     Raises:
-      ValueError: the view is random, or the batch cannot be shared evenly by the hosts.
+      ValueError: the view is random or cannot have that many crops, or the batch cannot be shared evenly by the hosts.
     """
     if view.crop == "random" or view.flip_probability:
         raise ValueError("eval_batches needs a view without randomness: crop 'center' or 'resize', flip_probability 0")
+    check_crops(view, crops)
     share = _share(batch_size, host, num_hosts)
     padded = -(-len(videos) // batch_size) * batch_size
-    elements = grain.MapDataset.range(padded).map(_EvalClips(videos, view, windows))
-    first = start * batch_size + host
-    if first >= padded:
+    elements = grain.MapDataset.range(padded).map(_EvalClips(videos, view, windows, crops))
+    if start * batch_size >= padded:
         return iter(())
-    return iterate(elements[first::num_hosts].batch(share), workers, threads)
+    return iterate(elements.batch(share)[start * num_hosts + host :: num_hosts], workers, threads)
 
 
 def describe_failure(record: Record) -> str:
@@ -160,38 +167,53 @@ class _TrainClip:
 class _EvalClips:
     """Makes one evaluation element; a class, because it travels to worker processes."""
 
-    def __init__(self, videos: VideoList, view: ViewSpec, windows: int):
+    def __init__(self, videos: VideoList, view: ViewSpec, windows: int, crops: int):
         self.videos = videos
         self.view = view
         self.windows = windows
+        self.crops = crops
 
     def __call__(self, index: int) -> dict[str, np.ndarray]:
         size = self.view.size
-        clip = np.zeros((self.windows * self.view.num_frames, size, size, 3), np.uint8)
+        clip = np.zeros((self.windows * self.crops, self.view.num_frames, size, size, 3), np.uint8)
+        time = np.zeros((self.windows, 2), np.float32)
         label, video, valid = -1, -1, False
         if index < len(self.videos):
             record = self.videos[index]
             label, video = record.label, record.index
             try:
-                clip = self._clips(record)
+                clip, time = self._clips(record)
                 valid = True
             except VideoError:
                 pass  # Named by the main process, which sees that a video is not valid.
         return {
-            "clip": clip.reshape(self.windows, self.view.num_frames, size, size, 3),
+            "clip": clip,
+            "time": time,
             "label": np.int32(label),
             "video": np.int32(video),
             "valid": np.bool_(valid),
         }
 
-    def _clips(self, record: Record) -> np.ndarray:
+    def _clips(self, record: Record) -> tuple[np.ndarray, np.ndarray]:
+        """The clips of a video, and when they begin and end."""
+        halves = {"middle": 1} if self.crops == 1 else {"first": 0, "middle": 1, "last": 2}
         with open_video(record.path) as reader:
-            frames = np.concatenate(spread_windows(reader.info, self.view, self.windows))
-            return cut_clips(reader, {"clip": frames}, {"clip": self.view}, None)["clip"]
+            info = reader.info
+            frames = np.stack(spread_windows(info, self.view, self.windows))
+            views = dict.fromkeys(halves, self.view)
+            clips = cut_clips(reader, dict.fromkeys(halves, frames.ravel()), views, None, halves)
+        time = (info.pts[frames[:, [0, -1]]] - info.pts[0]) * float(info.time_base)
+        # Windows first, then the crops of each.
+        crops = np.stack([clip.reshape(*frames.shape, *clip.shape[1:]) for clip in clips.values()], axis=1)
+        return crops.reshape(-1, *crops.shape[2:]), time.astype(np.float32)
 
 
 def cut_clips(
-    reader: Reader, frames: Mapping[str, np.ndarray], views: Mapping[str, ViewSpec], rng: np.random.Generator | None
+    reader: Reader,
+    frames: Mapping[str, np.ndarray],
+    views: Mapping[str, ViewSpec],
+    rng: np.random.Generator | None,
+    halves: Mapping[str, int] | None = None,
 ) -> dict[str, np.ndarray]:
     """Reads frames of a video once and cuts each view from them as they come, so that no full frame is kept.
 
@@ -200,6 +222,7 @@ def cut_clips(
       frames: for each view, the indices [T] of its frames, in any order.
       views: the views, whose crops and flips are drawn one after the other.
       rng: where the draws come from; None is allowed for views without randomness.
+      halves: where the square of a view lies, see `views.draw_cut`; None: in the middle.
 
     Returns:
       For each view, uint8 [T, size, size, 3].
@@ -215,10 +238,12 @@ def cut_clips(
     cuts: dict[str, Cut] = {}
     for index, frame in reader.frames(np.array(sorted(targets))):
         if not cuts:
-            cuts = {name: draw_cut(*frame.shape[:2], view, rng) for name, view in views.items()}
+            size = frame.shape[:2]
+            cuts = {name: draw_cut(*size, view, rng, halves[name] if halves else 1) for name, view in views.items()}
         for name, target in targets[index]:
             cut_frame(frame, cuts[name], target)
-    return clips
+    moving = {name: view.content for name, view in views.items() if view.content != "rgb"}
+    return clips | {name: encode_motion(clips[name], content) for name, content in moving.items()}
 
 
 def _order(videos: VideoList, seed: int) -> grain.MapDataset:

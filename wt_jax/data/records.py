@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -81,3 +81,29 @@ def mix(lists: Sequence[VideoList], weights: Sequence[float]) -> VideoList:
         columns={name: tuple(value for videos in lists for value in videos.columns[name]) for name in shared},
         parts=tuple((len(videos), float(weight)) for videos, weight in zip(lists, weights, strict=True)),
     )
+
+
+def same_classes(lists: Sequence[VideoList]) -> list[VideoList]:
+    """The lists with one numbering of their classes, so that a class means the same in each.
+
+    Where the numberings agree (a name may be missing, or be the number itself) they stay. Otherwise names decide: a class
+    that one list lacks has shifted the numbers of those after it.
+    """
+    classes: list[str] = []
+    for videos in lists:
+        classes += map(str, range(len(classes), len(videos.classes)))
+        classes = [_name_of(number, name, videos.classes) for number, name in enumerate(classes)]
+    if any(own not in (name, str(n)) for v in lists for n, (own, name) in enumerate(zip(v.classes, classes, strict=False))):
+        classes = list(dict.fromkeys(name for videos in lists for name in videos.classes))
+        numbers = [np.array([classes.index(name) for name in videos.classes], np.int32) for videos in lists]
+    else:
+        numbers = [np.arange(len(videos.classes), dtype=np.int32) for videos in lists]
+    return [
+        replace(v, labels=number[v.labels], classes=tuple(classes)) if v.classes else v
+        for v, number in zip(lists, numbers, strict=True)
+    ]
+
+
+def _name_of(number: int, name: str, classes: Sequence[str]) -> str:
+    """The name of a class, where `name` may be but its number and another list may know better."""
+    return classes[number] if name == str(number) and number < len(classes) else name

@@ -14,11 +14,15 @@ from fractions import Fraction
 import cv2
 import numpy as np
 
+from wt_jax.data.flow import KINDS, LEAST_SIZE, encode_motion
+
 # The pipeline works on several clips at once; OpenCV's own threads would only fight with it over the same cores.
 cv2.setNumThreads(0)
 
 UNITS = ("frames", "seconds")
 CROPS = ("random", "center", "resize")
+CONTENTS = ("rgb", *KINDS)
+CROP_COUNTS = (1, 3)
 _CROP_TRIES = 10
 
 
@@ -78,7 +82,8 @@ class ViewSpec:
       area: least and largest share of the frame area in a random crop.
       aspect: least and largest width / height of a random crop.
       flip_probability: chance of a mirror image.
-      pixels: the part that is finished on the device.
+      content: "rgb", or the clip's motion as a picture, "flow" or "flow_edges": see `wt_jax.data.flow`.
+      pixels: the part that is finished on the device; nothing where the content is motion.
     """
 
     window: str = "a"
@@ -91,6 +96,7 @@ class ViewSpec:
     area: tuple[float, float] = (0.2, 1.0)
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     flip_probability: float = 0.0
+    content: str = "rgb"
     pixels: PixelSpec = PixelSpec()
 
     def __post_init__(self):
@@ -105,6 +111,10 @@ class ViewSpec:
         _check(self.area[1] <= 1, "area", "must not pass 1, the whole frame", self.area)
         _check_range("aspect", self.aspect)
         _check_probability("flip_probability", self.flip_probability)
+        _check(self.content in CONTENTS, "content", f"must be one of {CONTENTS}", self.content)
+        if self.content != "rgb":
+            _check(self.size >= LEAST_SIZE, "size", f"must be {LEAST_SIZE} or more for optical flow", self.size)
+            _check(self.pixels == PixelSpec(), "pixels", "must do nothing to optical flow", self.pixels)
 
 
 @dataclass(frozen=True)
@@ -118,9 +128,13 @@ class Cut:
     flip: bool
 
 
-def draw_cut(height: int, width: int, view: ViewSpec, rng: np.random.Generator | None) -> Cut:
-    """Draws the crop and the flip of one clip of frames of this size; None as rng is for a view without randomness."""
-    box = _box(height, width, view, rng)
+def draw_cut(height: int, width: int, view: ViewSpec, rng: np.random.Generator | None, half: int = 1) -> Cut:
+    """Draws the crop and the flip of one clip of frames of this size.
+
+    None as rng is for a view without randomness. `half` is where the square of crop "center" lies, in half ways along the
+    longer side: 0, 1 (the centre) or 2.
+    """
+    box = _box(height, width, view, rng, half)
     return Cut(*box, flip=view.flip_probability > 0 and rng.random() < view.flip_probability)
 
 
@@ -146,25 +160,39 @@ def cut_frame(frame: np.ndarray, cut: Cut, out: np.ndarray) -> None:
         cv2.flip(out, 1, dst=out)
 
 
-def apply_view(frames: np.ndarray, view: ViewSpec, rng: np.random.Generator | None) -> np.ndarray:
+def apply_view(frames: np.ndarray, view: ViewSpec, rng: np.random.Generator | None, half: int = 1) -> np.ndarray:
     """Crops, resizes and flips a clip; one draw for the whole clip, so that nothing jumps between its frames.
+
+    The pipeline does the same frame by frame, without keeping whole frames: `wt_jax.data.pipeline.cut_clips`.
 
     Args:
       frames: uint8 [T, H, W, 3], T of any length.
       view: crop, size and flip to use.
       rng: where the draws come from; None is allowed for a view without randomness.
+      half: as in `draw_cut`.
 
     Returns:
       uint8 [T, size, size, 3].
     """
-    cut = draw_cut(*frames.shape[1:3], view, rng)
+    cut = draw_cut(*frames.shape[1:3], view, rng, half)
     clip = np.empty((len(frames), view.size, view.size, 3), np.uint8)
     for target, frame in zip(clip, frames, strict=True):
         cut_frame(frame, cut, target)
-    return clip
+    return clip if view.content == "rgb" else encode_motion(clip, view.content)
 
 
-def _box(height: int, width: int, view: ViewSpec, rng: np.random.Generator | None) -> tuple[int, int, int, int]:
+def check_crops(view: ViewSpec, count: int) -> None:
+    """Raises ValueError where a view cannot have that many test crops per clip.
+
+    Three are squares spread along the longer side, left or top, middle, right or bottom. A square is as large as the shorter
+    side, which shows what scaling that side to `view.size` and then cutting shows; three of them cover a frame up to three
+    times as long as it is short: Wang et al., "Non-local Neural Networks" (2018).
+    """
+    _check(count in CROP_COUNTS, "crops", f"must be one of {CROP_COUNTS}", count)
+    _check(count == 1 or view.crop == "center", "crop", "must be 'center' for 3 test crops", view.crop)
+
+
+def _box(height: int, width: int, view: ViewSpec, rng: np.random.Generator | None, half: int) -> tuple[int, int, int, int]:
     """The crop as (top, left, rows, columns) in pixels of the source frame."""
     if view.crop == "resize":
         return 0, 0, height, width
@@ -176,6 +204,6 @@ def _box(height: int, width: int, view: ViewSpec, rng: np.random.Generator | Non
             rows, columns = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
             if 0 < rows <= height and 0 < columns <= width:
                 return int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1)), rows, columns
-    # The largest centred square: also what is left when no random box fits, as in a very wide frame.
+    # The largest square, centred but for test crops: also what is left when no random box fits, as in a very wide frame.
     side = min(height, width)
-    return (height - side) // 2, (width - side) // 2, side, side
+    return (height - side) * half // 2, (width - side) * half // 2, side, side

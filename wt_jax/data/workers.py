@@ -108,7 +108,9 @@ def _cause(code: int) -> str:
 
 
 def _start_worker(worker: int, num_workers: int) -> None:
-    """Keeps JAX, which grain imports, off the accelerator of the main process."""
+    """Keeps JAX, which grain imports, off the accelerator of the main process, and leaves stopping to that process."""
+    for number in (signal.SIGTERM, signal.SIGINT):  # sent to whole groups of processes; batches are needed until the save
+        signal.signal(number, signal.SIG_IGN)
     os.environ["JAX_PLATFORMS"] = "cpu"
     if "jax" in sys.modules:
         sys.modules["jax"].config.update("jax_platforms", "cpu")

@@ -9,7 +9,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from wt_jax.config import Config, ConfigError
-from wt_jax.data.sources import VideoList, open_source, same_classes
+from wt_jax.data.records import VideoList, same_classes
+from wt_jax.data.sources import open_source
 from wt_jax.eval.features import Extractor, Features, Reading, extract_features
 from wt_jax.eval.retrieval import check_features, check_labels
 from wt_jax.eval.scores import Result, join, top1

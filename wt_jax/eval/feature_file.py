@@ -31,7 +31,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from wt_jax.config import ConfigError
-from wt_jax.data.sources import VideoList
+from wt_jax.data.records import VideoList
 from wt_jax.eval.features import Countdown, Extractor, Reading, feature_batches
 from wt_jax.methods.base import Tree
 from wt_jax.train.sharding import wait_for_all

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from wt_jax.augment import finish_view
 from wt_jax.config import ConfigError
 from wt_jax.data.pipeline import describe_failure, eval_batches
-from wt_jax.data.sources import VideoList
+from wt_jax.data.records import VideoList
 from wt_jax.data.views import PixelSpec, ViewSpec
 from wt_jax.methods.base import Embeds, Method, Tree, encoder_variables
 from wt_jax.models.maps import layer_maps

@@ -24,7 +24,8 @@ from wt_jax.config import (
     ViewConfig,
     ViewsConfig,
 )
-from wt_jax.data.sources import VideoList, open_source
+from wt_jax.data.records import VideoList
+from wt_jax.data.sources import open_source
 from wt_jax.data.views import check_crops
 from wt_jax.eval.features import Extractor, extract_features, mean_over_clips
 from wt_jax.eval.linear import stratified_part

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from wt_jax.config import ConfigError
-from wt_jax.data.sources import VideoList, open_source, same_classes
+from wt_jax.data.records import VideoList, same_classes
+from wt_jax.data.sources import open_source
 from wt_jax.eval.held_out import stratified_part
 from wt_jax.eval.protocol import EvaluationConfig
 from wt_jax.eval.stored import leave_one_group_out

@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from wt_jax.config import ConfigError, to_dict
-from wt_jax.data.sources import VideoList
+from wt_jax.data.records import VideoList
 from wt_jax.eval.encoders import Candidate, load_candidate
 from wt_jax.eval.feature_file import FeatureFile, extract_to_file, is_current, read_features
 from wt_jax.eval.features import Reading

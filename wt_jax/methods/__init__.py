@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from wt_jax.config import Config, ConfigError, closest
-from wt_jax.data.sources import VideoList
+from wt_jax.data.records import VideoList
 from wt_jax.methods.base import Method, Setup
 from wt_jax.methods.byol import BYOL, BYOLSettings
 from wt_jax.methods.clsa import CLSA, CLSASettings

@@ -19,7 +19,8 @@ from wt_jax.data.annotations import compare
 from wt_jax.data.decode import VideoError
 from wt_jax.data.index import Facts, broken, look_at, rows_of, with_facts, write_index
 from wt_jax.data.lists import OK
-from wt_jax.data.sources import VideoList, open_source
+from wt_jax.data.records import VideoList
+from wt_jax.data.sources import open_source
 from wt_jax.data.video import file_of, find_video, is_remote
 from wt_jax.tools.commands import command, told_in_one_line
 from wt_jax.tools.parallel import ProgressLine, run_parallel

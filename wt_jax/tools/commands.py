@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from wt_jax.data.decode import VideoError
-from wt_jax.data.sources import SourceError
+from wt_jax.data.records import SourceError
 
 
 def command(doc: str, workers: bool = False) -> argparse.ArgumentParser:

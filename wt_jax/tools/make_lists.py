@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wt_jax.data.annotations import READERS, Split, compare
-from wt_jax.data.sources import SourceError
+from wt_jax.data.records import SourceError
 from wt_jax.data.video import EXTENSIONS
 from wt_jax.tools.commands import command, told_in_one_line
 

@@ -17,7 +17,8 @@ from wt_jax.data.decode import VideoError
 from wt_jax.data.index import rows_of
 from wt_jax.data.lists import OK
 from wt_jax.data.packing import PackSettings, Row, Shard, finish, pack_shard, plan_shards
-from wt_jax.data.sources import SourceError, open_source
+from wt_jax.data.records import SourceError
+from wt_jax.data.sources import open_source
 from wt_jax.data.video import is_remote
 from wt_jax.tools.commands import command, told_in_one_line
 from wt_jax.tools.parallel import ProgressLine, run_parallel

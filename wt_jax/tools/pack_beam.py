@@ -10,7 +10,7 @@ options the pipeline runs on this machine.
 from collections.abc import Sequence
 
 from wt_jax.data.packing import Row, Shard, finish, pack_shard
-from wt_jax.data.sources import SourceError
+from wt_jax.data.records import SourceError
 from wt_jax.tools.commands import command, told_in_one_line
 from wt_jax.tools.pack import add_arguments, plan
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from wt_jax.config import Config, ConfigError, steps_of
 from wt_jax.data.pipeline import describe_failure, train_batches
-from wt_jax.data.sources import VideoList, open_source
+from wt_jax.data.records import VideoList
+from wt_jax.data.sources import open_source
 from wt_jax.eval.evaluate import Evaluator
 from wt_jax.eval.features import make_extractor
 from wt_jax.methods import fit_to_data

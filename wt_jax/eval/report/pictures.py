@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from wt_jax.augment import finish_view, finish_views, to_uint8
 from wt_jax.data.pipeline import eval_batches, train_batches
-from wt_jax.data.sources import VideoList
+from wt_jax.data.records import VideoList
 from wt_jax.data.views import PixelSpec, ViewSpec
 from wt_jax.eval.features import Features
 from wt_jax.eval.report.looks import contributions, focus, heat, motion, overlay

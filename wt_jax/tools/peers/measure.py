@@ -60,7 +60,7 @@ def _batches(job: Job) -> Iterator:
     steps = job.warm_up + job.steps + 4 * max(job.workers, 1)
     if job.contender == "wt_jax":
         from wt_jax.data.pipeline import train_batches
-        from wt_jax.data.sources import VideoList
+        from wt_jax.data.records import VideoList
 
         videos = VideoList(job.paths, np.full(len(job.paths), -1, np.int32))
         return train_batches(
