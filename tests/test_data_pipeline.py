@@ -67,9 +67,9 @@ def digests(videos, steps, hosts=1, **options):
     assert {len(part) for part in parts} == {steps}
     merged = []
     for shares in zip(*parts, strict=True):
-        # Element k of host p is element k * hosts + p of the global batch.
-        merged.append({name: np.stack([share[name] for share in shares], axis=1) for name in shares[0]})
-    return [digest({name: array.reshape(-1, *array.shape[2:]) for name, array in batch.items()}) for batch in merged]
+        # The hosts' parts, one behind the other, are the global batch.
+        merged.append({name: np.concatenate([share[name] for share in shares]) for name in shares[0]})
+    return [digest(batch) for batch in merged]
 
 
 def test_shapes_types_and_epochs(videos):

@@ -4,6 +4,7 @@ What every method must pass is in test_methods.py.
 """
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -17,18 +18,24 @@ from wt_jax.losses import weak_teacher_loss
 from wt_jax.methods import build_method
 from wt_jax.train.optim import learning_rate, make_optimizer
 from wt_jax.train.sharding import put_batch
+from wt_jax.train.traffic import bytes_per_step
+
+# A queue that is large enough to be split.
+SPLIT = {"optim__learning_rate": 1e-2, "optim__name": "sgd", "method__queue_size": 256}
 
 
 @pytest.fixture(scope="module")
 def alone():
-    return run(small_config(optim__learning_rate=1e-2, optim__name="sgd"), mesh_of(1))
+    return run(small_config(**SPLIT), mesh_of(1))
 
 
 @pytest.mark.parametrize("fsdp", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_four_devices_equal_one(alone, fsdp):
-    losses, state = run(small_config(optim__learning_rate=1e-2, optim__name="sgd"), mesh_of(4, fsdp))
+    losses, state = run(small_config(**SPLIT), mesh_of(4, fsdp))
     np.testing.assert_allclose(losses, alone[0], atol=1e-5)
     assert largest_gap(state.teacher, alone[1].teacher) < 1e-6
+    np.testing.assert_array_equal(state.memory["video"], alone[1].memory["video"])
+    np.testing.assert_allclose(state.memory["strong"], alone[1].memory["strong"], atol=1e-4)
 
 
 def test_batch_norm_is_that_of_the_global_batch():
@@ -39,11 +46,36 @@ def test_batch_norm_is_that_of_the_global_batch():
 
 
 def test_fsdp_shards_the_large_parameters():
-    method, state, _ = build(small_config(), mesh_of(4, 4))
+    method, state, _ = build(small_config(method__queue_size=256), mesh_of(4, 4))
     big = [leaf for leaf in jax.tree.leaves(state.params) if leaf.size >= 2**12]
     assert big
     assert all(leaf.addressable_shards[0].data.size == leaf.size // 4 for leaf in big)
-    assert state.memory["strong"].sharding.is_fully_replicated
+    assert state.memory["strong"].addressable_shards[0].data.shape == (64, 16)  # the queue by slots
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fsdp", [1, 4])
+def test_what_devices_send_is_what_the_compiled_step_sends(fsdp):
+    config = small_config(method__queue_size=512)
+    method, state, step = build(config, mesh_of(4, fsdp))
+    batch = put_batch(next(batches(method, 1)), mesh_of(4, fsdp))
+    text = step.lower(state, batch).compile().as_text()
+    sent = sum(bytes_per_step(state, data=4 // fsdp, fsdp=fsdp, passes=2, rows=BATCH).values())
+    # Our sum is of the arrays that must travel; the compiler may choose another way for some, so the two agree in size.
+    assert 0.5 < sent / sent_by_rings(text, 4) < 1.5
+
+
+def sent_by_rings(text, devices):
+    """Bytes that each device sends, from the collectives of an HLO text in which every group has all devices."""
+    weights = {"all-reduce": 2 * (devices - 1) / devices, "all-gather": (devices - 1) / devices, "reduce-scatter": devices - 1}
+    total = 0.0
+    for line in text.splitlines():
+        match = re.search(r"= (.*?) (all-reduce|all-gather|reduce-scatter)(?:-start)?\(", line)
+        if match:
+            for kind, shape in re.findall(r"(f32|s32|u32|u8|bf16|pred)\[([\d,]*)\]", match[1]):
+                size = int(np.prod([int(n) for n in shape.split(",") if n])) * {"u8": 1, "pred": 1, "bf16": 2}.get(kind, 4)
+                total += weights[match[2]] * size
+    return total
 
 
 @pytest.mark.parametrize(("name", "shared"), [("weak_teacher", "all"), ("weak_teacher", "encoder"), ("one_hot", "all")])

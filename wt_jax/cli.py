@@ -1,10 +1,17 @@
-"""What all commands share: flags, plain log lines, and errors of the user's in one line with exit code 2."""
+"""What all commands share: flags, plain log lines, and how a command ends.
+
+Exit codes: 0 done; 2 a fault that a person must mend, told in one line; 75 (`RUN_AGAIN`) stopped with nothing lost, the same
+command goes on.
+"""
 
 import logging
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
+import jax
 from absl import flags
 
 from wt_jax.config import ConfigError
@@ -12,11 +19,22 @@ from wt_jax.data.decode import VideoError
 from wt_jax.data.records import SourceError
 from wt_jax.data.workers import WorkerError
 from wt_jax.models.weights import WeightsError
+from wt_jax.train.bad_videos import TrainingError
 from wt_jax.train.checkpoint import CheckpointError
-from wt_jax.train.loop import TrainingError
+from wt_jax.train.distributed import ClusterError, PeerLost, leave, lost_peer
+from wt_jax.train.preemption import RUN_AGAIN, Interrupt, Preempted
 
 # Faults of the user's input or data, told in one line.
-KNOWN_ERRORS = (ConfigError, SourceError, VideoError, CheckpointError, TrainingError, WeightsError, WorkerError)
+KNOWN_ERRORS = (
+    ConfigError,
+    SourceError,
+    VideoError,
+    CheckpointError,
+    TrainingError,
+    WeightsError,
+    WorkerError,
+    ClusterError,
+)
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -33,7 +51,28 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 def fail(message: str) -> NoReturn:
     """One line on stderr, exit code 2."""
     print(f"wt_jax: {message}", file=sys.stderr)
-    sys.exit(2)
+    leave(2)
+
+
+@contextmanager
+def told_in_one_line() -> Iterator[None]:
+    """Around a command's work: known errors, requests to stop and lost processes end it with their line and exit code."""
+    try:
+        with Interrupt():
+            yield
+    except KNOWN_ERRORS as error:
+        fail(str(error))
+    except (Preempted, PeerLost) as reason:
+        print(f"wt_jax: {reason}", file=sys.stderr)
+        leave(RUN_AGAIN)
+    except Exception as error:
+        if lost_peer(error):
+            print(f"wt_jax: a process of this run has gone: {str(error).strip().splitlines()[0]}", file=sys.stderr)
+            leave(RUN_AGAIN)
+        if not jax.distributed.is_initialized():
+            raise
+        traceback.print_exc()
+        leave(1)  # at once: the others wait for this process
 
 
 def set_up_logging() -> None:

@@ -13,15 +13,24 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import config_flags
 
-from wt_jax.cli import KNOWN_ERRORS, fail, parse_flags, set_up_logging
+from wt_jax.cli import parse_flags, set_up_logging, told_in_one_line
 from wt_jax.config import Config, ConfigError, resolve
 from wt_jax.train.checkpoint import last_state
-from wt_jax.train.loop import prepare, train
+from wt_jax.train.distributed import join
+from wt_jax.train.loop import Run, prepare, train
+from wt_jax.train.step import TrainState
 from wt_jax.train.workdir import open_workdir, read_config
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/k400.py or configs/k400.py:moco.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, results.")
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "inspect"], "What to do.")
+# Several processes as one run. Cloud TPU, GKE, Slurm and Open MPI are detected; the environment is for launch scripts.
+_COORDINATOR = flags.DEFINE_string("coordinator", os.environ.get("WT_JAX_COORDINATOR", ""), "HOST:PORT of process 0.")
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", int(os.environ.get("WT_JAX_NUM_PROCESSES", "0")), "Processes in all; 0: as detected; 1: alone."
+)
+_PROCESS_ID = flags.DEFINE_integer("process_id", int(os.environ.get("WT_JAX_PROCESS_ID", "-1")), "This process, from 0.")
+_JOIN_TIMEOUT = flags.DEFINE_float("join_timeout", 300.0, "Seconds to wait for the other processes.")
 
 log = logging.getLogger("wt_jax")
 
@@ -42,10 +51,11 @@ def read_flags() -> tuple[Config, Path]:
 def main(argv: Sequence[str]) -> None:
     """Dispatch on --mode."""
     set_up_logging()
-    try:
+    with told_in_one_line():
         if len(argv) > 1:
             raise ConfigError(f"unexpected argument {argv[1]!r}; options begin with --")
         config, workdir = read_flags()
+        join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _JOIN_TIMEOUT.value)
         if _MODE.value == "inspect":
             from wt_jax.tools.inspect_config import inspect_config
 
@@ -57,16 +67,19 @@ def main(argv: Sequence[str]) -> None:
             state = train(run, workdir)
         else:
             state = last_state(workdir, run.program.shapes)
-        from wt_jax.eval.judge import judge, table
-        from wt_jax.eval.report import Subject, write_report
+        report(run, state, workdir)
 
-        results, features = judge(run, state, workdir)
-        if results:
-            print(table(results))
-        report = write_report(workdir, Subject(run, state, features))
-        log.info("scores and pictures are in %s", report)
-    except KNOWN_ERRORS as error:
-        fail(str(error))
+
+def report(run: Run, state: TrainState, workdir: Path) -> None:
+    """Judge, draw and print; all processes compute, the first one writes."""
+    from wt_jax.eval.judge import judge, table
+    from wt_jax.eval.report import Subject, write_report
+
+    results, features = judge(run, state, workdir)
+    if results:
+        print(table(results))
+    written = write_report(workdir, Subject(run, state, features))
+    log.info("scores and pictures are in %s", written)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ from wt_jax.eval.features import Extractor, extract_features, mean_over_clips
 from wt_jax.eval.linear import stratified_part
 from wt_jax.methods.supervised import Supervised, SupervisedSettings
 from wt_jax.models import ModelConfig
-from wt_jax.train.loop import TrainingError, prepare, train
+from wt_jax.train.bad_videos import TrainingError
+from wt_jax.train.loop import prepare, train
 from wt_jax.train.workdir import open_workdir
 
 log = logging.getLogger(__name__)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from wt_jax.eval.features import Features
 from wt_jax.eval.table import format_table
+from wt_jax.train.distributed import is_chief
 from wt_jax.train.loop import Run
 from wt_jax.train.step import TrainState
 
@@ -30,8 +31,9 @@ def judge(run: Run, state: TrainState, workdir: Path) -> tuple[dict[str, dict[st
         fresh = run.program.first_state()
         results["random-initialised"] = run.evaluator.scores(run.evaluator.features(fresh.params, fresh.model_state))
     results["pre-trained"] = run.evaluator.scores(features)
-    (workdir / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    (workdir / "results.md").write_text(table(results) + "\n")
+    if is_chief():
+        (workdir / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+        (workdir / "results.md").write_text(table(results) + "\n")
     return results, features
 
 

@@ -29,7 +29,7 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import config_flags
 
-from wt_jax.cli import KNOWN_ERRORS, fail, parse_flags, set_up_logging
+from wt_jax.cli import parse_flags, set_up_logging, told_in_one_line
 from wt_jax.config import Config, ConfigError, resolve
 from wt_jax.data.decode import probe
 from wt_jax.data.sources import open_source
@@ -166,7 +166,7 @@ def _read(path: str) -> str:
 def main(argv: Sequence[str]) -> None:
     """Measure and print."""
     set_up_logging()
-    try:
+    with told_in_one_line():
         if _CONFIG.value is None:
             raise ConfigError("--config=FILE is missing; configs/folder.py has views for any folder")
         if _CLIPS.value:
@@ -176,8 +176,6 @@ def main(argv: Sequence[str]) -> None:
         if not config.data.train:
             raise ConfigError("config.data.train is empty; give a list file or a folder of videos, or --make_clips=DIR")
         print(bench(config, _AGAINST.value, [int(count) for count in _WORKERS.value], _ROUNDS.value, _STEPS.value))
-    except KNOWN_ERRORS as error:
-        fail(str(error))
 
 
 if __name__ == "__main__":

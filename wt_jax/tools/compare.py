@@ -24,7 +24,7 @@ import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from wt_jax.cli import KNOWN_ERRORS, fail, parse_flags, set_up_logging
+from wt_jax.cli import parse_flags, set_up_logging, told_in_one_line
 from wt_jax.config import Config, ConfigError, resolve, to_dict
 from wt_jax.eval.comparison import RANDOM, draw_comparison, format_comparison, summarise
 from wt_jax.methods import METHODS
@@ -141,7 +141,7 @@ def main(argv: Sequence[str]) -> None:
     set_up_logging()
     # Shapes are all that is asked of JAX here; the accelerator belongs to the runs.
     jax.config.update("jax_platforms", "cpu")
-    try:
+    with told_in_one_line():
         if len(argv) > 1:
             raise ConfigError(f"unexpected argument {argv[1]!r}; options begin with --")
         for name in _METHODS.value:
@@ -151,8 +151,6 @@ def main(argv: Sequence[str]) -> None:
         overrides = config_flags.get_override_values(flags.FLAGS["config"])
         print(compare(file, _METHODS.value, _SEEDS.value, overrides, Path(_WORKDIR.value)))
         log.info("the table, its values and a picture are in %s/comparison.*", _WORKDIR.value)
-    except KNOWN_ERRORS as error:
-        fail(str(error))
 
 
 if __name__ == "__main__":

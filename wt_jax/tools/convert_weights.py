@@ -12,7 +12,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from wt_jax.cli import KNOWN_ERRORS, fail, parse_flags, set_up_logging
+from wt_jax.cli import fail, parse_flags, set_up_logging, told_in_one_line
 from wt_jax.config import ConfigError
 from wt_jax.models.convert import KINDS
 from wt_jax.models.convert.folder import convert_weights
@@ -24,14 +24,13 @@ _LICENCE = flags.DEFINE_string("licence", "", "Licence of the weights, for the m
 def main(argv: Sequence[str]) -> None:
     """Read the command line."""
     set_up_logging()
-    try:
+    with told_in_one_line():
         if _KIND.value is None or len(argv) != 3:
             raise ConfigError("usage: python -m wt_jax.tools.convert_weights --kind=KIND FILE OUT; kinds: " + ", ".join(KINDS))
-        convert_weights(_KIND.value, Path(argv[1]), Path(argv[2]), _LICENCE.value)
-    except KNOWN_ERRORS as error:
-        fail(str(error))
-    except OSError as error:
-        fail(f"{argv[2]} cannot be written: {error.strerror or error}")
+        try:
+            convert_weights(_KIND.value, Path(argv[1]), Path(argv[2]), _LICENCE.value)
+        except OSError as error:
+            fail(f"{argv[2]} cannot be written: {error.strerror or error}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import config_flags
 
-from wt_jax.cli import KNOWN_ERRORS, fail, parse_flags, set_up_logging
+from wt_jax.cli import fail, parse_flags, set_up_logging, told_in_one_line
 from wt_jax.config import ConfigError
 from wt_jax.eval.encoders import named_places
 from wt_jax.eval.protocol import resolve_evaluation
@@ -30,7 +30,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for features and results
 def main(argv: Sequence[str]) -> None:
     """Run the evaluation that the flags describe."""
     set_up_logging()
-    try:
+    with told_in_one_line():
         if len(argv) > 1:
             raise ConfigError(f"unexpected argument {argv[1]!r}; options begin with --")
         if _CONFIG.value is None:
@@ -40,10 +40,11 @@ def main(argv: Sequence[str]) -> None:
         folder = Path(_WORKDIR.value)
         if (folder / "config.json").exists():
             raise ConfigError(f"{folder} is the workdir of a run; name another folder for the evaluation")
-        print(evaluate(resolve_evaluation(_CONFIG.value), named_places(_ENCODERS.value), folder))
+        try:
+            print(evaluate(resolve_evaluation(_CONFIG.value), named_places(_ENCODERS.value), folder))
+        except EvaluationError as error:
+            fail(str(error))
         log.info("everything is in %s", folder)
-    except (*KNOWN_ERRORS, EvaluationError) as error:
-        fail(str(error))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import numpy as np
 from wt_jax.config import Config
 from wt_jax.train.build import build
 from wt_jax.train.step import batch_shapes
+from wt_jax.train.traffic import bytes_per_step
 
 # Kinetics-400's training videos in the CVDF copy: only the schedule's length depends on it.
 _VIDEOS = 241_258
@@ -32,6 +33,10 @@ def inspect_config(config: Config) -> str:
         count = sum(int(np.prod(leaf.shape)) for leaf in leaves)
         size = sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
         lines.append(f"{part:12} {count:>13,} numbers {size / 2**20:>10,.1f} MiB")
+    passes = len(program.method.views) - 1 if jax.tree.leaves(state.teacher) else 0
+    sent = bytes_per_step(state, **program.mesh.shape, passes=passes, rows=batch_size)
+    named = ", ".join(f"{name} {size / 2**20:.1f}" for name, size in sent.items())
+    lines.append(f"sent by each device per step, MiB: {named}")
     lines.append(f"metrics: {', '.join(sorted(metrics))}")
     for name in ("argument", "output", "temp", "alias"):
         size = getattr(memory, f"{name}_size_in_bytes")

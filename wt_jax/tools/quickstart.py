@@ -17,7 +17,7 @@ import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from wt_jax.cli import KNOWN_ERRORS, fail, parse_flags, set_up_logging
+from wt_jax.cli import parse_flags, set_up_logging, told_in_one_line
 from wt_jax.config import resolve
 from wt_jax.eval.judge import judge
 from wt_jax.eval.report import Subject, write_report
@@ -84,10 +84,8 @@ def quickstart(config: ConfigDict, folder: Path, seeds: Sequence[int]) -> str:
 def main(argv: Sequence[str]) -> None:
     """Run the quick start."""
     set_up_logging()
-    try:
+    with told_in_one_line():
         print(quickstart(_CONFIG.value, Path(_WORKDIR.value), [int(seed) for seed in _SEEDS.value]))
-    except KNOWN_ERRORS as error:
-        fail(str(error))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from wt_jax.cli import KNOWN_ERRORS, fail, parse_flags, set_up_logging
+from wt_jax.cli import KNOWN_ERRORS, parse_flags, set_up_logging, told_in_one_line
 from wt_jax.config import ConfigError
 from wt_jax.eval.report import Subject, write_report
 from wt_jax.train.checkpoint import last_state
@@ -38,7 +38,7 @@ def open_subject(workdir: Path) -> Subject | str:
 def main(argv: Sequence[str]) -> None:
     """Write the report."""
     set_up_logging()
-    try:
+    with told_in_one_line():
         if len(argv) > 1:
             raise ConfigError(f"unexpected argument {argv[1]!r}; options begin with --")
         if not _WORKDIR.value:
@@ -47,8 +47,6 @@ def main(argv: Sequence[str]) -> None:
         if not workdir.is_dir():
             raise ConfigError(f"{workdir} is no folder; name the workdir of a run")
         log.info("report: %s", write_report(workdir, open_subject(workdir)))
-    except KNOWN_ERRORS as error:
-        fail(str(error))
 
 
 if __name__ == "__main__":

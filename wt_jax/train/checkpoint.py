@@ -1,39 +1,64 @@
 """Checkpoints with orbax: the last few, saved while the training goes on, and the best by online kNN.
 
-A run's data position and randomness are functions of the step, so the train state is all there is to save.
+A run's data position and randomness are functions of the step, so the train state is all there is to save. All processes
+save and restore together; whether a checkpoint can be read is found out by process 0 alone, so that all take the same one.
 """
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from wt_jax.models.weights import differences, first_faults
+from wt_jax.train.distributed import by_chief, from_chief, is_chief, lost_peer
 from wt_jax.train.step import TrainState
 
 log = logging.getLogger(__name__)
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be used; the message names what differs and the remedy."""
+    """A checkpoint that cannot be used or saved; the message names what is wrong and the remedy."""
 
 
 class Checkpoints:
-    """The checkpoints of a workdir, in `checkpoints/` (the last) and `best/`."""
+    """The checkpoints of a workdir, in `checkpoints/` (the last) and `best/`; whoever only reads says so."""
 
-    def __init__(self, workdir: Path, keep: int = 2):
-        self._last = _manager(workdir / "checkpoints", keep)
-        self._best = _manager(workdir / "best", 1)
+    def __init__(self, workdir: Path, keep: int = 2, *, read_only: bool = False):
+        self._damaged, self._read_only = workdir / "damaged", read_only
+        self._last = _manager(workdir / "checkpoints", keep, read_only)
+        self._best = _manager(workdir / "best", 1, read_only)
 
     def save(self, state: TrainState) -> None:
-        """Save in the background. The state is copied to the host first, so it may be donated right away."""
-        self._last.save(int(state.step), args=ocp.args.StandardSave(_tree(state)))
+        """Save in the background. The state is copied to the host first, so it may be donated right away.
+
+        Raises:
+          CheckpointError: this save, or the one before it, failed (a full disk, for example). The last good one stays.
+        """
+        self._save(self._last, state)
 
     def save_best(self, state: TrainState) -> None:
-        """Save as the best so far."""
-        self._best.save(int(state.step), args=ocp.args.StandardSave(_tree(state)), force=True)
+        """Save as the best so far; errors as of `save`."""
+        self._save(self._best, state)
+
+    def check(self) -> None:
+        """Raise what went wrong in the background, as `save` does; costs nothing."""
+        for manager in (self._last, self._best):
+            try:
+                manager.check_for_errors()
+            except Exception as error:  # orbax passes on whatever its threads met
+                raise self._failed(manager, error) from error
+
+    def wait(self) -> None:
+        """Wait until all is on disk; errors as of `save`."""
+        for manager in (self._last, self._best):
+            try:
+                manager.wait_until_finished()
+            except Exception as error:
+                raise self._failed(manager, error) from error
 
     def last_step(self) -> int | None:
         """Step of the newest checkpoint, if there is one."""
@@ -42,36 +67,66 @@ class Checkpoints:
     def restore(self, like: TrainState, *, best: bool = False) -> TrainState | None:
         """The newest (or best) checkpoint, placed as `like` (shapes with shardings) says, or None where there is none.
 
-        A checkpoint whose files cannot be read is named and the one before it is taken.
+        A checkpoint whose files cannot be read is named and set aside in `damaged/`, and the one before it is taken.
 
         Raises:
           CheckpointError: a checkpoint has other arrays than this configuration makes, or none can be read.
         """
         manager = self._best if best else self._last
-        steps, damaged = sorted(manager.all_steps(), reverse=True), []
-        for step in steps:
-            try:
-                stored = manager.item_metadata(step).tree
+        steps, chosen = sorted(manager.all_steps(), reverse=True), -1
+
+        def choose() -> None:
+            nonlocal chosen
+            damaged = []
+            for step in steps:
+                try:
+                    stored = read_alone(manager.directory / str(step) / "default")
+                except Exception as error:  # orbax raises many kinds for damaged files; whichever it is, it is named
+                    log.warning("checkpoint of step %d cannot be read (%s); trying the one before", step, _line(error))
+                    damaged.append(step)
+                    continue
                 _compare(stored, _tree(like), step)
-                restored = manager.restore(step, args=ocp.args.StandardRestore(_tree(like)))
-            except CheckpointError:
-                raise
-            except Exception as error:  # orbax raises many kinds for damaged files; whichever it is, it is named
-                log.warning("checkpoint of step %d cannot be read (%s); trying the one before", step, _line(error))
-                damaged.append(step)
-                continue
-            for other in damaged:  # the run will come to these steps again and save them anew
-                manager.delete(other)
-            return TrainState(**restored)
-        if steps:
-            raise CheckpointError(f"no checkpoint of steps {steps} in {manager.directory} can be read; use a new workdir")
-        return None
+                chosen = step
+                break
+            else:
+                if steps:
+                    raise CheckpointError(
+                        f"no checkpoint of steps {steps} in {manager.directory} can be read; use a new workdir"
+                    )
+            for step in () if self._read_only else damaged:  # the run will come to these steps again and save them anew
+                self._damaged.mkdir(exist_ok=True)
+                shutil.rmtree(self._damaged / str(step), ignore_errors=True)
+                shutil.move(manager.directory / str(step), self._damaged / str(step))
+
+        by_chief(choose, CheckpointError)
+        chosen = int(from_chief(np.asarray(chosen)))
+        if chosen < 0:
+            return None
+        manager.reload()
+        return TrainState(**manager.restore(chosen, args=ocp.args.StandardRestore(_tree(like))))
 
     def close(self) -> None:
-        """Wait until all is on disk."""
+        """Wait until all is on disk; errors as of `save`."""
+        self.wait()
         for manager in (self._last, self._best):
-            manager.wait_until_finished()
             manager.close()
+
+    def _save(self, manager: ocp.CheckpointManager, state: TrainState) -> None:
+        try:
+            manager.save(int(state.step), args=ocp.args.StandardSave(_tree(state)), force=True)
+        except Exception as error:
+            raise self._failed(manager, error) from error
+
+    def _failed(self, manager: ocp.CheckpointManager, error: Exception) -> Exception:
+        if lost_peer(error):
+            return error
+        for draft in manager.directory.glob("*orbax-checkpoint-tmp*") if is_chief() else ():
+            shutil.rmtree(draft, ignore_errors=True)  # it may be what fills the disk
+        good = max(manager.all_steps(read=True), default=None)
+        kept = "there is no earlier one" if good is None else f"that of step {good} is good"
+        return CheckpointError(
+            f"a checkpoint could not be saved in {manager.directory} ({_line(error)}); {kept}; make room and start again"
+        )
 
 
 def last_state(workdir: Path, like: TrainState) -> TrainState:
@@ -80,9 +135,9 @@ def last_state(workdir: Path, like: TrainState) -> TrainState:
     Raises:
       CheckpointError: there is none, or none that can be used.
     """
-    if not (workdir / "checkpoints").is_dir():  # which opening them would make
+    if not (workdir / "checkpoints").is_dir():
         raise CheckpointError(f"{workdir} holds no checkpoint; train first")
-    checkpoints = Checkpoints(workdir)
+    checkpoints = Checkpoints(workdir, read_only=True)
     state = checkpoints.restore(like)
     checkpoints.close()
     if state is None:
@@ -120,10 +175,23 @@ def read_student(workdir: Path, *, best: bool = False) -> tuple[int, Any, Any]:
     return steps[-1], *jax.device_get((restored["params"], restored["model_state"]))
 
 
-def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
+def _manager(folder: Path, keep: int, read_only: bool) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep, create=not read_only, read_only=read_only, enable_async_checkpointing=True
+    )
     # The handler is named so that the manager can tell what is in a checkpoint before it reads it.
     return ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=ocp.StandardCheckpointHandler())
+
+
+def read_alone(folder: Path) -> Any:
+    """All of a checkpoint, as NumPy arrays, read by this process alone."""
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="read"
+    )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
+        kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), reader.metadata(folder).item_metadata.tree)
+        return reader.restore(folder, restore_args=kinds)
 
 
 def _tree(state: TrainState) -> dict[str, Any]:

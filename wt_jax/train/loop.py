@@ -1,8 +1,10 @@
-"""The training, told from top to bottom: prepare, restore, step, judge, save."""
+"""The training, told from top to bottom: prepare, restore, step, save, judge, stop when asked."""
 
 import collections
+import errno
 import json
 import logging
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,23 +14,26 @@ import jax
 import numpy as np
 
 from wt_jax.config import Config, ConfigError, steps_of
-from wt_jax.data.pipeline import describe_failure, train_batches
+from wt_jax.data.pipeline import train_batches
 from wt_jax.data.records import VideoList
 from wt_jax.data.sources import open_source
 from wt_jax.eval.evaluate import Evaluator
 from wt_jax.eval.features import make_extractor
 from wt_jax.methods import fit_to_data
+from wt_jax.train import together
+from wt_jax.train.bad_videos import BadVideos, TrainingError
 from wt_jax.train.build import Program, build
 from wt_jax.train.checkpoint import Checkpoints
-from wt_jax.train.metrics import MetricsWriter, Progress
+from wt_jax.train.distributed import PeerLost, is_chief, lost_peer
+from wt_jax.train.goodput import Goodput
+from wt_jax.train.heartbeat import Heartbeat, memory, silent_processes
+from wt_jax.train.metrics import MetricsWriter, Progress, device_peak
+from wt_jax.train.preemption import Interrupt, Preempted
+from wt_jax.train.profile import ProfileWindow
 from wt_jax.train.sharding import put_batch
 from wt_jax.train.step import TrainState, batch_shapes
 
 log = logging.getLogger(__name__)
-
-
-class TrainingError(RuntimeError):
-    """A training that cannot go on; the message says why and what is kept."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +72,26 @@ def train(run: Run, workdir: Path) -> TrainState:
     """Train to the end, from the last checkpoint of the workdir if there is one.
 
     Raises:
-      TrainingError: the loss is not finite, or too many videos cannot be decoded. The last checkpoint stays.
-      CheckpointError: the workdir's checkpoint does not fit the configuration.
+      TrainingError: the loss is not finite, too many videos cannot be decoded, or the disk fails. The last checkpoint stays.
+      CheckpointError: the workdir's checkpoint does not fit the configuration, or none can be saved any more.
+      Preempted: the run was asked to stop (SIGTERM, SIGINT). It is saved, and the same command goes on.
+      PeerLost: another process of the run has gone. The same command goes on from the last checkpoint.
     """
+    with Interrupt() as interrupt, Heartbeat(workdir) as heartbeat:
+        try:
+            return _train(run, workdir, interrupt, heartbeat)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
+                raise
+            raise TrainingError(f"{error.filename or workdir} cannot be written: {error.strerror}; start again") from error
+        except Exception as error:
+            if not lost_peer(error):
+                raise
+            gone = ", ".join(silent_processes(workdir)) or "which one, its own log says"
+            raise PeerLost(f"a process of this run has gone ({gone}): {str(error).strip().splitlines()[0]}") from error
+
+
+def _train(run: Run, workdir: Path, interrupt: Interrupt, heartbeat: Heartbeat) -> TrainState:
     config, num_steps = run.config, run.program.num_steps
 
     # What was done before.
@@ -78,8 +100,9 @@ def train(run: Run, workdir: Path) -> TrainState:
     if state is None:
         state = run.program.first_state()
     start = int(state.step)
+    processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
     log.info(
-        "%s, %s: %d videos, %d steps of %d clips on %d %s devices%s",
+        "%s, %s: %d videos, %d steps of %d clips on %d %s devices%s%s",
         config.method_name,
         config.model.name,
         len(run.videos),
@@ -87,66 +110,113 @@ def train(run: Run, workdir: Path) -> TrainState:
         config.train.batch_size,
         jax.device_count(),
         jax.devices()[0].platform,
+        processes,
         f", from step {start}" if start else "",
     )
     writer = MetricsWriter(workdir, start, config.train.tensorboard)
     bad_videos = BadVideos(run.videos, workdir, config.data.max_bad_fraction)
-    progress = Progress(num_steps, config.train.batch_size, step_flops(run) if start < num_steps else None)
+    progress = Progress(num_steps, config.train.batch_size, step_flops(run) if start < num_steps and device_peak() else None)
+    goodput = Goodput(workdir, start) if is_chief() else None
     eval_every = steps_of(config.train.eval_every, steps_per_epoch=run.program.steps_per_epoch)
     checkpoint_every = max(1, steps_of(config.train.checkpoint_every, steps_per_epoch=run.program.steps_per_epoch))
-    best = -1.0
+    scores = {line["step"]: line["knn_top1"] for line in writer.kept if "knn_top1" in line}
 
     # The steps. Metrics are read one step late, so the device always has the next step to do.
     pending: collections.deque = collections.deque()
+    busy: list[np.ndarray] = []
+    last_finish = 0.0  # 0: the next step also compiles
 
-    def settle() -> None:
-        step, batch, metrics = pending.popleft()
+    def settle() -> bool:
+        """Read the oldest pending step; whether some process was asked to stop."""
+        nonlocal last_finish
+        step, shared, metrics, waited = pending.popleft()
+        known = together.read(shared)
         metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        bad_videos.see(batch["failed"])
+        now = time.perf_counter()
+        if last_finish:
+            progress.finished(now - last_finish)
+            if goodput:
+                goodput.did(max(0.0, now - last_finish - waited))
+        last_finish = now
+        heartbeat.at("training", step)
+        busy.append(known.busy)
+        bad_videos.see(known.failed)
         if not np.isfinite(metrics["loss"]):
             ids = workdir / f"not_finite_step_{step}.json"
-            paths = [run.videos[int(v)].path for v in batch["video"]]
-            ids.write_text(json.dumps({"step": step, "metrics": repr(metrics), "videos": paths}, indent=1))
+            paths = [run.videos[int(v)].path for v in known.video]
+            if is_chief():
+                ids.write_text(json.dumps({"step": step, "metrics": repr(metrics), "videos": paths}, indent=1))
             raise TrainingError(f"the loss of step {step} is {metrics['loss']}; its videos are in {ids}")
         if step % config.train.log_every == 0 or step == num_steps:
-            metrics |= progress.rates(step)
-            writer.write(step, metrics)
-            log.info("%s", progress.line(step, metrics))
+            if slow := together.slow_host(np.array(busy), progress.seconds):
+                log.warning("%s", slow)
+            busy.clear()
+            metrics |= progress.rates(step) | memory()
+            if goodput:
+                metrics["goodput"] = goodput.share()
+                writer.write(step, metrics)
+                log.info("%s", progress.line(step, metrics))
+            checkpoints.check()
+        return known.stop
 
+    def judge(step: int) -> None:
+        heartbeat.at("judging", step)
+        with interrupt.at_once():
+            score = run.evaluator.knn(state.params, state.model_state)
+        writer.write(step, {"knn_top1": score})
+        log.info("step %d/%d  kNN top-1 %.3f", step, num_steps, score)
+        if score > max(scores.values(), default=-1.0):
+            checkpoints.save_best(state)
+        scores[step] = score
+
+    def due(step: int) -> bool:
+        return bool(step and eval_every and run.evaluator.possible and step % eval_every == 0)
+
+    share = together.make_share(run.program.mesh)
     source = _batches(run, start)
-    batches = _timed(source, progress)
     profile = ProfileWindow(config.train.profile, workdir)
-    progress.restart(start)
-    try:
-        for step in range(start + 1, num_steps + 1):
-            profile.before(step)
-            batch = next(batches)
-            read = {name: batch[name] for name in batch_shapes(run.program.method, 1)}
-            state, metrics = run.program.step(state, put_batch(read, run.program.mesh))
-            pending.append((step, {k: batch[k] for k in ("video", "failed")}, metrics))
-            if len(pending) > 1:
-                settle()
-            judge = eval_every and run.evaluator.possible and step % eval_every == 0
-            save = step % checkpoint_every == 0 or step == num_steps
-            if judge or save:
-                while pending:
-                    settle()
-            if judge:
-                score = run.evaluator.knn(state.params, state.model_state)
-                writer.write(step, {"knn_top1": score})
-                log.info("step %d/%d  kNN top-1 %.3f", step, num_steps, score)
-                if score > best:
-                    best = score
-                    checkpoints.save_best(state)
-            if save:
-                checkpoints.save(state)
-            if judge or save:
-                progress.restart(step)
-    finally:
-        profile.stop()
-        source.close()  # ends the workers
-        checkpoints.close()
-        writer.close()
+    stop = False
+    with interrupt.steps():
+        try:
+            if due(start) and start not in scores:  # saved, and stopped before it was judged
+                judge(start)
+            progress.restart(start)
+            settled = time.perf_counter()
+            for step in range(start + 1, num_steps + 1):
+                profile.before(step)
+                before = time.perf_counter()
+                batch = next(source)
+                progress.waited(waited := time.perf_counter() - before)
+                placed = put_batch({name: batch[name] for name in batch_shapes(run.program.method, 1)}, run.program.mesh)
+                shared = share(placed, bool(interrupt.requested), time.perf_counter() - settled)
+                state, metrics = run.program.step(state, placed)
+                pending.append((step, shared, metrics, waited))
+                if len(pending) > 1:
+                    stop |= settle()
+                settled = time.perf_counter()
+                save = stop or due(step) or step % checkpoint_every == 0 or step == num_steps
+                if save:
+                    while pending:
+                        stop |= settle()
+                    heartbeat.at("saving", step)
+                    checkpoints.save(state)
+                    if goodput:
+                        goodput.saved(step)
+                if stop:
+                    break
+                if due(step):
+                    judge(step)
+                if save:
+                    progress.restart(step)
+                    last_finish = settled = time.perf_counter()
+        finally:
+            profile.stop()
+            source.close()  # ends the workers
+            writer.close()
+            if not lost_peer(sys.exception()):  # else its barriers would wait for those who have gone
+                checkpoints.close()
+    if stop or interrupt.requested:
+        raise Preempted(f"asked to stop: step {int(state.step)} of {num_steps} is saved; the same command goes on")
     bad_videos.report()
     return state
 
@@ -158,40 +228,6 @@ def step_flops(run: Run) -> float | None:
     flops = cost.get("flops") if cost else None
     # The pieces of a batch run in a loop, whose body the analysis counts once.
     return flops * run.config.train.accumulate if flops and flops > 0 else None
-
-
-class BadVideos:
-    """Videos that could not be decoded: counted, named in the log and in `bad_videos.jsonl`, and at last too many."""
-
-    def __init__(self, videos: VideoList, workdir: Path, max_fraction: float):
-        self._videos, self._path, self._max = videos, workdir / "bad_videos.jsonl", max_fraction * len(videos)
-        self._known: dict[str, str] = {}
-        if self._path.exists():
-            lines = map(json.loads, self._path.read_text().splitlines())
-            self._known = {line["path"]: line["cause"] for line in lines}
-
-    def see(self, failed: np.ndarray) -> None:
-        """Note the indices (B,) of a batch, -1 where all is well; raises TrainingError past the threshold."""
-        for index in np.unique(failed[failed >= 0]):
-            record = self._videos[int(index)]
-            if record.path in self._known:
-                continue
-            cause = describe_failure(record)
-            self._known[record.path] = cause
-            with self._path.open("a") as file:
-                file.write(json.dumps({"path": record.path, "cause": cause}) + "\n")
-            log.warning("cannot be decoded, another video takes its place: %s", cause)
-        if len(self._known) > self._max:
-            names = "; ".join(list(self._known.values())[:3])
-            raise TrainingError(
-                f"{len(self._known)} of {len(self._videos)} videos cannot be decoded, more than "
-                f"config.data.max_bad_fraction allows; all are listed in {self._path}; the first: {names}"
-            )
-
-    def report(self) -> None:
-        """One line at the end of a run, if there is anything to say."""
-        if self._known:
-            log.warning("%d videos could not be decoded; they are listed in %s", len(self._known), self._path)
 
 
 def _batches(run: Run, start: int) -> Iterator[dict[str, np.ndarray]]:
@@ -207,34 +243,3 @@ def _batches(run: Run, start: int) -> Iterator[dict[str, np.ndarray]]:
         workers=run.config.data.workers,
         threads=run.config.data.threads,
     )
-
-
-def _timed(batches: Iterator, progress: Progress) -> Iterator:
-    while True:
-        before = time.perf_counter()
-        batch = next(batches, None)
-        progress.waited(time.perf_counter() - before)
-        if batch is None:
-            return
-        yield batch
-
-
-class ProfileWindow:
-    """The profiler's trace of the steps from `window[0]` to `window[1]`, if there is a window."""
-
-    def __init__(self, window: tuple[int, ...], workdir: Path):
-        self._window, self._folder, self._active = window, workdir / "profile", False
-
-    def before(self, step: int) -> None:
-        """Start or stop at the edges of the window."""
-        if self._window and step == self._window[0]:
-            jax.profiler.start_trace(str(self._folder))
-            self._active = True
-        elif self._window and step == self._window[1] + 1:
-            self.stop()
-
-    def stop(self) -> None:
-        """Stop, if a trace is running."""
-        if self._active:
-            jax.profiler.stop_trace()
-            self._active = False

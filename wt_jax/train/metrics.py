@@ -1,5 +1,9 @@
-"""Metrics on disk and on the screen: `metrics.jsonl` always, TensorBoard on request, one progress line."""
+"""Metrics on disk and on the screen: `metrics.jsonl` always, TensorBoard on request, one progress line.
 
+All processes compute the same metrics; process 0 writes them. All times are of the monotonic clock.
+"""
+
+import collections
 import json
 import math
 import time
@@ -7,6 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jax
+import numpy as np
+
+from wt_jax.train.distributed import is_chief
 
 # Dense bfloat16 peak of one chip in FLOP/s, by jax's device kind, from the vendors' data sheets.
 PEAK_FLOPS = {
@@ -35,12 +42,14 @@ class MetricsWriter:
 
     def __init__(self, workdir: Path, start_step: int, tensorboard: bool = False):
         self._path = workdir / "metrics.jsonl"
-        kept = [line for line in read_metrics(self._path) if line["step"] <= start_step]
+        self.kept = [line for line in read_metrics(self._path) if line["step"] <= start_step]
+        self._file = self._board = None
+        if not is_chief():
+            return
         fresh = self._path.with_suffix(".tmp")
-        fresh.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        fresh.write_text("".join(json.dumps(line) + "\n" for line in self.kept))
         fresh.replace(self._path)
         self._file = self._path.open("a", buffering=1)
-        self._board = None
         if tensorboard:
             from tensorboardX import SummaryWriter
 
@@ -48,6 +57,8 @@ class MetricsWriter:
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one line. Values that are not finite (unknown, such as a share of no labels) are left out."""
+        if self._file is None:
+            return
         values = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         if self._board is not None:
@@ -56,7 +67,8 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Close the files."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         if self._board is not None:
             self._board.close()
 
@@ -81,18 +93,33 @@ def clock(seconds: float) -> str:
     return f"{int(seconds // 3600)}:{int(seconds // 60 % 60):02}:{int(seconds % 60):02}"
 
 
+_STEPS = 1000  # that the percentiles of the step time look back on
+
+
 class Progress:
-    """Clips per second, time left, the share of time spent waiting for data, and MFU where the peak is known."""
+    """Clips per second, time left, percentiles of the step time, the share of time spent waiting for data, and MFU where
+    the peak is known.
+    """
 
     def __init__(self, num_steps: int, batch_size: int, flops_per_step: float | None):
         self._num_steps, self._batch_size = num_steps, batch_size
         peak = device_peak()
         self._step_share = flops_per_step / peak if flops_per_step and peak else None
+        self._times: collections.deque[float] = collections.deque(maxlen=_STEPS)
         self.restart(0)
 
     def restart(self, step: int) -> None:
         """Start a new stretch, for example after an evaluation, which is not training time."""
         self._step, self._start, self._waited = step, time.perf_counter(), 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Of the stretch until now."""
+        return time.perf_counter() - self._start
+
+    def finished(self, seconds: float) -> None:
+        """Count a step that took so long from the end of the one before."""
+        self._times.append(seconds)
 
     def waited(self, seconds: float) -> None:
         """Count time in which the next batch was not there yet."""
@@ -107,6 +134,9 @@ class Progress:
             "data_wait": self._waited / elapsed,
             "seconds_left": (self._num_steps - step) / steps_per_second if steps_per_second else math.nan,
         }
+        if self._times:
+            percentiles = np.percentile(np.asarray(self._times), (50, 90, 99))
+            rates |= {f"step_seconds_p{p}": float(v) for p, v in zip((50, 90, 99), percentiles, strict=True)}
         if self._step_share:
             rates["mfu"] = steps_per_second * self._step_share
         self.restart(step)
@@ -122,6 +152,11 @@ class Progress:
             f"data wait {metrics['data_wait']:.1%}",
             f"left {clock(left)}",
         ]
+        if "step_seconds_p99" in metrics:
+            times = "/".join(f"{metrics[f'step_seconds_p{p}']:.2f}" for p in (50, 90, 99))
+            parts.insert(3, f"step {times} s")
         if "mfu" in metrics:
             parts.append(f"MFU {metrics['mfu']:.1%}")
+        if "goodput" in metrics:
+            parts.append(f"goodput {metrics['goodput']:.1%}")
         return "  ".join(parts)

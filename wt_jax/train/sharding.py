@@ -1,7 +1,10 @@
 """Where arrays live: a mesh of two axes, and one rule for everything in the train state.
 
-The batch is split over both axes. Parameters, optimiser state and teacher are split over "fsdp" (1: data-parallel)
-along their largest axis that divides; queues, statistics and counters are on every device.
+The batch is split over both axes. Parameters, optimiser state, teacher and queues are split over "fsdp" (1: data-parallel)
+along their largest axis that divides; statistics and counters are on every device.
+
+Devices stand in the order of their processes, not in one that jax picks for the network: each process then owns one stretch of
+the batch, its rows come in the same order however many processes there are, and an "fsdp" group that fits a host stays on it.
 """
 
 from typing import Any
@@ -25,7 +28,8 @@ def make_mesh(fsdp: int = 1) -> Mesh:
     fsdp = fsdp or count
     if count % fsdp:
         raise ValueError(f"config.train.fsdp {fsdp} does not divide the {count} devices")
-    return jax.make_mesh((count // fsdp, fsdp), AXES, axis_types=(AxisType.Auto,) * 2)
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(devices).reshape(count // fsdp, fsdp), AXES, axis_types=(AxisType.Auto,) * 2)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -38,16 +42,20 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
+def split_axis(shape: tuple[int, ...], parts: int) -> int | None:
+    """The axis along which an array of the state is split into `parts`, or None: it is whole on every device."""
+    fitting = [axis for axis, size in enumerate(shape) if size % parts == 0]
+    if parts == 1 or np.prod(shape) < _SMALL or not fitting:
+        return None
+    return max(fitting, key=lambda axis: shape[axis])
+
+
 def shard_parameters(tree: Any, mesh: Mesh) -> Any:
-    """Shardings for a tree of parameters or of anything shaped like them (moments, teacher)."""
-    parts = mesh.shape["fsdp"]
+    """Shardings for a tree of parameters or of anything shaped like them (moments, teacher), and for queues."""
 
     def rule(leaf: jax.ShapeDtypeStruct) -> NamedSharding:
-        fitting = [axis for axis, size in enumerate(leaf.shape) if size % parts == 0]
-        if parts == 1 or np.prod(leaf.shape) < _SMALL or not fitting:
-            return replicated(mesh)
-        longest = max(fitting, key=lambda axis: leaf.shape[axis])
-        return NamedSharding(mesh, P(*(None,) * longest, "fsdp"))
+        axis = split_axis(leaf.shape, mesh.shape["fsdp"])
+        return replicated(mesh) if axis is None else NamedSharding(mesh, P(*(None,) * axis, "fsdp"))
 
     return jax.tree.map(rule, tree)
 

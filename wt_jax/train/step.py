@@ -60,10 +60,8 @@ def make_init(method: Method, optimizer: optax.GradientTransformation, seed: int
 
 def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
     """Shardings of a state (or of its shapes)."""
-    everywhere = {
-        name: jax.tree.map(lambda _: replicated(mesh), getattr(state, name)) for name in ("step", "model_state", "memory")
-    }
-    split = {name: shard_parameters(getattr(state, name), mesh) for name in ("params", "opt_state", "teacher")}
+    everywhere = {name: jax.tree.map(lambda _: replicated(mesh), getattr(state, name)) for name in ("step", "model_state")}
+    split = {name: shard_parameters(getattr(state, name), mesh) for name in ("params", "opt_state", "teacher", "memory")}
     return TrainState(**everywhere, **split)
 
 

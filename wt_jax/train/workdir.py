@@ -10,6 +10,8 @@ from typing import Any
 import jax
 
 from wt_jax.config import Config, ConfigError, resolve, to_dict
+from wt_jax.train.distributed import by_chief
+from wt_jax.train.lock import lock_workdir
 
 # What may differ between two starts of one run: it changes neither the parameters nor the order of the data.
 _FREE = {
@@ -31,13 +33,21 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "num
 
 
 def open_workdir(workdir: Path, config: Config) -> None:
-    """Make the folder, or check that it belongs to this configuration; write `config.json` and `environment.json`.
+    """Make the folder, or check that it belongs to this configuration; lock it; write `config.json` and `environment.json`.
+
+    Process 0 does it, and all processes raise what it raised.
 
     Raises:
-      ConfigError: the folder holds a run of another configuration (the keys are named), or cannot be written.
+      ConfigError: the folder holds a run of another configuration (the keys are named), is in use by another run (which is
+        named), or cannot be written.
     """
+    by_chief(lambda: _open(workdir, config), ConfigError)
+
+
+def _open(workdir: Path, config: Config) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
+        lock_workdir(workdir)
         if (workdir / "config.json").exists():
             changed = _changed(to_dict(read_config(workdir)), to_dict(config))
             if changed:
@@ -75,6 +85,7 @@ def environment() -> dict[str, Any]:
         "python": sys.version.split()[0],
         "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "processes": jax.process_count(),
         "git": revision.stdout.strip() or "unknown",
         "command": sys.argv,
     }
