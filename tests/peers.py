@@ -4,6 +4,8 @@
 the parameter names of those projects, layer by layer in plain PyTorch, so that wt_jax's own code is not compared with itself.
 """
 
+import os
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -13,25 +15,29 @@ _kept = []
 
 
 def torchvision():
-    """torchvision, or skip. A CUDA build beside a CPU torch lacks two compiled operators: declare them, nothing calls them."""
+    """torchvision, or skip."""
+    _declare_operators()
+    return pytest.importorskip("torchvision")
+
+
+def transformers():
+    """transformers, offline, or skip."""
+    _declare_operators()  # it imports torchvision where that is installed
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    return pytest.importorskip("transformers")
+
+
+def _declare_operators():
+    """A CUDA build of torchvision beside a CPU build of torch lacks two compiled operators; nothing here calls them."""
     try:
-        return pytest.importorskip("torchvision")
+        import torchvision  # noqa: F401
+    except ImportError:
+        pass
     except RuntimeError:
         library = torch.library.Library("torchvision", "DEF")
         library.define("nms(Tensor a) -> Tensor")
         library.define("qnms(Tensor a) -> Tensor")
         _kept.append(library)
-        import torchvision
-
-        return torchvision
-
-
-def transformers():
-    """transformers, offline, or skip."""
-    import os
-
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    return pytest.importorskip("transformers")
 
 
 def randomise(module, seed=0):
