@@ -56,6 +56,15 @@ def test_knn_equals_scikit_learn():
     np.testing.assert_array_equal(weighted_knn(train, labels, test), reference.predict(test))
 
 
+def test_knn_equals_scikit_learn_where_all_features_nearly_share_a_direction():
+    neighbors = pytest.importorskip("sklearn.neighbors")
+    train, labels, test, _ = make_sets(seed=1, train=600, test=400)
+    # As those of a network without centring: cosines between 0.9999 and 1, whose order float32 cannot hold.
+    train, test = (np.abs(some) * 1e-2 + np.linspace(1, 3, some.shape[1]) for some in (train, test))
+    reference = neighbors.KNeighborsClassifier(20, weights=lambda d: np.exp((1 - d) / 0.07), metric="cosine").fit(train, labels)
+    np.testing.assert_array_equal(weighted_knn(train, labels, test), reference.predict(test))
+
+
 def test_knn_ignores_scale_and_order_of_the_training_set():
     train, labels, test, _ = make_sets(seed=2)
     expected = weighted_knn(train, labels, test)

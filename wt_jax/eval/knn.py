@@ -114,7 +114,6 @@ def choose_knn(
 
 def _vote(closeness: np.ndarray, labels: np.ndarray, temperature: float, num_classes: int) -> np.ndarray:
     """Classes (Q,) that win the votes of neighbours (Q, k), the nearest first, by their similarities and labels."""
-    closeness = closeness.astype(np.float64)
     # Relative to the nearest, which leaves the winner as it is and keeps exp in range at any temperature.
     weight = np.exp((closeness - closeness[:, :1]) / temperature)
     votes = np.zeros((len(closeness), num_classes))

@@ -4,7 +4,8 @@ Protocol of CoCLR (Han et al. 2020, arXiv 2010.09709): test clips query the trai
 mean, then L2-normalised; recall at k counts a hit if any of the k most similar items (cosine) has the query's class.
 
 NumPy on the host, so that a result does not depend on the accelerator's matmul precision. Products are summed in
-float64 and rounded to float32: equal items then tie whatever BLAS does, and ties go to the lower gallery index.
+float64 and rounded to twelve decimals: equal items then tie whatever BLAS does, ties go to the lower gallery index, and
+features that nearly share a direction, whose cosines differ by little, keep their order (float32 would lose it).
 """
 
 from collections.abc import Iterator, Sequence
@@ -114,13 +115,14 @@ def similarity_chunks(query: np.ndarray, gallery: np.ndarray) -> Iterator[tuple[
       gallery: (N, D) features of any length.
 
     Yields:
-      A slice of the queries and its (rows, N) float32 similarities.
+      A slice of the queries and its (rows, N) float64 similarities.
     """
     query, gallery = unit_rows(query), unit_rows(gallery)
     rows = max(1, _CHUNK_VALUES // len(gallery))
     for start in range(0, len(query), rows):
         chunk = slice(start, start + rows)
-        yield chunk, (query[chunk] @ gallery.T).astype(np.float32)
+        similarity = query[chunk] @ gallery.T
+        yield chunk, np.round(similarity, 12, out=similarity)
 
 
 def nearest(query: np.ndarray, gallery: np.ndarray, k: int, centre: bool = True) -> np.ndarray:
