@@ -6,6 +6,7 @@ command goes on.
 
 import logging
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -79,5 +80,13 @@ def set_up_logging() -> None:
     """Plain lines on stderr; of the libraries only warnings."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("wt_jax").setLevel(logging.INFO)
+    threading.excepthook = _unless_passed_on
     # Orbax and grain announce each of their steps through absl.
     logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+def _unless_passed_on(thread: threading.ExceptHookArgs) -> None:
+    """Print what a thread died of, except for orbax's: their errors come back through `Checkpoints`."""
+    frames = traceback.extract_tb(thread.exc_traceback)
+    if not any("/orbax/" in frame.filename for frame in frames):
+        threading.__excepthook__(thread)

@@ -122,10 +122,11 @@ class Checkpoints:
             return error
         for draft in manager.directory.glob("*orbax-checkpoint-tmp*") if is_chief() else ():
             shutil.rmtree(draft, ignore_errors=True)  # it may be what fills the disk
+        cause = "No space left on device" if "No space left" in str(error) else _line(error)
         good = max(manager.all_steps(read=True), default=None)
         kept = "there is no earlier one" if good is None else f"that of step {good} is good"
         return CheckpointError(
-            f"a checkpoint could not be saved in {manager.directory} ({_line(error)}); {kept}; make room and start again"
+            f"a checkpoint could not be saved in {manager.directory} ({cause}); {kept}; make room and start again"
         )
 
 
