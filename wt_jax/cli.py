@@ -6,7 +6,6 @@ command goes on.
 
 import logging
 import sys
-import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -80,13 +79,5 @@ def set_up_logging() -> None:
     """Plain lines on stderr; of the libraries only warnings."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("wt_jax").setLevel(logging.INFO)
-    threading.excepthook = _unless_passed_on
-    # Orbax and grain announce each of their steps through absl.
-    logging.getLogger("absl").setLevel(logging.ERROR)
-
-
-def _unless_passed_on(thread: threading.ExceptHookArgs) -> None:
-    """Print what a thread died of, except for orbax's: their errors come back through `Checkpoints`."""
-    frames = traceback.extract_tb(thread.exc_traceback)
-    if not any("/orbax/" in frame.filename for frame in frames):
-        threading.__excepthook__(thread)
+    # Orbax and grain announce each of their steps through absl; their errors are raised as well, and told by us.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
