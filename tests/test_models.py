@@ -23,6 +23,7 @@ def vit_parameters(width, depth):
 
 
 VITS = {name: vit_parameters(*sizes) for name, sizes in {"small": (384, 12), "base": (768, 12), "large": (1024, 24)}.items()}
+SHIPPED = [name for name in MODELS if name != "tiny"]  # which other tests add
 PARAMETERS = {
     "r3d_18": 33_371_472,
     "mc3_18": 11_695_440,
@@ -61,7 +62,7 @@ def random_clips(shape, seed=0):
     return jax.random.normal(jax.random.key(seed), shape)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SHIPPED)
 def test_parameter_counts_are_the_published_ones(name):
     encoder = build_encoder(ModelConfig(name))
     _, variables = shapes(ModelConfig(name), (1, 8, 64, 64, 3))
@@ -70,7 +71,7 @@ def test_parameter_counts_are_the_published_ones(name):
     assert encoder.feature_dim == FEATURES.get(name, 512)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SHIPPED)
 def test_any_clip_size_gives_features_and_a_map(name):
     features, _ = shapes(ModelConfig(name, dtype="bfloat16"), (2, 3, 17, 45, 3))
     assert (features.shape, features.dtype) == ((2, FEATURES.get(name, 512)), jnp.float32)
