@@ -27,8 +27,8 @@ from wt_jax.config import (
 from wt_jax.data.records import VideoList
 from wt_jax.data.sources import open_source
 from wt_jax.data.views import check_crops
-from wt_jax.eval.features import Extractor, extract_features, mean_over_clips
-from wt_jax.eval.linear import stratified_part
+from wt_jax.eval.features import Extractor, Reading, extract_features, mean_over_clips
+from wt_jax.eval.held_out import stratified_part
 from wt_jax.methods.supervised import Supervised, SupervisedSettings
 from wt_jax.models import ModelConfig
 from wt_jax.train.bad_videos import TrainingError
@@ -224,15 +224,14 @@ def _fit(
             if all(np.array_equal(stored[name], value) for name, value in wanted.items()):
                 return stored["probabilities"], stored["videos"]
     log.info("%s: %d test videos, %d clips of each", workdir, len(test), windows * crops)
+    data = run.config.data
     found = extract_features(
         make_predictor(run.program.method),
         state.params,
         state.model_state,
         test,
-        run.config.test_view,
-        run.config,
+        Reading(run.config.test_view, windows, crops, run.config.eval.batch_size, data.workers, data.threads),
         run.program.mesh,
-        crops,
     )
     if jax.process_index() == 0:
         fresh = file.with_suffix(".tmp.npz")
