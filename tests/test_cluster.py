@@ -156,7 +156,8 @@ def test_a_missing_process_is_named_by_the_command(small_set, tmp_path):
 
 @pytest.mark.slow
 def test_every_shape_of_cluster_gives_the_same_run(small_set, tmp_path):
-    more = ["--config.train.checkpoint_every=25 steps", "--config.optim.name=sgd", "--config.optim.learning_rate=0.3"]
+    # At a rate where training is unstable, 50 steps blow a rounding of 1e-6 in the first gradient up to any size.
+    more = ["--config.train.checkpoint_every=40 steps", "--config.optim.name=sgd", "--config.optim.learning_rate=0.01"]
     for processes, devices in SHAPES:
         name = f"{processes}x{devices}"
         run = start(processes, devices, command(small_set, tmp_path / name, 50, *more), tmp_path / f"hashes_{name}")
@@ -179,7 +180,7 @@ def test_every_shape_of_cluster_gives_the_same_run(small_set, tmp_path):
         run = start(others, their, command(small_set, half, 50, *more))
         output = run.communicate(timeout=900)[0]
         assert run.returncode == 0, output
-        assert "from step 25" in output
+        assert "from step 40" in output
         gap = np.abs(losses(half) - expected).max()
         print(f"{half.name}: losses differ by at most {gap:.1e}")
         assert len(losses(half)) == 50
