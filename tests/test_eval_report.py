@@ -1,6 +1,7 @@
 """The report of a real run is whole, loads nothing, plays what it should, shows the run's numbers, and escapes every name."""
 
 import base64
+import dataclasses
 import json
 import re
 import shutil
@@ -208,7 +209,7 @@ def test_features_that_are_not_finite_leave_their_sections_out(run_folder, tmp_p
     workdir, subject = run_folder
     shutil.copy(workdir / "results.json", tmp_path)
     train_features, test = subject.features
-    broken = Features(test.values.copy(), test.videos, test.labels)
+    broken = dataclasses.replace(test, values=test.values.copy())
     broken.values[1, 0] = np.nan
     page = Page(write_report(tmp_path, Subject(subject.run, subject.state, (train_features, broken))).read_text())
     for section in ("classes", "retrieval", "embedding"):
@@ -427,7 +428,8 @@ def test_predictions_are_those_that_the_scores_count(small_set, tmp_path):
     videos = open_source(resolved.data.train)
     evaluator = Evaluator(resolved, extractor=None, train=videos, mesh=None)
     values = np.random.default_rng(0).normal(size=(len(videos), 4)).astype(np.float32)
-    features = (Features(values, np.arange(len(videos)), videos.labels), None)
+    times = np.zeros((len(videos), 1, 2), np.float32)
+    features = (Features(values, np.arange(len(videos)), videos.labels, times), None)
     predictions, tested = evaluator.predictions(features)
     assert (predictions == tested.labels).mean() == pytest.approx(evaluator.scores(features)["knn_top1"])
 

@@ -13,7 +13,7 @@ from wt_jax.losses import info_nce
 from wt_jax.methods import METHODS, build_method
 from wt_jax.train.sharding import put_batch
 
-FROZEN, WITHOUT_TEACHER = ("seed",), ("simclr", "swav", "hdc")
+FROZEN, WITHOUT_TEACHER = ("seed",), ("simclr", "swav", "hdc", "supervised")
 # Plain gradient descent: what Adam makes of rounding differences says nothing about devices.
 SETTINGS = {"optim__name": "sgd", "optim__learning_rate": 1.0, "optim__warmup": "0 steps"}
 # The default run compares these on four devices: a queue, prototypes, the batch's own negatives, two pathways.

@@ -33,6 +33,8 @@ def small_config(method="weak_teacher", **changes):
     adapt(config.method, queue_size=16, dim=16, head_norm="", prototypes=12)
     if method == "seed":
         config.method.teacher = teacher_folder()
+    if method == "supervised":
+        config.method.num_classes = 3  # of the motions in `videos`
     for key, value in changes.items():
         config.update_from_flattened_dict({key.replace("__", "."): value})
     return resolve(config)
