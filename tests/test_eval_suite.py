@@ -55,7 +55,7 @@ def evaluation(folder, **changes):
 def run(tmp_path_factory):
     """The workdir of a run that saved its first state and went no further."""
     workdir = tmp_path_factory.mktemp("runs") / "mine"
-    config = default_config("moco")
+    config = default_config("one_hot")
     config.update_from_flattened_dict({k: v for k, v in SMALL.items() if k.split(".")[0] in ("clip", "model")})
     config = resolve(config)
     method = build_method(config, 1)

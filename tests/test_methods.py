@@ -25,7 +25,12 @@ def config_of(name, **changes):
     return small_config(name, **SETTINGS, **momentum, **changes)
 
 
-@pytest.fixture(scope="module", params=METHODS)
+# One of each kind by default; the controls and close relatives are compiled among the slow tests.
+KINDS = ("weak_teacher", "simclr", "moco", "byol", "swav", "seed", "modist", "hdc", "vtdl", "supervised")
+PARAMETERS = [pytest.param(name, marks=[] if name in KINDS else pytest.mark.slow) for name in METHODS]
+
+
+@pytest.fixture(scope="module", params=PARAMETERS)
 def trained(request):
     """Six steps of a method on one device, kept by the way, on the host."""
     name, mesh = request.param, mesh_of(1)
