@@ -12,7 +12,7 @@ import pytest
 
 from wt_jax.config import ConfigError
 from wt_jax.eval.comparison import RANDOM, draw_comparison, format_comparison, summarise
-from wt_jax.tools.compare import config_of, finished
+from wt_jax.eval.rivals import config_of, finished
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICKSTART = str(ROOT / "configs" / "quickstart.py")

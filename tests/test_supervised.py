@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_step import BATCH, largest_gap, mesh_of, videos
+from training import BATCH, largest_gap, mesh_of, videos
 
 from configs.supervised import get_config
 from wt_jax.config import ConfigError, resolve
