@@ -123,5 +123,5 @@ def test_two_methods_and_then_a_third_without_repeating_the_first_two(small_set,
     assert set(table["runs"]) == {"weak_teacher", "moco", "relational", RANDOM}
     row = table["runs"]["moco"]["0"]
     assert row["parameters"] > 1000
-    assert row["memory"] > 2**27
+    assert row["memory"] > 0.1
     assert row["clips_per_second"] > 0

@@ -39,7 +39,7 @@ def format_comparison(summary: Summary, reference: str) -> str:
     for method in sorted(summary, key=lambda name: -summary[name]["knn_top1"][0]):
         values = summary[method]
         cells = [_percent(values.get(name)) for name in (*SCORES, "lead")]
-        cells += [_plain(values, "clips_per_second", "{:.0f}"), _plain(values, "memory", "{:.2f}", 2.0**-30)]
+        cells += [_plain(values, "clips_per_second", "{:.0f}"), _plain(values, "memory", "{:.2f}")]
         cells += [_plain(values, "parameters", "{:,.0f}"), str(values["knn_top1"][2])]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -52,8 +52,8 @@ def _percent(value: tuple[float, float, int] | None) -> str:
     return f"{100 * mean:.1f}" + (f" ± {100 * deviation:.1f}" if count > 1 else "")
 
 
-def _plain(values: Mapping[str, tuple[float, float, int]], name: str, form: str, scale: float = 1.0) -> str:
-    return form.format(scale * values[name][0]) if name in values else "–"
+def _plain(values: Mapping[str, tuple[float, float, int]], name: str, form: str) -> str:
+    return form.format(values[name][0]) if name in values else "–"
 
 
 def draw_comparison(summary: Summary, path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import runpy
 import subprocess
 import sys
@@ -48,8 +47,8 @@ def finished(workdir: Path, config: Config) -> bool:
     return (workdir / "results.json").exists() and to_dict(read_config(workdir)) == to_dict(config)
 
 
-def run(file: str, config: Config, overrides: Mapping[str, Any], workdir: Path) -> dict[str, float]:
-    """Train and judge in a process of its own; what the process needed beside the scores.
+def run(file: str, config: Config, overrides: Mapping[str, Any], workdir: Path) -> None:
+    """Train and judge in a process of its own.
 
     Raises:
       ConfigError: the process failed; the last line that it printed is the message.
@@ -58,30 +57,22 @@ def run(file: str, config: Config, overrides: Mapping[str, Any], workdir: Path) 
     texts = [f"--config.{key}={value}" for key, value in overrides.items()]
     command = [sys.executable, "-m", "wt_jax.main", f"--config={file}:{config.method_name}", f"--config.seed={config.seed}"]
     with (workdir / "log.txt").open("a") as output:
-        process = subprocess.Popen([*command, *texts, f"--workdir={workdir}"], stdout=output, stderr=output)
-        try:
-            _, status, usage = os.wait4(process.pid, 0)
-        except BaseException:
-            process.terminate()
-            process.wait()
-            raise
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
+        done = subprocess.run([*command, *texts, f"--workdir={workdir}"], stdout=output, stderr=output, check=False)
+    if done.returncode:
         last = (workdir / "log.txt").read_text().strip().splitlines()[-1:]
-        raise ConfigError(f"{workdir.name} ended with code {process.returncode}: {' '.join(last)}")
-    return {"host_memory": usage.ru_maxrss * 1024.0}
+        raise ConfigError(f"{workdir.name} ended with code {done.returncode}: {' '.join(last)}")
 
 
 def collect(workdir: Path) -> dict[str, float]:
-    """The scores of a finished run, clips per second (median after the first line) and peak memory in bytes."""
+    """The scores of a finished run, clips per second (median after the first line) and peak memory in GiB."""
     metrics = read_metrics(workdir / "metrics.jsonl")
     rates = [line["clips_per_second"] for line in metrics if "clips_per_second" in line]
-    device = [line["device_memory"] for line in metrics if "device_memory" in line]
-    cost = json.loads((workdir / "cost.json").read_text())
+    # Of the device where its memory is counted; on a CPU that of the process.
+    memory = [line.get("device_gib", line.get("host_gib", 0.0)) for line in metrics]
     return {
         **json.loads((workdir / "results.json").read_text())["pre-trained"],
         "clips_per_second": float(np.median(rates[1:] or rates)),
-        "memory": max(device) if device else cost["host_memory"],
+        "memory": max(memory),
     }
 
 
@@ -99,12 +90,11 @@ def compare(file: str, methods: Sequence[str], seeds: int, overrides: Mapping[st
         if not finished(workdir, config):
             log.info("run %d of %d, %.0f s so far: %s, seed %d", number, len(runs), time.monotonic() - start, method, seed)
             try:
-                cost = run(file, config, known, workdir)
+                run(file, config, known, workdir)
             except ConfigError as error:
                 log.error("%s", error)
                 failures.append(str(error))
                 continue
-            (workdir / "cost.json").write_text(json.dumps(cost) + "\n")
         scores = json.loads((workdir / "results.json").read_text())
         results.setdefault(method, {})[seed] = {**collect(workdir), "parameters": parameters[method]}
         if RANDOM in scores:
