@@ -246,7 +246,7 @@ def test_the_classes_come_from_the_data():
     with pytest.raises(ConfigError, match="has no labels, and supervised learns from them"):
         fit_to_data(config, VideoList(("a.mp4",), np.array([-1], np.int32)))
     with pytest.raises(ConfigError, match="num_classes is 0"):
-        build_method(config, 10)
+        _ = build_method(config, 10).network
 
 
 @pytest.mark.parametrize(
