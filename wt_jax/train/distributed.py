@@ -17,6 +17,7 @@ from typing import NoReturn
 import jax
 import numpy as np
 from jax._src.clusters import ClusterEnv  # jax.distributed hides what it detects, and the roll call needs it
+from jax._src.distributed import global_state  # nor does it offer a barrier that leaves the devices alone
 
 HEARTBEAT_SECONDS = 60  # a process that is silent for so long is taken for dead by all others
 _MESSAGE = 2000  # bytes of an error that the chief tells the others
@@ -113,6 +114,15 @@ def from_chief(value: np.ndarray) -> np.ndarray:
     from jax.experimental.multihost_utils import broadcast_one_to_all
 
     return np.asarray(broadcast_one_to_all(value))
+
+
+def meet(place: str, timeout: float = 3600.0) -> None:
+    """Wait until all processes have come to this place, for instance after a compilation that takes some of them longer.
+
+    Over the coordinator, not the devices: gloo gives up on a partner that is 30 s late.
+    """
+    if jax.process_count() > 1:
+        global_state.client.wait_at_barrier(place, int(1000 * timeout))
 
 
 def lost_peer(error: BaseException | None) -> bool:

@@ -24,7 +24,7 @@ from wt_jax.train import together
 from wt_jax.train.bad_videos import BadVideos, TrainingError
 from wt_jax.train.build import Program, build
 from wt_jax.train.checkpoint import Checkpoints
-from wt_jax.train.distributed import PeerLost, is_chief, lost_peer
+from wt_jax.train.distributed import PeerLost, is_chief, lost_peer, meet
 from wt_jax.train.goodput import Goodput
 from wt_jax.train.heartbeat import Heartbeat, memory, silent_processes
 from wt_jax.train.metrics import MetricsWriter, Progress, device_peak
@@ -115,11 +115,17 @@ def _train(run: Run, workdir: Path, interrupt: Interrupt, heartbeat: Heartbeat) 
     )
     writer = MetricsWriter(workdir, start, config.train.tensorboard)
     bad_videos = BadVideos(run.videos, workdir, config.data.max_bad_fraction)
-    progress = Progress(num_steps, config.train.batch_size, step_flops(run) if start < num_steps and device_peak() else None)
+    lowered = run.program.step.lower(run.program.shapes, batch_shapes(run.program.method, config.train.batch_size))
+    progress = Progress(num_steps, config.train.batch_size, step_flops(run, lowered) if device_peak() else None)
     goodput = Goodput(workdir, start) if is_chief() else None
     eval_every = steps_of(config.train.eval_every, steps_per_epoch=run.program.steps_per_epoch)
     checkpoint_every = max(1, steps_of(config.train.checkpoint_every, steps_per_epoch=run.program.steps_per_epoch))
     scores = {line["step"]: line["knn_top1"] for line in writer.kept if "knn_top1" in line}
+
+    # The step, compiled while a request to stop is still obeyed at once; some processes find it in a cache and wait here.
+    heartbeat.at("compiling", start)
+    take_step = lowered.compile() if start < num_steps else None
+    meet("compiled")
 
     # The steps. Metrics are read one step late, so the device always has the next step to do.
     pending: collections.deque = collections.deque()
@@ -189,7 +195,7 @@ def _train(run: Run, workdir: Path, interrupt: Interrupt, heartbeat: Heartbeat) 
                 progress.waited(waited := time.perf_counter() - before)
                 placed = put_batch({name: batch[name] for name in batch_shapes(run.program.method, 1)}, run.program.mesh)
                 shared = share(placed, bool(interrupt.requested), time.perf_counter() - settled)
-                state, metrics = run.program.step(state, placed)
+                state, metrics = take_step(state, placed)
                 pending.append((step, shared, metrics, waited))
                 if len(pending) > 1:
                     stop |= settle()
@@ -221,10 +227,9 @@ def _train(run: Run, workdir: Path, interrupt: Interrupt, heartbeat: Heartbeat) 
     return state
 
 
-def step_flops(run: Run) -> float | None:
+def step_flops(run: Run, lowered: jax.stages.Lowered) -> float | None:
     """FLOPs of one step as XLA counts them before optimisation, recomputation included; None where it does not say."""
-    batch = batch_shapes(run.program.method, run.config.train.batch_size)
-    cost = run.program.step.lower(run.program.shapes, batch).cost_analysis()
+    cost = lowered.cost_analysis()
     flops = cost.get("flops") if cost else None
     # The pieces of a batch run in a loop, whose body the analysis counts once.
     return flops * run.config.train.accumulate if flops and flops > 0 else None
