@@ -156,8 +156,10 @@ def test_a_missing_process_is_named_by_the_command(small_set, tmp_path):
 
 @pytest.mark.slow
 def test_every_shape_of_cluster_gives_the_same_run(small_set, tmp_path):
-    # At a rate where training is unstable, 50 steps blow a rounding of 1e-6 in the first gradient up to any size.
+    # Sums over devices are rounded in another order. BatchNorm in an untrained head blows that up a thousandfold within a few
+    # steps, and so does a rate at which training is unstable: both are left out, as in configs/k400.py.
     more = ["--config.train.checkpoint_every=40 steps", "--config.optim.name=sgd", "--config.optim.learning_rate=0.01"]
+    more += ["--config.method.head_norm="]
     for processes, devices in SHAPES:
         name = f"{processes}x{devices}"
         run = start(processes, devices, command(small_set, tmp_path / name, 50, *more), tmp_path / f"hashes_{name}")
