@@ -50,6 +50,13 @@ prefixed() { # it outlives a signal to the whole group, as the last lines are th
 }
 
 pids=()
+# shellcheck disable=SC2329 # the traps call it
+pass_on() { [ "${#pids[@]}" = 0 ] || kill "-$1" "${pids[@]}" 2>/dev/null || true; }
+trap 'pass_on TERM' TERM
+trap 'pass_on INT' INT
+trap 'pass_on USR1' USR1
+trap 'pass_on KILL' EXIT
+
 for ((p = 0; p < processes; p++)); do
   export WT_JAX_PROCESS_ID="$p"
   if [ -n "${DRY_RUN:-}" ]; then
@@ -60,13 +67,6 @@ for ((p = 0; p < processes; p++)); do
   fi
 done
 [ -z "${DRY_RUN:-}" ] || exit 0
-
-# shellcheck disable=SC2329 # the traps call it
-pass_on() { kill "-$1" "${pids[@]}" 2>/dev/null || true; }
-trap 'pass_on TERM' TERM
-trap 'pass_on INT' INT
-trap 'pass_on USR1' USR1
-trap 'pass_on KILL' EXIT
 
 severity() { # how bad an exit code is
   case "$1" in

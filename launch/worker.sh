@@ -41,6 +41,8 @@ if [ -n "${DRY_RUN:-}" ]; then
   exit 0
 fi
 rm -f "$HOME/wt_jax.exit"
+trainer=""
+trap '[ -z "$trainer" ] || kill -TERM "$trainer"' TERM INT
 "${train[@]}" &
 trainer=$!
 watch_notice() { # the answer comes when the value changes
@@ -56,7 +58,6 @@ watch_notice() { # the answer comes when the value changes
 }
 watch_notice &
 watcher=$!
-trap 'kill -TERM "$trainer"' TERM INT
 code=0
 wait "$trainer" || code=$?
 while kill -0 "$trainer" 2>/dev/null; do

@@ -217,10 +217,12 @@ def test_a_slurm_job_queues_itself_again_when_it_should(cloud, code, restarts, q
 
 
 def test_a_worker_mounts_trains_and_obeys_the_clouds_notice(cloud):
-    cloud.answers({"mountpoint": [{"code": 1}], "curl": ["FALSE", "TRUE"]})
+    cloud.answers({"mountpoint": [{"code": 1}], "curl": ["FALSE"]})
     venv = cloud.python(
         "json.dump(sys.argv[1:], open(os.environ['HOME'] + '/argv', 'w'))\n"
-        f"signal.signal(signal.SIGTERM, lambda *_: os._exit({RUN_AGAIN}))\ntime.sleep(30)"
+        f"signal.signal(signal.SIGTERM, lambda *_: os._exit({RUN_AGAIN}))\n"
+        # Only now does the cloud say so.
+        "open(os.environ['STANDIN'] + '/replies.json', 'w').write('{\"curl\": [\"TRUE\"]}')\ntime.sleep(30)"
     )
     cloud.call("worker", "--", ODD, code=RUN_AGAIN, **venv)
     assert (cloud.folder / "wt_jax.exit").read_text() == f"{RUN_AGAIN}\n"

@@ -63,8 +63,10 @@ if tool == "sbatch":  # at once, on this machine
 replies = json.loads((folder / "replies.json").read_text()) if (folder / "replies.json").exists() else {}
 for start, answers in replies.items():
     if line.startswith(start):
-        answer = answers.pop(0) if len(answers) > 1 else answers[0]
-        (folder / "replies.json").write_text(json.dumps(replies))
+        answer = answers[0]
+        if len(answers) > 1:
+            answers.pop(0)
+            (folder / "replies.json").write_text(json.dumps(replies))
         answer = answer if isinstance(answer, dict) else {"out": answer}
         if answer.get("out"):
             print(answer["out"])
