@@ -99,7 +99,7 @@ def test_layers_by_name_and_the_embedding(videos, params):
     expected = state["intermediates"]["space1"]["__call__"][0].mean(axis=(1, 2, 3))
     np.testing.assert_allclose(first.values, expected, rtol=1e-4, atol=1e-5)
 
-    config = default_config("moco")
+    config = default_config("weak_teacher")
     config.clip.num_frames, config.clip.size = 4, 16
     config.model.name, config.model.width, config.model.norm = "small_r2plus1d", 4, "group"
     method = build_method(resolve(config), 1)
