@@ -1,11 +1,12 @@
-"""Four simulated devices for every test, strict dtype promotion where our code runs, and absl flags parsed for grain."""
+"""Four simulated devices for every test, programs compiled once for all of them, and absl flags parsed for grain."""
 
 import os
+import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
-
-import pathlib
+# For the commands that tests start too.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).resolve().parents[1] / ".pytest_cache" / "jax"))
 
 import pytest
 from absl import flags

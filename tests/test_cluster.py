@@ -94,7 +94,7 @@ def command(folder, workdir, steps, *more):
 
 
 def start(processes, devices, arguments, hashes=None):
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "jax"), "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment.pop("XLA_FLAGS", None)
     program = ["-m", "wt_jax.main"]
     if hashes:

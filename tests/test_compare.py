@@ -94,7 +94,7 @@ def command(folder, workdir, *more):
         "data.max_bad_fraction=1.0",
     ]
     arguments = [f"--config={QUICKSTART}", *(f"--config.{change}" for change in changes), f"--workdir={workdir}", *more]
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "jax")}
+    environment = {**os.environ, "XLA_FLAGS": ""}
     return subprocess.run(
         [sys.executable, "-m", "wt_jax.tools.compare", *arguments],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600,

@@ -25,7 +25,7 @@ from wt_jax.train.step import TrainState
 from wt_jax.train.workdir import open_workdir
 
 ROOT = Path(__file__).resolve().parents[1]
-ENVIRONMENT = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "jax"), "PYTHONPATH": str(ROOT)}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 ENVIRONMENT["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
 
 
