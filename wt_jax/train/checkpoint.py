@@ -19,6 +19,9 @@ from wt_jax.train.step import TrainState
 
 log = logging.getLogger(__name__)
 
+# Orbax gives a save up by the clock on the wall. A clock that is set while it writes must not fail it: a month is no limit.
+_SAVE_SECONDS = 30 * 24 * 3600
+
 
 class CheckpointError(RuntimeError):
     """A checkpoint that cannot be used or saved; the message names what is wrong and the remedy."""
@@ -178,7 +181,11 @@ def read_student(workdir: Path, *, best: bool = False) -> tuple[int, Any, Any]:
 
 def _manager(folder: Path, keep: int, read_only: bool) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep, create=not read_only, read_only=read_only, enable_async_checkpointing=True
+        max_to_keep=keep,
+        create=not read_only,
+        read_only=read_only,
+        enable_async_checkpointing=True,
+        async_options=ocp.AsyncOptions(timeout_secs=_SAVE_SECONDS),
     )
     # The handler is named so that the manager can tell what is in a checkpoint before it reads it.
     return ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=ocp.StandardCheckpointHandler())
