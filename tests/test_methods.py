@@ -11,6 +11,7 @@ from training import batches, build, filled, finished, first, largest_gap, mesh_
 
 from wt_jax.losses import info_nce
 from wt_jax.methods import METHODS, build_method
+from wt_jax.methods.base import Embeds, encoder_variables
 from wt_jax.train.sharding import put_batch
 
 FROZEN, WITHOUT_TEACHER = ("seed",), ("simclr", "swav", "hdc", "supervised")
@@ -120,6 +121,19 @@ def test_no_gradient_reaches_a_teacher_or_the_memory(trained):
     assert any(used)
     if jax.tree.leaves((state.teacher, floats)):
         assert not any(depends(lambda *a: gradients(*a)[1:], state.params, state.teacher, floats))
+
+
+def test_the_head_can_be_evaluated_where_there_is_one(trained):
+    method, state = trained.method, trained.states[-1]
+    assert isinstance(method, Embeds) == (trained.name not in ("hdc", "supervised"))
+    if isinstance(method, Embeds):
+        batch = finished(method, next(batches(method, 1)))
+        clips = batch[next(name for name in method.views if name in batch)]
+        found = jax.jit(method.embed)(state.params, state.model_state, clips)
+        feature = method.encoder.apply(encoder_variables(state.params, state.model_state), clips, False)
+        head = {k: part["head"] for k, part in {"params": state.params, **state.model_state}.items() if "head" in part}
+        expected = np.asarray(method.head.apply(head, feature, False))
+        np.testing.assert_allclose(found, expected / np.linalg.norm(expected, axis=-1, keepdims=True), atol=1e-5)
 
 
 def check_devices(name):

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from wt_jax.data.views import ViewSpec
 from wt_jax.losses import byol_loss
 from wt_jax.methods import parts
-from wt_jax.methods.base import Built, Init, Tree
+from wt_jax.methods.base import Init, Tree
 from wt_jax.methods.settings import check
 
 
@@ -39,7 +39,7 @@ class BYOLSettings:
 
 
 @dataclass(frozen=True)
-class BYOL(Built):
+class BYOL(parts.Headed):
     """The method; see `wt_jax.methods.base.Method`."""
 
     @property
@@ -49,7 +49,7 @@ class BYOL(Built):
 
     def init(self, rng: Array, batch: Mapping[str, Array], given: Mapping[str, Tree]) -> Init:
         """The teacher starts as the student without its predictor."""
-        student = parts.embedder(self.settings, self.encoder, predictor=True)
+        student = parts.with_predictor(self.settings, self.network)
         params, model_state = parts.first_variables(student, rng, batch["clip1"], given)
         return Init(params, model_state, parts.make_teacher(params, model_state, without=("predictor",)), {})
 
@@ -66,10 +66,10 @@ class BYOL(Built):
         """Mean of |prediction - target|^2 (eq. 2) over all ordered pairs of clips (the symmetric loss of section 3.1)."""
         teacher = jax.lax.stop_gradient(teacher)
         clips = [batch[name] for name in self.views]
-        student = parts.embedder(self.settings, self.encoder, predictor=True)
+        student = parts.with_predictor(self.settings, self.network)
         looks, model_state = parts.look_at_all(student, {"params": params, **model_state}, clips)
         predictions = [embedding for embedding, _ in looks]
-        looks, _ = parts.look_at_all(parts.embedder(self.settings, self.encoder), teacher, clips)
+        looks, _ = parts.look_at_all(self.network, teacher, clips)
         targets = [embedding for embedding, _ in looks]
         losses = [byol_loss(p, t) for i, p in enumerate(predictions) for j, t in enumerate(targets) if i != j]
         metrics = {

@@ -16,9 +16,8 @@ from jax.typing import ArrayLike
 from wt_jax.data.views import PixelSpec, ViewSpec
 from wt_jax.losses import clsa_loss, similarity_labels, similarity_logits
 from wt_jax.methods import parts
-from wt_jax.methods.base import Built, Init, Tree
+from wt_jax.methods.base import Init, Tree
 from wt_jax.methods.settings import check
-from wt_jax.models.embedder import Embedder
 from wt_jax.queue import Queue, empty_queue, enqueue, negatives_mask
 
 
@@ -52,13 +51,8 @@ class CLSASettings:
 
 
 @dataclass(frozen=True)
-class CLSA(Built):
+class CLSA(parts.Headed):
     """The method; see `wt_jax.methods.base.Method`."""
-
-    @property
-    def network(self) -> Embedder:
-        """Encoder and head, of student and teacher alike."""
-        return parts.embedder(self.settings, self.encoder)
 
     @property
     def views(self) -> Mapping[str, ViewSpec]:

@@ -14,9 +14,8 @@ from jax.typing import ArrayLike
 from wt_jax.data.views import ViewSpec
 from wt_jax.losses import co2_loss, info_nce, similarity_logits
 from wt_jax.methods import parts
-from wt_jax.methods.base import Built, Init, Tree
+from wt_jax.methods.base import Init, Tree
 from wt_jax.methods.settings import check
-from wt_jax.models.embedder import Embedder
 from wt_jax.queue import Queue, empty_queue, enqueue, negatives_mask
 
 
@@ -49,13 +48,8 @@ class CO2Settings:
 
 
 @dataclass(frozen=True)
-class CO2(Built):
+class CO2(parts.Headed):
     """The method; see `wt_jax.methods.base.Method`."""
-
-    @property
-    def network(self) -> Embedder:
-        """Encoder and head, of student and teacher alike."""
-        return parts.embedder(self.settings, self.encoder)
 
     @property
     def views(self) -> Mapping[str, ViewSpec]:

@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 from wt_jax.data.views import ViewSpec
 from wt_jax.losses import info_nce, similarity_logits
 from wt_jax.methods import parts
-from wt_jax.methods.base import Built, Init, Tree
+from wt_jax.methods.base import Init, Tree
 from wt_jax.methods.settings import check, check_in_batch
 from wt_jax.models.embedder import Embedder
 from wt_jax.queue import Queue, empty_queue, enqueue, negatives_mask
@@ -61,12 +61,13 @@ class MoCoSettings:
 
 
 @dataclass(frozen=True)
-class MoCo(Built):
+class MoCo(parts.Headed):
     """The method; see `wt_jax.methods.base.Method`."""
 
-    def network(self, predictor: bool) -> Embedder:
-        """Encoder and head; the student may have a predictor."""
-        return parts.embedder(self.settings, self.encoder, predictor=predictor)
+    @property
+    def student(self) -> Embedder:
+        """Encoder and head; it may have a predictor, which the teacher has not."""
+        return parts.with_predictor(self.settings, self.network) if self.settings.predictor else self.network
 
     @property
     def views(self) -> Mapping[str, ViewSpec]:
@@ -75,8 +76,7 @@ class MoCo(Built):
 
     def init(self, rng: Array, batch: Mapping[str, Array], given: Mapping[str, Tree]) -> Init:
         """Student and teacher start equal; the queue, if there is one, starts empty."""
-        network = self.network(self.settings.predictor)
-        params, model_state = parts.first_variables(network, rng, batch["clip1"], given)
+        params, model_state = parts.first_variables(self.student, rng, batch["clip1"], given)
         queue = empty_queue(self.settings.queue_size, {"key": self.settings.dim}) if self.settings.queue_size else {}
         return Init(params, model_state, parts.make_teacher(params, model_state, without=("predictor",)), queue)
 
@@ -97,9 +97,9 @@ class MoCo(Built):
         # Clips that are queries, and clips that are keys.
         asked, asking = (clips, clips) if settings.symmetric else (clips[1:], clips[:1])
         student = {"params": params, **model_state}
-        looks, model_state = parts.look_at_all(self.network(settings.predictor), student, asking)
+        looks, model_state = parts.look_at_all(self.student, student, asking)
         queries = [embedding for embedding, _ in looks]
-        looks, _ = parts.look_at_all(self.network(False), teacher, asked)
+        looks, _ = parts.look_at_all(self.network, teacher, asked)
         keys = [jax.lax.stop_gradient(embedding) for embedding, _ in looks]
         if settings.queue_size:
             mask = negatives_mask(memory, batch["video"], drop_same_video=settings.drop_same_video)

@@ -18,7 +18,7 @@ from wt_jax.config import ConfigError
 from wt_jax.data.views import PixelSpec, ViewSpec
 from wt_jax.losses import modist_loss, modist_terms, similarity_logits
 from wt_jax.methods import parts
-from wt_jax.methods.base import Built, Init, Tree
+from wt_jax.methods.base import Init, Tree
 from wt_jax.methods.settings import check
 from wt_jax.models import build_encoder
 from wt_jax.models.embedder import Embedder, Pathways
@@ -63,7 +63,7 @@ class MoDistSettings:
 
 
 @dataclass(frozen=True)
-class MoDist(Built):
+class MoDist(parts.Headed):
     """The method; see `wt_jax.methods.base.Method`."""
 
     def __post_init__(self):
@@ -83,7 +83,7 @@ class MoDist(Built):
         motion = build_encoder(replace(model, width=max(1, model.width // self.settings.narrowing), **still))
         return Pathways(
             self.encoder,
-            parts.make_head(self.settings, self.encoder),
+            self.head,
             Embedder(motion, parts.make_head(self.settings, motion)),
         )
 

@@ -29,11 +29,30 @@ def make_head(settings: Any, encoder: nn.Module, out: int | None = None) -> MLP:
     return MLP(hidden=hidden, out=out or settings.dim, layers=settings.head_layers, norm=settings.head_norm or None)
 
 
-def embedder(settings: Any, encoder: nn.Module, *, predictor: bool = False) -> Embedder:
-    """Encoder and head and, if asked, a predictor: two layers, as wide as the head, BatchNorm if the head has it."""
-    norm = settings.head_norm or None
-    second = MLP(hidden=settings.hidden or encoder.feature_dim, out=settings.dim, layers=2, norm=norm) if predictor else None
-    return Embedder(encoder, make_head(settings, encoder), second)
+class Headed(Built):
+    """A method that trains an encoder and one head on it, and whatever else it adds."""
+
+    @property
+    def head(self) -> nn.Module:
+        """The head that the settings describe."""
+        return make_head(self.settings, self.encoder)
+
+    @property
+    def network(self) -> Embedder:
+        """Encoder and head, of student and teachers alike."""
+        return Embedder(self.encoder, self.head)
+
+    def embed(self, params: Tree, model_state: Tree, clips: Array) -> Array:
+        """The student's embedding (B, D), for evaluation; a predictor and what else stands behind the head is left out."""
+        variables = {"params": params, **model_state}
+        own = {k: {name: v[name] for name in ("encoder", "head") if name in v} for k, v in variables.items()}
+        return Embedder(self.encoder, self.head).apply(own, clips, False)[0]
+
+
+def with_predictor(settings: Any, network: Embedder) -> Embedder:
+    """`network` with a predictor behind it: two layers, as wide as the head, BatchNorm if the head has it."""
+    width, norm = settings.hidden or network.encoder.feature_dim, settings.head_norm or None
+    return Embedder(network.encoder, network.head, MLP(hidden=width, out=settings.dim, layers=2, norm=norm))
 
 
 def first_variables(

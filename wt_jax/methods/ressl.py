@@ -14,9 +14,8 @@ from jax.typing import ArrayLike
 from wt_jax.data.views import ViewSpec
 from wt_jax.losses import relational_loss, similarity_labels
 from wt_jax.methods import parts
-from wt_jax.methods.base import Built, Init, Tree
+from wt_jax.methods.base import Init, Tree
 from wt_jax.methods.settings import check
-from wt_jax.models.embedder import Embedder
 from wt_jax.queue import Queue, empty_queue, enqueue, negatives_mask
 
 
@@ -47,13 +46,8 @@ class ReSSLSettings:
 
 
 @dataclass(frozen=True)
-class ReSSL(Built):
+class ReSSL(parts.Headed):
     """The method; see `wt_jax.methods.base.Method`."""
-
-    @property
-    def network(self) -> Embedder:
-        """Encoder and head, of student and teacher alike."""
-        return parts.embedder(self.settings, self.encoder)
 
     @property
     def views(self) -> Mapping[str, ViewSpec]:

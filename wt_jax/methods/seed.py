@@ -20,10 +20,10 @@ from wt_jax.config import ConfigError
 from wt_jax.data.views import ViewSpec
 from wt_jax.losses import seed_loss, similarity_labels, similarity_logits
 from wt_jax.methods import parts
-from wt_jax.methods.base import Built, Init, Tree
+from wt_jax.methods.base import Init, Tree
 from wt_jax.methods.settings import check
 from wt_jax.models import build_encoder
-from wt_jax.models.embedder import Embedder, l2_normalise
+from wt_jax.models.embedder import l2_normalise
 from wt_jax.models.weights import load_encoder
 from wt_jax.queue import Queue, empty_queue, enqueue, negatives_mask
 
@@ -54,7 +54,7 @@ class SEEDSettings:
 
 
 @dataclass(frozen=True)
-class SEED(Built):
+class SEED(parts.Headed):
     """The method; see `wt_jax.methods.base.Method`."""
 
     def __post_init__(self):
@@ -67,9 +67,9 @@ class SEED(Built):
         return build_encoder(load_encoder(Path(self.settings.teacher))[0])
 
     @property
-    def network(self) -> Embedder:
-        """The student's encoder, and a head as wide as the teacher's feature."""
-        return Embedder(self.encoder, parts.make_head(self.settings, self.encoder, self.teacher.feature_dim))
+    def head(self) -> nn.Module:
+        """As wide as the teacher's feature."""
+        return parts.make_head(self.settings, self.encoder, self.teacher.feature_dim)
 
     @property
     def views(self) -> Mapping[str, ViewSpec]:

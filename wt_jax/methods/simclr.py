@@ -15,9 +15,8 @@ from jax.typing import ArrayLike
 from wt_jax.data.views import ViewSpec
 from wt_jax.losses import nt_xent
 from wt_jax.methods import parts
-from wt_jax.methods.base import Built, Init, Tree
+from wt_jax.methods.base import Init, Tree
 from wt_jax.methods.settings import check, check_in_batch
-from wt_jax.models.embedder import Embedder
 
 
 @dataclass(frozen=True)
@@ -43,13 +42,8 @@ class SimCLRSettings:
 
 
 @dataclass(frozen=True)
-class SimCLR(Built):
+class SimCLR(parts.Headed):
     """The method; see `wt_jax.methods.base.Method`."""
-
-    @property
-    def network(self) -> Embedder:
-        """Encoder and head."""
-        return parts.embedder(self.settings, self.encoder)
 
     @property
     def views(self) -> Mapping[str, ViewSpec]:

@@ -15,9 +15,9 @@ from jax.typing import ArrayLike
 from wt_jax.data.views import ViewSpec
 from wt_jax.losses import similarities, sinkhorn, swapped_prediction
 from wt_jax.methods import parts
-from wt_jax.methods.base import Built, Init, Tree
+from wt_jax.methods.base import Init, Tree
 from wt_jax.methods.settings import check
-from wt_jax.models.embedder import Embedder, l2_normalise
+from wt_jax.models.embedder import l2_normalise
 from wt_jax.queue import Queue, empty_queue, enqueue
 
 _ASSIGNED = ("clip1", "clip2")  # clips that give codes; further ones only predict (section 3.2)
@@ -64,13 +64,8 @@ class SwAVSettings:
 
 
 @dataclass(frozen=True)
-class SwAV(Built):
+class SwAV(parts.Headed):
     """The method; see `wt_jax.methods.base.Method`."""
-
-    @property
-    def network(self) -> Embedder:
-        """Encoder and head."""
-        return parts.embedder(self.settings, self.encoder)
 
     @property
     def views(self) -> Mapping[str, ViewSpec]:

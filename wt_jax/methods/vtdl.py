@@ -16,9 +16,8 @@ from wt_jax.augment import mix_frame
 from wt_jax.data.views import ViewSpec
 from wt_jax.losses import similarity_logits, vtdl_loss
 from wt_jax.methods import parts
-from wt_jax.methods.base import Built, Init, Tree
+from wt_jax.methods.base import Init, Tree
 from wt_jax.methods.settings import check
-from wt_jax.models.embedder import Embedder
 from wt_jax.queue import Queue, empty_queue, enqueue, negatives_mask
 
 
@@ -52,13 +51,8 @@ class VTDLSettings:
 
 
 @dataclass(frozen=True)
-class VTDL(Built):
+class VTDL(parts.Headed):
     """The method; see `wt_jax.methods.base.Method`."""
-
-    @property
-    def network(self) -> Embedder:
-        """Encoder and head, of student and teacher alike."""
-        return parts.embedder(self.settings, self.encoder)
 
     @property
     def views(self) -> Mapping[str, ViewSpec]:

@@ -23,9 +23,9 @@ from wt_jax.losses import (
     soft_cross_entropy,
 )
 from wt_jax.methods import parts
-from wt_jax.methods.base import Built, Init, Tree
+from wt_jax.methods.base import Init, Tree
 from wt_jax.methods.settings import check
-from wt_jax.models.embedder import Embedder, l2_normalise
+from wt_jax.models.embedder import l2_normalise
 from wt_jax.queue import Queue, empty_queue, enqueue, negatives_mask
 
 LABELS = ("weak_teacher", "strong_teacher", "uniform", "one_hot", "relational")
@@ -83,13 +83,8 @@ class WeakTeacherSettings:
 
 
 @dataclass(frozen=True)
-class WeakTeacher(Built):
+class WeakTeacher(parts.Headed):
     """The method; see `wt_jax.methods.base.Method`."""
-
-    @property
-    def network(self) -> Embedder:
-        """Encoder and head, of student and teachers alike."""
-        return parts.embedder(self.settings, self.encoder)
 
     @property
     def views(self) -> Mapping[str, ViewSpec]:
@@ -167,7 +162,3 @@ class WeakTeacher(Built):
     def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> Tree:
         """The moving average of the student."""
         return parts.move_teacher(self, teacher, params, model_state, step)
-
-    def embed(self, params: Tree, model_state: Tree, clips: Array) -> Array:
-        """The student's embedding (B, D), for evaluation."""
-        return self.network.apply({"params": params, **model_state}, clips, False)[0]
