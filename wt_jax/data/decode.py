@@ -22,7 +22,7 @@ from __future__ import annotations
 import io
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -37,6 +37,13 @@ _HIDDEN_PACKETS = ("mpeg4", "vp8")
 _WORTH_A_SEEK = 6
 # Decoders that leave out what nothing refers to, exactly: FFmpeg's H.264 decoder goes by nal_ref_idc.
 _SKIPPING = ("h264",)
+# Of H.264 in MP4 the header tells all that reading needs. By default libavformat would open a decoder of its own for a first
+# picture and parse each packet, which takes a small video as long as some ten of its pictures do.
+_BRIEF = {"codec_whitelist": "none", "probesize": "32", "fflags": "noparse+nofillin"}
+_BRIEF_CODECS = ("h264",)
+# Not having seen pictures, the decoder must hold back as many as the standard allows, lest one comes out too early.
+_BRIEF_DECODER = {"strict": "1"}
+_KEPT_BYTES = 4 << 20  # of packets, from looking at a file to reading frames of it
 _KNOWN_VIDEOS = 4096
 # A title that is not UTF-8 must not make a video unreadable. PyAV 19 has no such setting any more.
 _TOLERANT = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
@@ -177,7 +184,9 @@ class Reader:
         self, source: str | bytes, container: av.container.InputContainer, stream: av.VideoStream, info: VideoInfo | None
     ):
         self._source, self._container, self._stream = source, container, stream
-        self.info = info or _list_frames(source, container, stream)
+        self._packets: list[av.Packet] = []  # All of a small video, where it has just been looked at.
+        self.info = info or self._look()
+        self._starts = {packet.pts: place for place, packet in enumerate(self._packets) if packet.is_keyframe}
         self._rgb = VideoReformatter()  # One for all frames: making its tables takes longer than using them.
 
     def frames(self, indices: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -207,15 +216,34 @@ class Reader:
         if left:
             raise VideoError(f"{_name(self._source)}: frame {min(left)} of {info.num_frames} cannot be decoded")
 
+    def _look(self) -> VideoInfo:
+        """What is in the video, from all its packets. Those of a small one are kept: they need not be read again."""
+        entries, kept, left = [], [], _KEPT_BYTES if _is_brief(self._container) else 0
+        for packet in self._container.demux(self._stream):
+            if packet.size and not packet.is_corrupt:
+                entries.append((packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
+            left -= packet.size
+            if left >= 0:
+                kept.append(packet)
+        self._packets = kept if left >= 0 else []
+        return _list_frames(self._source, self._container, self._stream, entries)
+
+    def _packets_from(self, start: int) -> Iterable[av.Packet]:
+        """The packets from the keyframe of that time on, for an empty decoder."""
+        if start in self._starts:
+            self._stream.codec_context.flush_buffers()
+            return self._packets[self._starts[start] :]
+        # To the first keyframe too: what a damaged file gives must not depend on what was read before.
+        self._container.seek(start, stream=self._stream)
+        return self._container.demux(self._stream)
+
     def _pictures(self, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """The wanted frames that can be decoded: by the quick way, then what is left by the sure one, where any is."""
         left = set(wanted.tolist())
         if self.info.keyframes.size:
             with suppress(av.error.FFmpegError):
                 for start, run in _runs(self.info, wanted):
-                    # To the first keyframe too: what a damaged file gives must not depend on what was read before.
-                    self._container.seek(start, stream=self._stream)
-                    for index, frame in self._quickly(run):
+                    for index, frame in self._quickly(run, self._packets_from(start)):
                         left.discard(index)
                         yield index, self._picture(frame)
         if left:  # The time stamps do not identify the frames, or a seek failed or overshot, as in some containers.
@@ -228,8 +256,8 @@ class Reader:
                     if not left or (index is not None and index > wanted[-1]):
                         return
 
-    def _quickly(self, wanted: np.ndarray) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Wanted frames from here on. H.264 pictures that nothing refers to are left out where they are not wanted.
+    def _quickly(self, wanted: np.ndarray, packets: Iterable[av.Packet]) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Wanted frames of these packets. H.264 pictures that nothing refers to are left out where they are not wanted.
 
         Once the packets of all wanted frames are in, the decoder is emptied rather than fed until the last one comes out.
         """
@@ -237,7 +265,7 @@ class Reader:
         left = dict(zip(self.info.pts[wanted].tolist(), wanted.tolist(), strict=True))
         due, skips, skipped = set(left), codec.name in _SKIPPING, "DEFAULT"
         codec.skip_frame = skipped
-        for packet in self._container.demux(self._stream):
+        for packet in packets:
             skip = "NONREF" if skips and packet.pts not in due else "DEFAULT"
             if skip != skipped:  # Setting it takes a while.
                 codec.skip_frame = skipped = skip
@@ -254,9 +282,9 @@ class Reader:
     def _picture(self, frame: av.VideoFrame) -> np.ndarray:
         """The frame as upright RGB, uint8 [height, width, 3]; a view of memory of its own."""
         plane = self._rgb.reformat(frame, format="rgb24", threads=1).planes[0]
-        rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
-        picture = rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3)
-        return np.rot90(picture, round(frame.rotation / 90))
+        picture = np.ndarray((plane.height, plane.width, 3), np.uint8, plane, strides=(plane.line_size, 3, 1))
+        turns = round(frame.rotation / 90)
+        return np.rot90(picture, turns) if turns else picture
 
 
 @contextmanager
@@ -272,7 +300,7 @@ def open_reader(source: str | bytes, info: VideoInfo | None = None) -> Iterator[
     """
     before = None if info or isinstance(source, bytes) else _version(source)
     known = info or _known.get(before)
-    with _opened(source) as (container, stream):
+    with _opened(source, brief=True) as (container, stream):
         # A file may be replaced at any moment: what is remembered is of the file that is open, or not believed.
         same = before is None or before == _version(source)
         reader = Reader(source, container, stream, known if same else None)
@@ -307,13 +335,13 @@ def forget() -> None:
         _known.clear()
 
 
-def _list_frames(source: str | bytes, container: av.container.InputContainer, stream: av.VideoStream) -> VideoInfo:
-    """What is in a video, from its packets where these tell; reads the container to its end."""
-    packets = [
-        (packet.pts, packet.dts, packet.is_keyframe, packet.is_discard)
-        for packet in container.demux(stream)
-        if packet.size and not packet.is_corrupt
-    ]
+def _list_frames(
+    source: str | bytes,
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    packets: Sequence[tuple[int | None, int | None, bool, bool]],
+) -> VideoInfo:
+    """What is in a video, from its packets where these tell: (pts, dts, whether a keyframe, whether not shown) of each."""
     codec, time_base, rate = stream.codec_context, stream.time_base, stream.average_rate
     name, width, height = codec.name, codec.width, codec.height
     guessed = container.format.name == "avi"  # AVI stores no presentation times: those of B-frames are guesses.
@@ -379,12 +407,13 @@ def _frames_of(packet: av.Packet | None, codec: av.VideoCodecContext | None = No
 
 
 @contextmanager
-def _opened(source: str | bytes) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    """The open container and its first real video stream; whatever goes wrong inside becomes a VideoError."""
+def _opened(source: str | bytes, brief: bool = False) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    """The open container and its first real video stream; whatever goes wrong inside becomes a VideoError.
+
+    With `brief` no picture is looked at where the header tells enough; the decoder may then hold frames back for longer.
+    """
     try:
-        # "file:" keeps a colon in a name from being read as a protocol.
-        target = io.BytesIO(source) if isinstance(source, bytes) else f"file:{source}"
-        with av.open(target, **_TOLERANT) as container:
+        with _open(source, brief) as container:
             picture = av.stream.Disposition.attached_pic  # The cover of an audio file is no video.
             streams = [stream for stream in container.streams.video if not stream.disposition & picture]
             if not streams:
@@ -393,9 +422,38 @@ def _opened(source: str | bytes) -> Iterator[tuple[av.container.InputContainer, 
                 raise VideoError(f"{_name(source)}: there is no decoder for its video")
             streams[0].thread_type = "NONE"
             streams[0].thread_count = 1
+            if _is_brief(container):
+                streams[0].codec_context.options = _BRIEF_DECODER
             yield container, streams[0]
     except av.error.FFmpegError as error:
         raise VideoError(f"{_name(source)}: {error.strerror}") from error
+
+
+def _open(source: str | bytes, brief: bool) -> av.container.InputContainer:
+    # "file:" keeps a colon in a name from being read as a protocol.
+    target = source if isinstance(source, bytes) else f"file:{source}"
+    if brief and _is_mp4(source):
+        with suppress(av.error.FFmpegError):
+            options = {"format": "mov", "container_options": _BRIEF, **_TOLERANT}
+            container = av.open(io.BytesIO(target) if isinstance(target, bytes) else target, **options)
+            if all(stream.codec_context and stream.codec_context.name in _BRIEF_CODECS for stream in container.streams.video):
+                return container
+            container.close()
+    return av.open(io.BytesIO(target) if isinstance(target, bytes) else target, **_TOLERANT)
+
+
+def _is_mp4(source: str | bytes) -> bool:
+    if isinstance(source, bytes):
+        return source[4:8] == b"ftyp"
+    try:
+        with open(source, "rb", buffering=0) as file:
+            return file.read(8)[4:] == b"ftyp"
+    except (OSError, ValueError):
+        return False  # Opening it as a video tells the cause.
+
+
+def _is_brief(container: av.container.InputContainer) -> bool:
+    return bool(container.container_options)
 
 
 def _name(source: str | bytes) -> str:

@@ -10,13 +10,14 @@ and says so, evaluation marks it as not valid.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import grain
 import numpy as np
 
 from wt_jax.data.decode import VideoError
 from wt_jax.data.flow import encode_motion
+from wt_jax.data.handover import empty
 from wt_jax.data.records import Record, VideoList
 from wt_jax.data.sampling import random_windows, spread_windows
 from wt_jax.data.video import Reader, find_video, open_video
@@ -72,10 +73,9 @@ def train_batches(
     if taken := _NUMBERS & views.keys():
         raise ValueError(f"a view must not be called {taken.pop()!r}: batches use the names {sorted(_NUMBERS)}")
     share = _share(batch_size, host, num_hosts)
-    load = _TrainClip(videos, dict(views))
-    elements = _order(videos, seed).random_map(load)
+    elements = _order(videos, seed).random_map(_with_generator)
     stop = None if num_steps is None else (start_step + num_steps) * batch_size
-    shares = elements[:stop].batch(share)
+    shares = elements[:stop].batch(share, batch_fn=_TrainBatch(videos, dict(views)))
     return iterate(shares[start_step * num_hosts + host :: num_hosts], workers, threads)
 
 
@@ -136,32 +136,42 @@ def describe_failure(record: Record) -> str:
     return f"{record.path}: it can be decoded now; the failure was passing, or the file has changed"
 
 
-class _TrainClip:
-    """Makes one training element; a class, because it travels to worker processes."""
+def _with_generator(index: int, rng: np.random.Generator) -> tuple[int, np.random.Generator]:
+    """The place of a video and the generator of its element, for later: grain uses its own again for other elements."""
+    kept = np.random.Philox(key=0)
+    kept.state = rng.bit_generator.state
+    return index, np.random.Generator(kept)
+
+
+class _TrainBatch:
+    """Makes a batch of training elements, each frame written where it stays; a class, because it travels to workers."""
 
     def __init__(self, videos: VideoList, views: dict[str, ViewSpec]):
         self.videos = videos
         self.views = views
 
-    def __call__(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def __call__(self, elements: Sequence[tuple[int, np.random.Generator]]) -> dict[str, np.ndarray]:
+        count = len(elements)
+        clips = {name: empty((count, view.num_frames, view.size, view.size, 3)) for name, view in self.views.items()}
+        shown = [self._show(*element, {name: clips[name][i] for name in clips}) for i, element in enumerate(elements)]
+        numbers = zip(("label", "video", "failed"), np.array(shown, np.int32).T, strict=True)
+        return clips | {name: values.copy() for name, values in numbers}
+
+    def _show(self, index: int, rng: np.random.Generator, clips: dict[str, np.ndarray]) -> tuple[int, int, int]:
+        """Fills in the views of a video, or of another in its place; returns label, index, and index of what failed."""
         failed = -1
         for _ in range(_TRIES):
             record = self.videos[index]
             try:
-                clips = self._views(record, rng)
+                with open_video(record.path) as reader:
+                    cut_clips(reader, random_windows(reader.info, self.views, rng), self.views, rng, out=clips)
             except VideoError as error:
                 last = error
                 failed = record.index if failed < 0 else failed
                 index = int(rng.integers(len(self.videos)))
             else:
-                numbers = {"label": record.label, "video": record.index, "failed": failed}
-                return clips | {name: np.int32(value) for name, value in numbers.items()}
+                return record.label, record.index, failed
         raise VideoError(f"{_TRIES} videos in a row could not be decoded; last: {last}")
-
-    def _views(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        with open_video(record.path) as reader:
-            windows = random_windows(reader.info, self.views, rng)
-            return cut_clips(reader, windows, self.views, rng)
 
 
 class _EvalClips:
@@ -214,6 +224,7 @@ def cut_clips(
     views: Mapping[str, ViewSpec],
     rng: np.random.Generator | None,
     halves: Mapping[str, int] | None = None,
+    out: dict[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """Reads frames of a video once and cuts each view from them as they come, so that no full frame is kept.
 
@@ -223,6 +234,7 @@ def cut_clips(
       views: the views, whose crops and flips are drawn one after the other.
       rng: where the draws come from; None is allowed for views without randomness.
       halves: where the square of a view lies, see `views.draw_cut`; None: in the middle.
+      out: the arrays to write to; None: new ones.
 
     Returns:
       For each view, uint8 [T, size, size, 3].
@@ -230,7 +242,7 @@ def cut_clips(
     Raises:
       VideoError: a frame cannot be decoded.
     """
-    clips = {name: np.empty((len(frames[name]), view.size, view.size, 3), np.uint8) for name, view in views.items()}
+    clips = out or {name: np.empty((len(frames[name]), view.size, view.size, 3), np.uint8) for name, view in views.items()}
     targets: dict[int, list[tuple[str, np.ndarray]]] = {}
     for name, indices in frames.items():
         for index, target in zip(indices.tolist(), clips[name], strict=True):
@@ -242,8 +254,10 @@ def cut_clips(
             cuts = {name: draw_cut(*size, view, rng, halves[name] if halves else 1) for name, view in views.items()}
         for name, target in targets[index]:
             cut_frame(frame, cuts[name], target)
-    moving = {name: view.content for name, view in views.items() if view.content != "rgb"}
-    return clips | {name: encode_motion(clips[name], content) for name, content in moving.items()}
+    for name, view in views.items():
+        if view.content != "rgb":
+            clips[name][:] = encode_motion(clips[name], view.content)
+    return clips
 
 
 def _order(videos: VideoList, seed: int) -> grain.MapDataset:

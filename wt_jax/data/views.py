@@ -152,8 +152,9 @@ def cut_frame(frame: np.ndarray, cut: Cut, out: np.ndarray) -> None:
     """
     size = len(out)
     box = frame[cut.top : cut.top + cut.rows, cut.left : cut.left + cut.columns]
-    while min(box.shape[:2]) >= 2 * size:
-        rows, columns = box.shape[0] // 2, box.shape[1] // 2
+    rows, columns = cut.rows, cut.columns
+    while rows >= 2 * size and columns >= 2 * size:
+        rows, columns = rows // 2, columns // 2
         box = cv2.resize(box[: 2 * rows, : 2 * columns], (columns, rows), interpolation=cv2.INTER_AREA)
     cv2.resize(box, (size, size), dst=out, interpolation=cv2.INTER_LINEAR)
     if cut.flip:

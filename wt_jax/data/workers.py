@@ -1,31 +1,36 @@
 """Worker processes: batches made ahead in processes of their own, light to start, and replaced when they die.
 
-The processes are grain's. Two things are added. A worker does not import the program's main module again, which takes
-seconds and may start JAX. And because a batch is a pure function of its place, workers that die, for lack of memory for
-instance, are named with their cause and started anew from the batch that is due: nothing changes in what comes out.
+A batch is a pure function of its place. So the workers are asked for batches by their places, in turn, and one that dies,
+for lack of memory for instance, is named with its cause and started anew with what it still owes: nothing changes in what
+comes out. The processes are our own because grain's take over a second to start, copy each batch, and end with the first
+that dies. A worker imports neither the program's main module nor JAX: see `wt_jax.data.worker_main`.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import multiprocessing
-import os
-import re
+import pickle
 import signal
 import sys
-import time
+import threading
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from multiprocessing import connection, reduction, util
+from typing import Any
 
 import grain
 import numpy as np
-from absl import flags
+
+from wt_jax.data.handover import Block, pack, unpack
 
 log = logging.getLogger(__name__)
 
-_DIED = re.compile(r"terminated unexpectedly with exit code (-?\d+)")  # grain's words
+_CONTEXT = multiprocessing.get_context("spawn")
 _DEATHS = 3  # in a row, without a batch between them, before the run ends
-_STARTED_WITHIN = 2.0  # seconds
 
 
 class WorkerError(RuntimeError):
@@ -38,63 +43,129 @@ def iterate(batches: grain.MapDataset, workers: int, threads: int) -> Iterator[d
     Args:
       batches: the batches by their place.
       workers: worker processes; 0 works in threads of this process.
-      threads: batches under way at once, per process; with 0 each batch is made when it is asked for.
+      threads: batches under way at once, per process; with 0 each batch of this process is made when it is asked for.
 
     Raises:
       WorkerError: workers died three times without giving a batch.
       Exception: whatever making a batch raised.
     """
-    done, deaths = 0, 0
-    while True:
-        source = _start(batches[done:] if done else batches, workers, threads)
+    if not workers:
+        source = iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)))
         try:
-            with _main_hidden(workers):
-                batch = next(source, None)
-            while batch is not None:
-                yield batch
-                done, deaths = done + 1, 0
-                batch = next(source, None)
-            return
-        except RuntimeError as error:
-            found = _DIED.search(str(error))
-            if not found:
-                raise
-            deaths, cause = deaths + 1, _cause(int(found[1]))
-            if deaths == _DEATHS:
-                raise WorkerError(f"worker processes died {deaths} times without giving a batch; the last: {cause}") from error
-            log.warning("a worker process died: %s; the workers start anew from batch %d, its content unchanged", cause, done)
+            yield from source
         finally:
             source.close()
+        return
+    pickled, count, ahead = pickle.dumps(batches), len(batches), max(threads, 1) + 1
+    pool = [_Worker(pickled, max(threads, 1)) for _ in range(workers)]
+    # Before multiprocessing waits for its processes, should the program end without closing this.
+    stop = util.Finalize(None, _kill, [pool], exitpriority=1)
+    try:
+        for place in range(min(workers * ahead, count)):
+            pool[place % workers].ask(place)
+        deaths = 0
+        for place in range(count):
+            worker = pool[place % workers]
+            while (batch := worker.take(place)) is None:
+                deaths, cause = deaths + 1, _cause(worker.end())
+                if deaths == _DEATHS:
+                    raise WorkerError(f"worker processes died {deaths} times without giving a batch; the last: {cause}")
+                log.warning("a worker process died: %s; one starts anew from batch %d, its content unchanged", cause, place)
+                worker.start()
+            deaths = 0
+            if place + workers * ahead < count:
+                worker.ask(place + workers * ahead)
+            yield batch[0]
+            del batch  # Lest its memory be held while the next is made.
+    finally:
+        stop()
 
 
-def _start(batches: grain.MapDataset, workers: int, threads: int) -> grain.DatasetIterator:
-    dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
-    if not workers:
-        return iter(dataset)
-    if not flags.FLAGS.is_parsed():  # Grain reads absl flags on its way to a worker.
-        flags.FLAGS.mark_as_parsed()
-    options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
-    return iter(dataset.mp_prefetch(options, worker_init_fn=_start_worker))
+def _kill(pool: list[_Worker]) -> None:
+    for worker in pool:
+        worker.end()
+
+
+class _Worker:
+    """A process that makes batches, and what it owes."""
+
+    def __init__(self, batches: bytes, threads: int):
+        self._batches, self._threads = batches, threads
+        self._owed: dict[int, Block | None] = {}
+        self._made: dict[int, tuple] = {}
+        self.start()
+
+    def start(self) -> None:
+        """Starts a process and asks it for all that is owed."""
+        self._free: list[Block] = []
+        self._blocks, self._room = 0, 0  # how many there are, and how large they should be
+        self._connection, answers = _CONTEXT.Pipe()
+        self._files, files = _CONTEXT.Pipe()
+        arguments = answers, files, self._batches, self._threads
+        self._process = _CONTEXT.Process(target=_work, args=arguments, name="wt_jax data worker", daemon=True)
+        with _main_hidden():
+            self._process.start()
+        answers.close()
+        files.close()
+        for place in list(self._owed):
+            self.ask(place)
+
+    def ask(self, place: int) -> None:
+        """Asks for a batch, to be made in a block that is large enough as far as is known."""
+        self._owed[place] = block = self._some_block()
+        with suppress(OSError, RuntimeError):  # It is dead, as taking the batch will tell.
+            self._connection.send((place, block and (block.number, len(block.data))))
+            if block and block.file is not None:
+                reduction.send_handle(self._files, block.file, self._process.pid)
+                block.forget_file()
+
+    def _some_block(self) -> Block | None:
+        while self._free:
+            block = self._free.pop()
+            if len(block.data) >= self._room:
+                return block
+        if not self._room:
+            return None
+        self._blocks += 1
+        return Block(self._blocks, self._room)
+
+    def take(self, place: int) -> tuple[Any] | None:
+        """The batch as the only member of a tuple, or None where the process is dead. Raises what making it raised."""
+        while place not in self._made:
+            connection.wait([self._connection, self._process.sentinel])
+            try:
+                if not self._connection.poll():
+                    return None
+                answered, answer = self._connection.recv()
+            except (EOFError, OSError):
+                return None
+            self._made[answered] = answer, self._owed.pop(answered)
+        answer, block = self._made.pop(place)
+        if isinstance(answer, BaseException):
+            raise answer
+        *packed, room = answer
+        self._room = max(self._room, room)
+        return (unpack(*packed, block, self._free),)
+
+    def end(self) -> int:
+        """Ends the process, which holds nothing that could be lost; returns its exit code."""
+        self._process.kill()
+        self._process.join()
+        self._connection.close()
+        self._files.close()
+        return self._process.exitcode
 
 
 @contextmanager
-def _main_hidden(workers: int) -> Iterator[None]:
-    """Lets workers start without importing this program's main module: what they need they import by its name.
-
-    Grain starts them when the first batch is asked for, in threads, of which the last may be late.
-    """
-    main, before = sys.modules["__main__"], len(multiprocessing.active_children())
-    kept = {name: getattr(main, name, None) for name in ("__spec__", "__file__")}
-    for name in kept:
-        setattr(main, name, None)
+def _main_hidden() -> Iterator[None]:
+    """Lets a process start with a main module of its own: what it needs of this program it imports by its name."""
+    main = sys.modules["__main__"]
+    kept = main.__spec__
+    main.__spec__ = importlib.util.find_spec("wt_jax.data.worker_main")
     try:
         yield
-        until = time.monotonic() + _STARTED_WITHIN
-        while len(multiprocessing.active_children()) < before + workers and time.monotonic() < until:
-            time.sleep(0.01)
     finally:
-        for name, value in kept.items():
-            setattr(main, name, value)
+        main.__spec__ = kept
 
 
 def _cause(code: int) -> str:
@@ -107,10 +178,37 @@ def _cause(code: int) -> str:
     return f"{name}; a fault in a decoder, for instance"
 
 
-def _start_worker(worker: int, num_workers: int) -> None:
-    """Keeps JAX, which grain imports, off the accelerator of the main process, and leaves stopping to that process."""
+def _work(orders: connection.Connection, files: connection.Connection, pickled: bytes, threads: int) -> None:
+    """The life of a worker: makes what it is asked for until nobody asks any more."""
     for number in (signal.SIGTERM, signal.SIGINT):  # sent to whole groups of processes; batches are needed until the save
         signal.signal(number, signal.SIG_IGN)
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    if "jax" in sys.modules:
-        sys.modules["jax"].config.update("jax_platforms", "cpu")
+    batches, blocks, lock = pickle.loads(pickled), {}, threading.Lock()
+
+    def answer(place: int, block: Block | None) -> None:
+        try:
+            made = pack(batches, place, block)
+        except Exception as error:
+            made = _portable(error)
+        with lock, suppress(OSError):  # Nobody is there any more.
+            orders.send((place, made))
+
+    with ThreadPoolExecutor(threads) as pool, suppress(EOFError, OSError):
+        while True:
+            place, named = orders.recv()
+            if named and named not in blocks:
+                blocks[named] = Block(*named, reduction.recv_handle(files))
+                blocks[named].forget_file()
+            if threads == 1:
+                answer(place, blocks.get(named))
+            else:
+                pool.submit(answer, place, blocks.get(named))
+
+
+def _portable(error: Exception) -> Exception:
+    """The error as it can be sent, with a note of where it came from."""
+    error.add_note(f"In a data worker:\n{''.join(traceback.format_tb(error.__traceback__))}")
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError("".join(traceback.format_exception_only(error)))
+    return error
