@@ -192,6 +192,65 @@ def test_the_data_modules_do_not_import_jax(module):
     assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0
 
 
+def without_reordering(path):
+    """The file, its sequence parameters cut off before those that tell how far frames are reordered (H.264, E.1.1)."""
+    content = Path(path).read_bytes()
+    start = content.index(b"avcC") + 12
+    length = int.from_bytes(content[start - 2 : start])
+    bits = "".join(f"{byte:08b}" for byte in content[start : start + length].replace(b"\0\0\3", b"\0\0"))
+    place = 32
+
+    def number():
+        nonlocal place
+        zeros = bits.index("1", place) - place
+        value = int(bits[place + zeros : place + 2 * zeros + 1], 2) - 1
+        place += 2 * zeros + 1
+        return value
+
+    number()
+    if content[start + 1] == 100:  # High profile: colour and depth.
+        assert (number(), number(), number(), bits[place : place + 2]) == (1, 0, 0, "00")
+        place += 2
+    number()
+    if number() == 0:
+        number()
+    number()
+    place += 1
+    number(), number()
+    place += 2 if bits[place] == "1" else 3
+    place += 1
+    if bits[place - 1] == "1":
+        number(), number(), number(), number()
+    bits = bits[:place] + "01"  # No further parameters; the end.
+    short = int(bits.ljust(-(-len(bits) // 8) * 8, "0"), 2).to_bytes(-(-len(bits) // 8))
+    assert b"\0\0" not in short
+    Path(path).write_bytes(content[:start] + short.ljust(length, b"\0") + content[start + length :])
+    return path
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_video_that_is_opened_briefly_gives_the_same(tmp_path, monkeypatch, told):
+    """First from the packets that were looked at, then by seeking; and no frame is reached by the sure way alone."""
+    path = write_video(tmp_path / "a.mp4", 60, options={"bf": "3", "b-pyramid": "normal", "g": "12"})
+    if not told:
+        before = Path(path).read_bytes()
+        assert Path(without_reordering(path)).read_bytes() != before
+    some = [3, 4, 5, 20, 21, 30, 48, 58, 59]
+    monkeypatch.setattr(decode_module, "_is_mp4", lambda source: False)
+    expected, plain = decode(path, some), probe(path)
+    monkeypatch.undo()
+    assert frame_numbers(expected) == some
+    monkeypatch.setattr(decode_module, "_decoded", lambda *_: pytest.fail("read by the sure way"))
+    for source in (path, Path(path).read_bytes()):
+        decode_module.forget()
+        np.testing.assert_array_equal(decode(source, some), expected)
+        info = probe(source)
+        np.testing.assert_array_equal(decode(source, some, info), expected)
+        assert (info.pts == plain.pts).all()
+        assert (info.keyframes == plain.keyframes).all()
+        assert (info.width, info.height, info.end) == (plain.width, plain.height, plain.end)
+
+
 def test_runs_with_a_seek_between_equal_one_full_pass(shared_data):
     for name in ("bikes.mp4", "tree.avi"):
         path = str(shared_data / "clips" / name)

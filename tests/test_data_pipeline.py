@@ -98,7 +98,7 @@ def test_views_show_the_frames_they_should(videos):
 
 def test_one_opening_serves_the_probe_and_all_views(videos, monkeypatch):
     calls, plain = [], decode._opened
-    monkeypatch.setattr(decode, "_opened", lambda source: calls.append(source) or plain(source))
+    monkeypatch.setattr(decode, "_opened", lambda source, **given: calls.append(source) or plain(source, **given))
     monkeypatch.setattr(decode, "_known", {})
     next(train_batches(videos, VIEWS, seed=1, batch_size=6, num_steps=1, threads=0))
     assert len(calls) == len(set(calls)) == 6

@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import grain
 import numpy as np
 import pytest
 
+from wt_jax.data.handover import Block, empty, pack, unpack
 from wt_jax.data.workers import WorkerError, iterate
 
 
@@ -30,6 +32,17 @@ class Square:
                 os.remove(self.switch)
             os.kill(os.getpid(), signal.SIGKILL)
         return {"square": np.int32(index * index)}
+
+
+class Large:
+    """An element of 4 KB that tells its index, made where the batch is handed over or elsewhere; index 30 fails."""
+
+    def __call__(self, index):
+        if index == 30:
+            raise KeyError("thirty")
+        there = empty((4096,))
+        there[:] = index
+        return {"there": there, "elsewhere": np.full(4096, index, np.int16), "jax": sys.modules.get("jax") is not None}
 
 
 def batches(make, count=24):
@@ -83,6 +96,68 @@ def test_closing_early_ends_the_workers():
     assert len(multiprocessing.active_children()) == 2
     source.close()
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_memory_is_used_again_but_not_while_it_is_seen(threads):
+    """Of the first batches a view stays, of all later ones everything or nothing."""
+    large, views, kept, places = grain.MapDataset.range(30).map(Large()), [], [], set()
+    for place, batch in enumerate(iterate(large, workers=1, threads=threads)):
+        assert not batch["jax"]
+        for name in ("there", "elsewhere"):
+            assert (batch[name] == place).all()
+        places.add(batch["there"].ctypes.data)
+        if place < 6:
+            views.append(batch["there"][7:9])
+        elif place % 8 == 0:
+            kept.append((place, batch))
+    assert [view.tolist() for view in views] == [[place] * 2 for place in range(6)]
+    assert all((batch[name] == place).all() for place, batch in kept for name in ("there", "elsewhere"))
+    assert len(places) < 24
+
+
+def test_what_finds_no_room_travels_otherwise():
+    made, block, free = {"a": np.arange(5000), "b": np.arange(3)}, Block(1, 50_000), []
+    *packed, room = pack([made], 0, None)
+    assert 40_000 <= room < 40_100
+    for given in (None, Block(2, 39_999), block):
+        *packed, room = pack([made], 0, given)
+        assert len(packed[0]) < 2000 or given is not block
+        batch = unpack(*packed, given, free)
+        assert {name: values.tolist() for name, values in batch.items()} == {"a": [*range(5000)], "b": [0, 1, 2]}
+    assert block not in free
+    del batch
+    assert block in free
+
+
+def test_an_error_keeps_its_type_and_says_where_it_was():
+    with pytest.raises(KeyError, match="thirty") as caught:
+        list(iterate(grain.MapDataset.range(40).map(Large()), workers=2, threads=1))
+    assert "In a data worker" in caught.value.__notes__[0]
+    assert not multiprocessing.active_children()
+    assert pickle.dumps(caught.value)
+
+
+PROGRAM = """
+import grain, multiprocessing, os, signal, sys
+from wt_jax.data.workers import iterate
+source = iterate(grain.MapDataset.range(10_000).batch(2), workers=2, threads=1)
+next(source)
+print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+"""
+
+
+@pytest.mark.parametrize("end", ["pass", "raise SystemExit(3)", "os.kill(os.getpid(), signal.SIGKILL)"])
+def test_however_a_program_ends_its_workers_do(end):
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run([sys.executable, "-c", PROGRAM + end], cwd=root, capture_output=True, text=True, timeout=60)
+    assert done.returncode == {"pass": 0, "raise SystemExit(3)": 3}.get(end, -signal.SIGKILL), done.stderr
+    assert done.stderr == ""
+    for pid in map(int, done.stdout.split()):
+        until = time.monotonic() + 20
+        while os.path.exists(f"/proc/{pid}/cmdline") and Path(f"/proc/{pid}/cmdline").read_bytes():
+            assert time.monotonic() < until, f"{pid} is still there"
+            time.sleep(0.05)
 
 
 def test_workers_do_not_import_the_main_module(tmp_path):

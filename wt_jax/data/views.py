@@ -7,6 +7,7 @@ The random crop is the "random resized crop" of Szegedy et al., "Going Deeper wi
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from fractions import Fraction
@@ -156,9 +157,9 @@ def cut_frame(frame: np.ndarray, cut: Cut, out: np.ndarray) -> None:
     while rows >= 2 * size and columns >= 2 * size:
         rows, columns = rows // 2, columns // 2
         box = cv2.resize(box[: 2 * rows, : 2 * columns], (columns, rows), interpolation=cv2.INTER_AREA)
-    cv2.resize(box, (size, size), dst=out, interpolation=cv2.INTER_LINEAR)
+    cv2.resize(box, (size, size), out, interpolation=cv2.INTER_LINEAR)
     if cut.flip:
-        cv2.flip(out, 1, dst=out)
+        cv2.flip(out, 1, out)
 
 
 def apply_view(frames: np.ndarray, view: ViewSpec, rng: np.random.Generator | None, half: int = 1) -> np.ndarray:
@@ -193,12 +194,17 @@ def check_crops(view: ViewSpec, count: int) -> None:
     _check(count == 1 or view.crop == "center", "crop", "must be 'center' for 3 test crops", view.crop)
 
 
+@functools.cache
+def _logarithms(values: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(np.log(values).tolist())
+
+
 def _box(height: int, width: int, view: ViewSpec, rng: np.random.Generator | None, half: int) -> tuple[int, int, int, int]:
     """The crop as (top, left, rows, columns) in pixels of the source frame."""
     if view.crop == "resize":
         return 0, 0, height, width
     if view.crop == "random":
-        low, high = np.log(view.aspect)
+        low, high = _logarithms(view.aspect)
         for _ in range(_CROP_TRIES):
             area = height * width * rng.uniform(*view.area)
             aspect = math.exp(rng.uniform(low, high))

@@ -54,12 +54,14 @@ _STEPS = flags.DEFINE_integer("steps", 20, "Batches timed per turn.")
 _PEERS = {"torchcodec": "torchcodec", "decord": "decord", "PyAV": "av"}  # contender -> the package that it needs
 _SAMPLED_EVERY = 0.2  # seconds between two looks at the memory
 _STAGE_VIDEOS = 48
+_READ_BYTES = 2 << 30
 
 
 def bench(config: Config, against: str, workers: Sequence[int], rounds: int, steps: int) -> str:
     """Measures everything; returns the report as Markdown."""
     videos = open_source(config.data.train, config.data.root, config.data.max_bad_fraction)
     views = dict(build_method(config, 1).views)
+    _read_once(videos.paths)
     job = Job("wt_jax", tuple(videos.paths), views, config.train.batch_size, 0, config.seed, steps, warm_up=2)
     spread = [videos.paths[place * len(videos) // _STAGE_VIDEOS] for place in range(min(_STAGE_VIDEOS, len(videos)))]
     stages = time_stages(spread, views, min(config.train.batch_size, len(spread)))
@@ -138,6 +140,13 @@ def _run(job: Job) -> dict[str, float]:
         if process.returncode:
             raise subprocess.CalledProcessError(process.returncode, command, out, err)
     return json.loads(out.splitlines()[-1]) | {"memory": most[0]}
+
+
+def _read_once(paths: Sequence[str]) -> None:
+    """Lets every contender, the first one too, find the files in the operating system's cache; the disk is not measured."""
+    left = _READ_BYTES
+    for path in paths:
+        left -= len(Path(path).read_bytes()) if left > 0 and Path(path).exists() else 0
 
 
 def _about(job: Job, paths: Sequence[str]) -> str:
