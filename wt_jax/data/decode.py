@@ -21,11 +21,13 @@ from __future__ import annotations
 
 import io
 import os
+import statistics
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 import av
 import numpy as np
@@ -361,11 +363,12 @@ def _list_frames(
             times = [round(place * step) for place in range(len(times))]
     if not times:
         raise VideoError(f"{_name(source)}: it has a video stream without a single frame")
-    pts = np.array(sorted(times), np.int64)
-    last = int(np.median(np.diff(pts))) if len(pts) > 1 else round(1 / (rate * time_base)) if rate else 1
+    times.sort()
+    steps = [after - before for before, after in pairwise(times)]
+    last = int(statistics.median(steps)) if steps else round(1 / (rate * time_base)) if rate else 1
     return VideoInfo(
-        pts=pts,
-        end=int(pts[-1]) + max(last, 1),
+        pts=np.array(times, np.int64),
+        end=times[-1] + max(last, 1),
         time_base=time_base,
         keyframes=np.array(sorted(keyframes) if timed else [], np.int64),
         width=width,

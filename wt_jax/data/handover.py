@@ -28,7 +28,6 @@ class Block:
     Attributes:
       number: by which both processes know it.
       file: the descriptor, for as long as the other process has not got it; then None.
-      data: uint8 [size].
     """
 
     def __init__(self, number: int, size: int, file: int | None = None):
@@ -38,6 +37,7 @@ class Block:
 
     @property
     def data(self) -> np.ndarray:
+        """The memory, uint8 [size]; an array of its own each time."""
         return np.frombuffer(self._map, np.uint8)
 
     def forget_file(self) -> None:
