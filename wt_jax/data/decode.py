@@ -183,11 +183,17 @@ class Reader:
     """A video that is open, and what is in it (`info`): looked at and read through one handle. `open_reader` makes it."""
 
     def __init__(
-        self, source: str | bytes, container: av.container.InputContainer, stream: av.VideoStream, info: VideoInfo | None
+        self,
+        source: str | bytes,
+        container: av.container.InputContainer,
+        stream: av.VideoStream,
+        info: VideoInfo | None,
+        version: tuple[str, int, int] | None,
     ):
-        self._source, self._container, self._stream = source, container, stream
+        self._source, self._container, self._stream, self._version = source, container, stream, version
         self._packets: list[av.Packet] = []  # All of a small video, where it has just been looked at.
         self.info = info or self._look()
+        self._read_through = info is None and not self._packets
         self._starts = {packet.pts: place for place, packet in enumerate(self._packets) if packet.is_keyframe}
         self._rgb = VideoReformatter()  # One for all frames: making its tables takes longer than using them.
 
@@ -230,22 +236,33 @@ class Reader:
         self._packets = kept if left >= 0 else []
         return _list_frames(self._source, self._container, self._stream, entries)
 
-    def _packets_from(self, start: int) -> Iterable[av.Packet]:
+    @contextmanager
+    def _unread(self) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+        """The video, opened anew where it has been read through: demuxers learn by that, and then seek elsewhere in damaged
+        files; but what a file gives must not depend on what was read before. A file that was replaced stays open.
+        """
+        if not self._read_through or not _is_still(self._source, self._version):
+            yield self._container, self._stream
+        else:
+            with _opened(self._source) as opened:
+                yield opened
+
+    def _packets_from(self, start: int, container: av.container.InputContainer, stream: av.VideoStream) -> Iterable[av.Packet]:
         """The packets from the keyframe of that time on, for an empty decoder."""
         if start in self._starts:
-            self._stream.codec_context.flush_buffers()
+            stream.codec_context.flush_buffers()
             return self._packets[self._starts[start] :]
-        # To the first keyframe too: what a damaged file gives must not depend on what was read before.
-        self._container.seek(start, stream=self._stream)
-        return self._container.demux(self._stream)
+        container.seek(start, stream=stream)  # To the first keyframe too, for the same reason.
+        return container.demux(stream)
 
     def _pictures(self, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """The wanted frames that can be decoded: by the quick way, then what is left by the sure one, where any is."""
         left = set(wanted.tolist())
         if self.info.keyframes.size:
-            with suppress(av.error.FFmpegError):
+            with suppress(av.error.FFmpegError, VideoError), self._unread() as (container, stream):
                 for start, run in _runs(self.info, wanted):
-                    for index, frame in self._quickly(run, self._packets_from(start)):
+                    packets = self._packets_from(start, container, stream)
+                    for index, frame in self._quickly(run, packets, stream.codec_context):
                         left.discard(index)
                         yield index, self._picture(frame)
         if left:  # The time stamps do not identify the frames, or a seek failed or overshot, as in some containers.
@@ -258,12 +275,13 @@ class Reader:
                     if not left or (index is not None and index > wanted[-1]):
                         return
 
-    def _quickly(self, wanted: np.ndarray, packets: Iterable[av.Packet]) -> Iterator[tuple[int, av.VideoFrame]]:
+    def _quickly(
+        self, wanted: np.ndarray, packets: Iterable[av.Packet], codec: av.VideoCodecContext
+    ) -> Iterator[tuple[int, av.VideoFrame]]:
         """Wanted frames of these packets. H.264 pictures that nothing refers to are left out where they are not wanted.
 
         Once the packets of all wanted frames are in, the decoder is emptied rather than fed until the last one comes out.
         """
-        codec = self._stream.codec_context
         left = dict(zip(self.info.pts[wanted].tolist(), wanted.tolist(), strict=True))
         due, skips, skipped = set(left), codec.name in _SKIPPING, "DEFAULT"
         codec.skip_frame = skipped
@@ -305,7 +323,7 @@ def open_reader(source: str | bytes, info: VideoInfo | None = None) -> Iterator[
     with _opened(source, brief=True) as (container, stream):
         # A file may be replaced at any moment: what is remembered is of the file that is open, or not believed.
         same = before is None or before == _version(source)
-        reader = Reader(source, container, stream, known if same else None)
+        reader = Reader(source, container, stream, known if same else None, before)
         if before is not None and same and known is None:
             _remember(before, reader.info)
         yield reader
@@ -322,6 +340,13 @@ def _version(path: str) -> tuple[str, int, int]:
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte.
         raise VideoError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
     return path, status.st_size, status.st_mtime_ns
+
+
+def _is_still(source: str | bytes, version: tuple[str, int, int] | None) -> bool:
+    try:
+        return isinstance(source, bytes) or _version(source) == version
+    except VideoError:
+        return False
 
 
 def _remember(version: tuple[str, int, int], info: VideoInfo) -> None:
