@@ -3,7 +3,8 @@
 Each video is opened once and asked for the union of its wanted frames in one call; worker processes with one decoding
 thread each; crop, resize and flip by the very functions of `wt_jax.data.views`, so what differs is decoding and transport.
 torchcodec seeks by `seek_mode="approximate"`, which does not read all packets first and is exact for files of constant rate,
-as those measured here; NHWC output avoids a transposition. decord is asked by `get_batch`, once. PyAV seeks to the keyframe and converts wanted frames only.
+as those measured here; NHWC output avoids a transposition. decord is asked by `get_batch`, once. PyAV seeks to the keyframe
+and converts wanted frames only.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
