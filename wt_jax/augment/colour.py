@@ -1,7 +1,7 @@
 """Colour changes of a clip as one affine map of RGB: brightness, contrast, saturation, hue and gray.
 
 Each of these is linear in the pixel's RGB (contrast also needs the clip's mean), so a clip's whole colour change is one
-3 x 4 matrix and costs one small matrix product per pixel. Against torchvision's ColorJitter: the order is fixed
+3 x 4 matrix and costs three multiply-adds per value. Against torchvision's ColorJitter: the order is fixed
 (brightness, contrast, saturation, hue, gray) instead of random, values are clipped once at the end instead of after
 each operation, and hue turns about the gray axis (in YIQ) instead of in HSV. These are our choices.
 """

@@ -36,7 +36,9 @@ def _finish_clip(clip: Array, key: Array, spec: PixelSpec) -> Array:
     clip = clip.astype(jnp.float32) / 255.0
     if spec.jitter_probability > 0 or spec.gray_probability > 0:
         matrix, offset = colour_map(colour_key, spec, jnp.mean(clip, axis=(0, 1, 2)))
-        clip = jnp.clip(clip @ matrix.T + offset, 0.0, 1.0)
+        # Not as a matrix product: with three columns that is the slowest way (5.5 ms against 0.3 ms on a CPU).
+        changed = sum(clip[..., k : k + 1] * matrix[:, k] for k in range(3)) + offset
+        clip = jnp.clip(changed, 0.0, 1.0)
     if spec.blur_probability > 0:
         clip = _blur(clip, blur_key, spec)
     return clip

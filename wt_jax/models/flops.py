@@ -1,10 +1,12 @@
-"""FLOPs of an encoder, counted from its structure: two per multiply-add of its convolutions, dense layers and attention.
+"""FLOPs of an encoder and of a whole training step, counted from its structure: two per multiply-add of its convolutions, dense layers and attention.
 
 Norms, activations and pooling are left out, as is usual for model FLOPs (https://arxiv.org/abs/2204.02311, app. B).
 Multiplications with the zeros of the padding are counted, as in published tables.
 """
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import flax.linen as nn
 import jax
@@ -14,6 +16,24 @@ from wt_jax.models.layers import Conv3D
 from wt_jax.models.vit import Attention
 
 
+@contextmanager
+def counting(add: Callable[[int, jax.Array], None]) -> Iterator[None]:
+    """While it lasts, each layer that multiplies tells `add` its FLOPs and one array of its parameters."""
+
+    def count(call, args, kwargs, context):
+        y, module = call(*args, **kwargs), context.module
+        if context.method_name == "__call__" and isinstance(module, Conv3D | nn.Dense):
+            kernel = module.get_variable("params", "kernel")
+            add(2 * (y.size // y.shape[-1]) * math.prod(kernel.shape), kernel)
+        elif context.method_name == "__call__" and isinstance(module, Attention):
+            # Queries with keys, and weights with values.
+            add(2 * 2 * y.size * math.prod(y.shape[1:-1]), module.get_variable("params", "out")["kernel"])
+        return y
+
+    with nn.intercept_methods(count):
+        yield
+
+
 def forward_flops(encoder: nn.Module, clip_shape: tuple[int, int, int, int]) -> int:
     """FLOPs of one forward pass of one clip of shape (T, H, W, 3). A training step costs about three times as many.
 
@@ -21,18 +41,11 @@ def forward_flops(encoder: nn.Module, clip_shape: tuple[int, int, int, int]) -> 
     """
     total = 0
 
-    def count(call, args, kwargs, context):
+    def add(flops: int, kernel: jax.Array) -> None:
         nonlocal total
-        y = call(*args, **kwargs)
-        if context.method_name == "__call__" and isinstance(context.module, Conv3D | nn.Dense):
-            kernel = context.module.get_variable("params", "kernel")
-            total += 2 * (y.size // y.shape[-1]) * math.prod(kernel.shape)
-        elif context.method_name == "__call__" and isinstance(context.module, Attention):
-            # Queries with keys, and weights with values.
-            total += 2 * 2 * y.size * math.prod(y.shape[1:-1])
-        return y
+        total += flops
 
-    with nn.intercept_methods(count):
+    with counting(add):
         clips = jax.ShapeDtypeStruct((1, *clip_shape), jnp.float32)
         jax.eval_shape(lambda clips: encoder.init(jax.random.key(0), clips, train=False), clips)
     return total

@@ -31,7 +31,7 @@ from wt_jax.train.metrics import MetricsWriter, Progress, device_peak
 from wt_jax.train.preemption import Interrupt, Preempted
 from wt_jax.train.profile import ProfileWindow
 from wt_jax.train.sharding import put_batch
-from wt_jax.train.step import TrainState, batch_shapes
+from wt_jax.train.step import TrainState, batch_shapes, model_flops
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,8 @@ def _train(run: Run, workdir: Path, interrupt: Interrupt, heartbeat: Heartbeat) 
     writer = MetricsWriter(workdir, start, config.train.tensorboard)
     bad_videos = BadVideos(run.videos, workdir, config.data.max_bad_fraction)
     lowered = run.program.step.lower(run.program.shapes, batch_shapes(run.program.method, config.train.batch_size))
-    progress = Progress(num_steps, config.train.batch_size, step_flops(run, lowered) if device_peak() else None)
+    flops = model_flops(run.program.method, run.program.shapes, config.train.batch_size) if device_peak() else None
+    progress = Progress(num_steps, config.train.batch_size, flops)
     goodput = Goodput(workdir, start) if is_chief() else None
     eval_every = steps_of(config.train.eval_every, steps_per_epoch=run.program.steps_per_epoch)
     checkpoint_every = max(1, steps_of(config.train.checkpoint_every, steps_per_epoch=run.program.steps_per_epoch))
@@ -225,14 +226,6 @@ def _train(run: Run, workdir: Path, interrupt: Interrupt, heartbeat: Heartbeat) 
         raise Preempted(f"asked to stop: step {int(state.step)} of {num_steps} is saved; the same command goes on")
     bad_videos.report()
     return state
-
-
-def step_flops(run: Run, lowered: jax.stages.Lowered) -> float | None:
-    """FLOPs of one step as XLA counts them before optimisation, recomputation included; None where it does not say."""
-    cost = lowered.cost_analysis()
-    flops = cost.get("flops") if cost else None
-    # The pieces of a batch run in a loop, whose body the analysis counts once.
-    return flops * run.config.train.accumulate if flops and flops > 0 else None
 
 
 def _batches(run: Run, start: int) -> Iterator[dict[str, np.ndarray]]:

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from wt_jax.augment import finish_views
 from wt_jax.methods.base import Method
+from wt_jax.models.flops import counting
 from wt_jax.train.sharding import batch_sharding, replicated, shard_parameters
 
 Batch = dict[str, Array]
@@ -43,6 +44,33 @@ def batch_shapes(method: Method, batch_size: int) -> Batch:
     }
     indices = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
     return {**views, "label": indices, "video": indices, "failed": indices}
+
+
+def model_flops(method: Method, state: TrainState, batch_size: int) -> int:
+    """FLOPs of one step as its user counts them: once for a pass of a teacher, three times for one that is trained.
+
+    Counted are the layers of `wt_jax.models.flops` on their way through the method's loss, not what remat computes again, nor losses,
+    queues and updates. `state` may be one of shapes; nothing is computed.
+    """
+    # What is trained is known by whose array a layer holds, and remat would hide that.
+    setup = dataclasses.replace(method.setup, model=dataclasses.replace(method.setup.model, remat=False))
+    method = dataclasses.replace(method, setup=setup)
+    total = 0
+
+    def loss(state: TrainState, batch: Batch):
+        trained = {id(leaf) for leaf in jax.tree.leaves(state.params)}
+
+        def add(flops: int, kernel: Array) -> None:
+            nonlocal total
+            total += flops * (3 if id(kernel) in trained else 1)
+
+        key = jax.random.key(0)
+        with counting(add):
+            batch = finish_views(batch, method.views, key)
+            return method.loss(state.params, state.model_state, state.teacher, state.memory, batch, key, state.step)
+
+    jax.eval_shape(loss, state, batch_shapes(method, batch_size))
+    return total
 
 
 def make_init(method: Method, optimizer: optax.GradientTransformation, seed: int) -> Callable[[Given], TrainState]:

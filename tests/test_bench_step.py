@@ -1,0 +1,97 @@
+"""bench_step: the peer computes what our step computes, and the report has what it promises."""
+
+import copy
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import optax
+import pytest
+from training import batches, filled, mesh_of, parts, small_config
+
+from wt_jax.models import MODELS
+from wt_jax.models.resnet import Basic, Bottleneck, ResNet, Stage
+from wt_jax.models.vit import ViT
+from wt_jax.train.sharding import put_batch
+from wt_jax.train.step import compile_step, make_step, state_shardings
+
+# Nothing is drawn, so that both steps see the same pixels.
+PLAIN = {f"views__strong__pixels__{name}_probability": 0.0 for name in ("jitter", "gray", "blur")}
+
+
+def _slow(width, **options):
+    """Two stages of Slow R50's blocks."""
+    stages = (Stage(1, Bottleneck, (1, 1, 1), {"kernels": ((1, 1, 1), (1, 3, 3))}), Stage(1, Bottleneck, (1, 2, 2)))
+    return ResNet(((width, (1, 7, 7), (1, 2, 2)),), stages, width=width, pool=(1, 3, 3), pool_strides=(1, 2, 2), **options)
+
+
+def _r3d(width, factorised, **options):
+    """Two stages of R3D-18's or R(2+1)D-18's blocks."""
+    stages = tuple(Stage(1, Basic, (step,) * 3, {"factorised": factorised}) for step in (1, 2))
+    return ResNet(((width, (3, 7, 7), (1, 2, 2)),), stages, width=width, **options)
+
+
+def _vit(norm, **options):
+    """One block of ViT."""
+    return ViT(functools.partial(norm, kind="layer", epsilon=1e-6), heads=2, depth=1, **options)
+
+
+MODELS["vit_tiny"] = _vit
+MODELS["slow_tiny"] = _slow
+MODELS["r3d_tiny"] = functools.partial(_r3d, factorised=False)
+MODELS["r2plus1d_tiny"] = functools.partial(_r3d, factorised=True)
+
+
+def _three_steps(config, **options):
+    """Our state and the peer after three steps, from the same variables on the same batches, losses compared on the way."""
+    torch = pytest.importorskip("torch")
+    from wt_jax.tools.peers.torch_step import TorchStep
+
+    torch.set_num_threads(1)
+    method, optimizer, schedule, init, given = parts(config)
+    state = init(given)
+    state = dataclasses.replace(state, memory=filled(state.memory))  # against an empty queue there is nothing to learn
+    peer = TorchStep(config, method.views, lambda step: float(schedule(step)), torch.device("cpu"), **options)
+    peer.load(jax.device_get(state.params))
+    for name, column in peer.queue.items():
+        column.copy_(torch.from_numpy(np.array(state.memory[name])))
+    assert sum(p.numel() for p in peer.student.parameters()) == sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    step = jax.jit(make_step(method, optimizer, schedule, seed=0))
+    for batch in batches(method, 3):
+        state, metrics = step(state, put_batch(batch, mesh_of(1)))
+        loss = peer({name: torch.from_numpy(np.array(value)) for name, value in batch.items()})
+        assert float(loss) == pytest.approx(float(metrics["loss"]), rel=1e-3)
+    return state, peer
+
+
+def _largest(network, tree):
+    """The largest difference of a module's parameters to ours."""
+    from wt_jax.tools.peers.torch_networks import load_variables
+
+    expected = copy.deepcopy(network)
+    load_variables(expected, jax.device_get(tree))
+    pairs = zip(network.parameters(), expected.parameters(), strict=True)
+    return max(float((one - other).detach().abs().max()) for one, other in pairs)
+
+
+@pytest.mark.parametrize(
+    ("changes", "options"),
+    [
+        ({"model__norm": "group", "method__head_norm": "batch"}, {}),
+        ({"model__name": "r2plus1d_tiny", "model__norm": "batch", "optim__name": "sgd", "optim__decay_norms": False}, {}),
+        ({"model__name": "vit_tiny"}, {"memory_format": "contiguous_format"}),
+        pytest.param({"model__name": "slow_tiny", "optim__name": "adam", "optim__clip_norm": 0.1}, {}, marks=pytest.mark.slow),
+        pytest.param({"model__name": "r3d_tiny", "method__label": "one_hot", "optim__name": "sgd"}, {}, marks=pytest.mark.slow),
+        pytest.param({"model__name": "s3d", "model__norm": "batch", "optim__name": "sgd"}, {}, marks=pytest.mark.slow),
+    ],
+    ids=["small", "r2plus1d", "vit", "slow", "r3d", "s3d"],
+)
+def test_the_peer_computes_our_step(changes, options):
+    state, peer = _three_steps(small_config(**PLAIN, optim__warmup="0 steps", **changes), **options)
+    moved = float(optax.tree.norm(optax.tree.sub(state.params, state.teacher["params"])))
+    assert moved > 1e-3  # three steps went somewhere
+    assert _largest(peer.student, state.params) < 2e-3
+    assert _largest(peer.teacher, state.teacher["params"]) < 2e-3
+    for name, column in peer.queue.items():
+        np.testing.assert_allclose(column.numpy(), state.memory[name], atol=5e-3)
