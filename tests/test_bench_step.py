@@ -3,18 +3,23 @@
 import copy
 import dataclasses
 import functools
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
 import optax
 import pytest
-from training import batches, filled, mesh_of, parts, small_config
+from training import BATCH, batches, filled, first, mesh_of, parts, small_config
 
-from wt_jax.models import MODELS
+from wt_jax.models import MODELS, forward_flops
 from wt_jax.models.resnet import Basic, Bottleneck, ResNet, Stage
 from wt_jax.models.vit import ViT
+from wt_jax.tools.peers.measure_step import Job
+from wt_jax.tools.step_turns import Contender, report
 from wt_jax.train.sharding import put_batch
-from wt_jax.train.step import compile_step, make_step, state_shardings
+from wt_jax.train.step import make_step, model_flops
 
 # Nothing is drawn, so that both steps see the same pixels.
 PLAIN = {f"views__strong__pixels__{name}_probability": 0.0 for name in ("jitter", "gray", "blur")}
@@ -67,7 +72,7 @@ def _three_steps(config, **options):
 
 def _largest(network, tree):
     """The largest difference of a module's parameters to ours."""
-    from wt_jax.tools.peers.torch_networks import load_variables
+    from wt_jax.tools.peers.torch_variables import load_variables
 
     expected = copy.deepcopy(network)
     load_variables(expected, jax.device_get(tree))
@@ -95,3 +100,61 @@ def test_the_peer_computes_our_step(changes, options):
     assert _largest(peer.teacher, state.teacher["params"]) < 2e-3
     for name, column in peer.queue.items():
         np.testing.assert_allclose(column.numpy(), state.memory[name], atol=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("method", "passes"), [("weak_teacher", 3 + 2), ("one_hot", 3 + 1), ("simclr", 3 + 3), ("byol", 6 + 2)]
+)
+def test_flops_of_a_step_count_students_three_times_and_teachers_once(method, passes):
+    made, state, _ = first(small_config(method, model__remat=method == "one_hot"))
+    clip = next(iter(made.views.values()))
+    encoders = forward_flops(made.encoder, (clip.num_frames, clip.size, clip.size, 3)) * BATCH * passes
+    heads = model_flops(made, state, BATCH) - encoders
+    assert 0 < heads < 0.1 * encoders
+
+
+def _contender(name, kind, seconds, **facts):
+    job = Job(kind, small_config(), cache="", ways=(), run=True)
+    facts = {"device": "1 cpu", "platform": "cpu", "version": f"{kind} 1", **facts}
+    return Contender(name, job, Path(), facts, starts=[9.0, 3.0], seconds=seconds, memory=100.0)
+
+
+def test_report_compares_turn_by_turn():
+    ours = _contender("weak_teacher", "wt_jax", [1.0, 3.0, 2.0], flops=4e9, peak=None, matmul=1e10)
+    theirs = _contender("PyTorch", "torch", [2.0, 4.0, 4.0], tried={"eager": "2000 ms", "compile": "failed: no compiler"})
+    text = report([ours, theirs])
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    assert rows[2] == [
+        "weak_teacher",
+        "2000.0",
+        "1000.0 to 3000.0",
+        "4.0",
+        "0.004",
+        "20.0%",
+        "100",
+        "9.0",
+        "3.0",
+        "1.00 (1.00 to 1.00)",
+    ]
+    assert rows[3][0] == "PyTorch"
+    assert rows[3][-1] == "0.50 (0.50 to 0.75)"
+    assert "measured matmul rate of 0.01 TFLOP/s" in text
+    assert "eager 2000 ms; compile failed: no compiler" in text
+    ours.facts["matmul"] = None
+    assert "peak is not known" in report([ours])
+
+
+@pytest.mark.slow
+def test_command(capfd):
+    command = [sys.executable, "-m", "wt_jax.tools.bench_step", "--config=configs/quickstart.py", "--rounds=2", "--steps=1"]
+    sizes = [
+        "--config.clip.size=16",
+        "--config.clip.num_frames=4",
+        "--config.train.batch_size=4",
+        "--methods=weak_teacher,one_hot",
+    ]
+    subprocess.run([*command, *sizes, "--views", "--against=torch", "--ways=eager"], check=True)
+    lines = [line for line in capfd.readouterr().out.splitlines() if line.startswith("| ")]
+    names = ["weak_teacher", "one_hot", "weak_teacher, views as they come"]
+    assert [line.split(" | ")[0] for line in lines[2:5]] == [f"| {name}" for name in names]
+    assert all(float(line.split(" | ")[1]) > 0 for line in lines[2:])

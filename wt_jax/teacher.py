@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -22,11 +23,13 @@ def ema_update(teacher: Tree, student: Tree, momentum: ArrayLike) -> Tree:
       ValueError: the two trees differ in structure, or a teacher's leaf is not float32.
     """
 
+    share = 1.0 - jnp.asarray(momentum, jnp.float32)
+
     def move(path, old: Array, new: Array) -> Array:
         if old.dtype != jnp.float32:
             raise ValueError(f"teacher leaf {jax.tree_util.keystr(path)} is {old.dtype}; the average is kept in float32")
         # Written as a step so that a student equal to the teacher leaves it bit for bit as it is.
-        return old + (1.0 - jnp.asarray(momentum, jnp.float32)) * (new.astype(jnp.float32) - old)
+        return old + share * (new.astype(jnp.float32) - old)
 
     return jax.tree_util.tree_map_with_path(move, teacher, student)
 
@@ -39,6 +42,5 @@ def cosine_momentum(base: float, step: ArrayLike, num_steps: int) -> Array:
 
 def distance(teacher: Tree, student: Tree) -> Array:
     """Relative L2 distance |teacher - student| / |student| over all leaves, float32 scalar."""
-    gaps = jax.tree.map(lambda t, s: jnp.sum(jnp.square(t - s.astype(t.dtype))), teacher, student)
-    sizes = jax.tree.map(lambda s: jnp.sum(jnp.square(s.astype(jnp.float32))), student)
-    return jnp.sqrt(sum(jax.tree.leaves(gaps)) / jnp.maximum(sum(jax.tree.leaves(sizes)), 1e-12))
+    gaps = jax.tree.map(lambda t, s: t - s.astype(t.dtype), teacher, student)
+    return optax.tree.norm(gaps) / jnp.maximum(optax.tree.norm(student), 1e-6)

@@ -1,7 +1,8 @@
-"""FLOPs of an encoder and of a whole training step, counted from its structure: two per multiply-add of its convolutions, dense layers and attention.
+"""FLOPs of an encoder, counted from its structure, and the counter itself, which `train.step.model_flops` puts around a step.
 
-Norms, activations and pooling are left out, as is usual for model FLOPs (https://arxiv.org/abs/2204.02311, app. B).
-Multiplications with the zeros of the padding are counted, as in published tables.
+Counted are two per multiply-add of convolutions, dense layers and attention. Norms, activations and pooling are left out,
+which is usual for model FLOPs (https://arxiv.org/abs/2204.02311, app. B). Multiplications with the zeros of the padding are
+counted, as in published tables.
 """
 
 import math

@@ -22,3 +22,10 @@ def memory_of(pid: int) -> float:
         except OSError:
             continue
     return total / 1024
+
+
+def peak_of_self() -> float:
+    """The most MiB that this process has held; 0 where /proc does not tell. (`getrusage` counts what it was forked from.)"""
+    status = Path("/proc/self/status")
+    rows = status.read_text().splitlines() if status.exists() else []
+    return sum(int(row.split()[1]) for row in rows if row.startswith("VmHWM:")) / 1024

@@ -49,8 +49,8 @@ def batch_shapes(method: Method, batch_size: int) -> Batch:
 def model_flops(method: Method, state: TrainState, batch_size: int) -> int:
     """FLOPs of one step as its user counts them: once for a pass of a teacher, three times for one that is trained.
 
-    Counted are the layers of `wt_jax.models.flops` on their way through the method's loss, not what remat computes again, nor losses,
-    queues and updates. `state` may be one of shapes; nothing is computed.
+    Counted are the layers of `wt_jax.models.flops` on their way through the method's loss, not what remat computes again, nor
+    losses, queues and updates. `state` may be one of shapes; nothing is computed.
     """
     # What is trained is known by whose array a layer holds, and remat would hide that.
     setup = dataclasses.replace(method.setup, model=dataclasses.replace(method.setup.model, remat=False))

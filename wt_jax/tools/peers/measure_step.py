@@ -7,7 +7,6 @@ took. A turn goes as training does: the loss of a step is read after the next on
 import json
 import os
 import pickle
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from wt_jax.config import Config
+from wt_jax.tools.memory import peak_of_self
 
-# PyTorch's ways to run its step that are worth trying: `torch.compile`'s mode ("": eager), and the memory layout. CUDA graphs are not
-# among them: both teachers' passes would share one graph's outputs.
+# PyTorch's ways to run its step that are worth trying: `torch.compile`'s mode ("": eager), and the memory layout. CUDA graphs
+# are not among them: both teachers' passes would share one graph's outputs.
 WAYS = {
     "eager": ("", "channels_last_3d"),
     "eager_channels_first": ("", "contiguous_format"),
@@ -30,7 +30,7 @@ WAYS = {
     "autotune": ("max-autotune-no-cudagraphs", "channels_last_3d"),
 }
 _BATCHES = 2  # different ones, in turn
-_TRIED = 2  # steps of each of PyTorch's ways, after two that are not timed
+_TRIED = 3  # steps of each of PyTorch's ways, after two that are not timed; the least counts
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def _theirs(job: Job) -> tuple[Facts, Take | None]:
             float(take())
             facts.setdefault("start", time.time() - job.started)
             float(take())
-            seconds = time_steps(take, _TRIED)
+            seconds = min(time_steps(take, 1) for _ in range(_TRIED))
         except Exception as error:  # a compiler that is missing or fails: said, and the others go on
             facts["tried"][way] = f"failed: {str(error).strip().splitlines()[0][:200]}"
             continue
@@ -187,7 +187,7 @@ def peak_memory(contender: str) -> float:
         stats = jax.devices()[0].memory_stats() or {}
         if "peak_bytes_in_use" in stats:
             return stats["peak_bytes_in_use"] / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_of_self()
 
 
 def main(path: str) -> None:

@@ -1,16 +1,14 @@
 """The encoders of `wt_jax.models` and their head in PyTorch, for the comparison of whole steps (extra `bench`).
 
-Written as PyTorch's users write them: NCDHW modules that take any memory format, BatchNorm and GroupNorm of PyTorch, attention by
-`scaled_dot_product_attention` after one matrix for query, key and value. Parts have the names that ours have, so `load_variables`
-can fill them with our parameters: both then compute the same. Kernels and numbers of parameters are the same for every width.
+Written as PyTorch's users write them: NCDHW modules that take any memory format, PyTorch's own BatchNorm and GroupNorm,
+attention by `scaled_dot_product_attention` after one matrix for query, key and value. Parts have the names that ours have, so
+that `torch_variables` can fill them with our parameters: both then compute the same, with as many parameters for every width.
 """
 
 import math
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -20,8 +18,9 @@ from wt_jax.models import ModelConfig, build_encoder
 from wt_jax.models.resnet import ResNet
 from wt_jax.models.s3d import BLOCKS, S3D
 from wt_jax.models.small import SmallR2Plus1D
-from wt_jax.models.vit import TUBELET, positions
+from wt_jax.models.vit import TUBELET
 from wt_jax.models.vit import ViT as OurViT
+from wt_jax.tools.peers.torch_vit import ViT
 
 
 class ConvNorm(nn.Module):
@@ -159,50 +158,6 @@ def _s3d(ours, norm):
     return parts
 
 
-class Block(nn.Module):
-    """A transformer's block: one matrix makes query, key and value; keys have no bias."""
-
-    def __init__(self, channels, heads):
-        super().__init__()
-        self.heads = heads
-        self.norm1, self.norm2 = (nn.LayerNorm(channels, eps=1e-6) for _ in range(2))
-        self.qkv, self.out = nn.Linear(channels, 3 * channels, bias=False), nn.Linear(channels, channels)
-        self.query_bias, self.value_bias = (nn.Parameter(torch.zeros(channels)) for _ in range(2))
-        self.register_buffer("key_bias", torch.zeros(channels), persistent=False)
-        self.dense1, self.dense2 = nn.Linear(channels, 4 * channels), nn.Linear(4 * channels, channels)
-
-    def forward(self, x):
-        """(B, N, C) -> the same shape."""
-        bias = torch.cat([self.query_bias, self.key_bias, self.value_bias])
-        y = functional.linear(self.norm1(x), self.qkv.weight, bias).unflatten(-1, (3, self.heads, -1))
-        query, key, value = y.permute(2, 0, 3, 1, 4)
-        y = functional.scaled_dot_product_attention(query, key, value)
-        x = x + self.out(y.transpose(1, 2).flatten(2))
-        return x + self.dense2(functional.gelu(self.dense1(self.norm2(x))))
-
-
-class ViT(nn.Module):
-    """Tubelets as a linear map of reshaped pixels, blocks, norm of the tokens."""
-
-    def __init__(self, channels, heads, depth, tokens):
-        super().__init__()
-        self.tubelets = nn.Module()
-        self.tubelets.dense = nn.Linear(3 * math.prod(TUBELET), channels)
-        self.register_buffer("places", torch.from_numpy(positions(tokens, channels)), persistent=False)
-        self.blocks = nn.ModuleList(Block(channels, heads) for _ in range(depth))
-        self.norm = nn.LayerNorm(channels, eps=1e-6)
-
-    def forward(self, x):
-        """(B, 3, T, H, W), whole tubelets -> (B, C, tokens, 1, 1)."""
-        t, h, w = TUBELET
-        x = x.unflatten(4, (-1, w)).unflatten(3, (-1, h)).unflatten(2, (-1, t))
-        x = self.tubelets.dense(x.permute(0, 2, 4, 6, 3, 5, 7, 1).flatten(4).flatten(1, 3))
-        x = x + self.places.to(x.dtype)
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x).transpose(1, 2)[..., None, None]
-
-
 class Head(nn.Module):
     """The MLP of `wt_jax.models.heads`."""
 
@@ -261,46 +216,3 @@ def make_embedder(model: ModelConfig, settings: Any, clip_shape: tuple[int, int,
             raise ConfigError(f"config.model.name {model.name!r} has no peer in PyTorch for clips of {clip_shape}")
     hidden = settings.hidden or ours.feature_dim
     return Embedder(encoder, Head(ours.feature_dim, hidden, settings.dim, settings.head_layers, settings.head_norm))
-
-
-def load_variables(module: nn.Module, params: Mapping) -> None:
-    """Fill an `Embedder` with our parameters (a nested dict of arrays), each exactly once."""
-    flat: dict[str, np.ndarray] = {}
-
-    def walk(tree, path):
-        for name, value in tree.items():
-            if isinstance(value, Mapping):
-                walk(value, (*path, name))
-            else:
-                flat[".".join((*path, name))] = np.asarray(value)
-
-    walk(params, ())
-    state = {}
-    for name, parameter in module.named_parameters():
-        place = name.replace("head.parts.", "head.").replace("encoder.blocks.", "encoder.block")
-        if "encoder.blocks." in name:
-            number, _, rest = place.removeprefix("encoder.block").partition(".")
-            place = f"encoder.block{int(number) + 1}.{rest}"
-        state[name] = _theirs(flat, place, parameter)
-    if flat:
-        raise ValueError(f"PyTorch's module has no place for {sorted(flat)[0]}")
-    module.load_state_dict(state, strict=False)
-
-
-def _theirs(flat: dict[str, np.ndarray], place: str, parameter: torch.Tensor) -> torch.Tensor:
-    """One parameter of theirs from ours, which are taken out of `flat`."""
-    block, _, last = place.rpartition(".")
-    if last in ("query_bias", "value_bias"):
-        return torch.from_numpy(flat.pop(f"{block}.attention.{last.removesuffix('_bias')}.bias").copy())
-    if place.endswith("qkv.weight"):
-        block = block.removesuffix(".qkv")
-        kernels = [flat.pop(f"{block}.attention.{name}.kernel") for name in ("query", "key", "value")]
-        return torch.from_numpy(np.concatenate(kernels, axis=1).T.copy())
-    if block.endswith(".out"):
-        block = block.removesuffix("out") + "attention.out"
-    if last == "bias":
-        return torch.from_numpy(flat.pop(f"{block}.bias").copy())
-    if parameter.ndim == 1:
-        return torch.from_numpy(flat.pop(f"{block}.scale").copy())
-    kernel = flat.pop(f"{block}.kernel")
-    return torch.from_numpy(np.moveaxis(kernel, (-1, -2), (0, 1)).copy())

@@ -1,10 +1,10 @@
 """One weak-teacher step in PyTorch, as a competent user writes it: the same views, networks, losses and update as ours.
 
-Clips arrive as uint8 and lie in memory as channels last; the pixel part of a view is drawn per clip and done in batches, with the
-same operations as `wt_jax.augment`; bfloat16 by autocast; TF32 and cuDNN's own search allowed on a GPU; both teachers without
-gradient, their BatchNorms by the batch that they see; one fused optimiser; the moving average by `torch._foreach_lerp_`; queues
-overwritten in place. Of the metrics only the loss is computed, which is less than our step does. The mode of `torch.compile` and
-the memory layout are free: `measure_step` tries them and takes the fastest.
+Clips arrive as uint8 and lie in memory as channels last; the pixel part of a view is drawn per clip and done in batches, with
+the same operations as `wt_jax.augment`; bfloat16 by autocast; TF32 and cuDNN's own search allowed on a GPU; both teachers run
+without gradient, their BatchNorms by the batch that they see; one fused optimiser; the moving average by
+`torch._foreach_lerp_`; queues overwritten in place. Of the metrics only the loss is computed, which is less than our step does.
+The mode of `torch.compile` and the memory layout are free: `measure_step` tries them and takes the fastest.
 """
 
 import math
@@ -18,7 +18,8 @@ from torch.nn import functional
 from wt_jax.config import Config, ConfigError
 from wt_jax.data.views import PixelSpec, ViewSpec
 from wt_jax.methods.weak_teacher import WeakTeacherSettings
-from wt_jax.tools.peers.torch_networks import Embedder, load_variables, make_embedder
+from wt_jax.tools.peers.torch_networks import Embedder, make_embedder
+from wt_jax.tools.peers.torch_variables import load_variables
 
 _LUMA = torch.tensor([0.299, 0.587, 0.114])
 _RGB_TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
