@@ -44,12 +44,13 @@ class Contender:
         file = self.folder / f"{len(self.starts)}.pkl"
         file.write_bytes(pickle.dumps(replace(self.job, started=time.time())))
         # Only the contender itself may hold the accelerator.
-        places = {"JAX_PLATFORMS": "cpu"} if self.job.contender == "torch" else {}
-        environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"} | places
+        environment = os.environ | ({"JAX_PLATFORMS": "cpu"} if self.job.contender == "torch" else {})
         command = [sys.executable, "-m", "wt_jax.tools.peers.measure_step", str(file)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": (self.folder / "errors.txt").open("w")}
-        self.process = subprocess.Popen(command, **pipes, text=True, env=environment)
-        self.facts = self._read()
+        with (self.folder / "errors.txt").open("w") as errors:
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
+            self.process = subprocess.Popen(command, **pipes, text=True, env=environment)
+        tried = self.facts.get("tried")  # by the first process only
+        self.facts = self._read() | ({"tried": tried} if tried else {})
         self.starts.append(self.facts["start"])
         log.info("%s was ready after %.1f s", self.name, self.starts[-1])
         if self.job.contender == "torch":

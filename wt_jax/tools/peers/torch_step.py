@@ -28,7 +28,8 @@ _RGB_TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.2
 class TorchStep:
     """Student, teacher, optimiser and queues of a configuration; a call is one step.
 
-    `rate` is the learning rate by step; `compile_mode` that of `torch.compile`, "" for eager.
+    The momentum stays as it begins, whatever its schedule. `rate` is the learning rate by step; `compile_mode` that of
+    `torch.compile`, "" for eager.
 
     Raises:
       ConfigError: the configuration has something that was not written for PyTorch.
@@ -46,8 +47,8 @@ class TorchStep:
         settings = config.method
         if not isinstance(settings, WeakTeacherSettings) or settings.label not in ("weak_teacher", "strong_teacher", "one_hot"):
             raise ConfigError("PyTorch's step is written for weak_teacher, strong_teacher and one_hot only")
-        if settings.shared != "all" or settings.label_ramp or settings.momentum_schedule != "constant":
-            raise ConfigError("PyTorch's step has no config.method.shared, label_ramp or momentum_schedule")
+        if settings.shared != "all" or settings.label_ramp:
+            raise ConfigError("PyTorch's step has no config.method.shared or label_ramp")
         if config.train.accumulate > 1 or config.model.remat or config.optim.layer_decay < 1:
             raise ConfigError("PyTorch's step has no config.train.accumulate, model.remat or optim.layer_decay")
         torch.backends.cudnn.benchmark = True
