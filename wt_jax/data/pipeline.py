@@ -166,7 +166,7 @@ class _TrainBatch:
                 with open_video(record.path) as reader:
                     cut_clips(reader, random_windows(reader.info, self.views, rng), self.views, rng, out=clips)
             except VideoError as error:
-                last = error
+                last = str(error)  # not the error: it holds this frame, and the frame it, until a collection
                 failed = record.index if failed < 0 else failed
                 index = int(rng.integers(len(self.videos)))
             else:
