@@ -77,7 +77,7 @@ def test_a_wrong_override_is_refused_before_anything_runs():
         config_of(QUICKSTART, "moco", 0, {"train.batch_size": 33})
 
 
-def command(folder, workdir, *more):
+def command(folder, workdir, *more, config=QUICKSTART):
     changes = [
         "clip.num_frames=4",
         "clip.size=16",
@@ -93,7 +93,7 @@ def command(folder, workdir, *more):
         f"data.test={folder}/test",
         "data.max_bad_fraction=1.0",
     ]
-    arguments = [f"--config={QUICKSTART}", *(f"--config.{change}" for change in changes), f"--workdir={workdir}", *more]
+    arguments = [f"--config={config}", *(f"--config.{change}" for change in changes), f"--workdir={workdir}", *more]
     environment = {**os.environ, "XLA_FLAGS": ""}
     return subprocess.run(
         [sys.executable, "-m", "wt_jax.tools.compare", *arguments],
@@ -106,6 +106,14 @@ def test_an_unknown_method_is_named_with_those_there_are():
     assert done.returncode == 2
     assert "'mocco'" in done.stderr
     assert "weak_teacher" in done.stderr
+
+
+def test_a_key_of_one_method_alone_reaches_it(small_set, tmp_path):
+    options = ["--config.method.teacher=nowhere", "--methods=moco,seed", "--seeds=1"]
+    done = command(small_set, tmp_path / "w", *options, config=f"{QUICKSTART}:seed")
+    assert done.returncode == 2
+    assert "nowhere" in done.stderr
+    assert not (tmp_path / "w").exists()  # refused before the first run
 
 
 @pytest.mark.slow

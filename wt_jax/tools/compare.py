@@ -5,7 +5,8 @@
 
 Each run is `python -m wt_jax.main` in a process of its own, with its workdir and `log.txt` in `WORKDIR/METHOD_seedN`. The same
 command goes on where it was stopped and does not repeat what is finished. The table is in `comparison.md`, all values
-in `comparison.json`, a picture in `comparison.png`. Overrides of `config.method` reach the methods that have such a key.
+in `comparison.json`, a picture in `comparison.png`. Overrides of `config.method` reach the methods that have such a key; those
+of a key that the file's own method has not need a method that has it: `--config=FILE:seed --config.method.teacher=FOLDER`.
 """
 
 import logging
@@ -42,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
         for name in _METHODS.value:
             if name not in METHODS:
                 raise ConfigError(f"unknown method {name!r} in --methods; there are {', '.join(METHODS)}")
-        file = config_flags.get_config_filename(flags.FLAGS["config"])
+        file = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
         overrides = config_flags.get_override_values(flags.FLAGS["config"])
         print(compare(file, _METHODS.value, _SEEDS.value, overrides, Path(_WORKDIR.value)))
         log.info("the table, its values and a picture are in %s/comparison.*", _WORKDIR.value)
