@@ -9,6 +9,7 @@ import pytest
 from jax import lax
 
 from wt_jax.models import MLP, MODELS, ModelConfig, Norm, build_encoder, forward_flops
+from wt_jax.models.embedder import l2_normalise
 from wt_jax.models.layers import max_pool
 from wt_jax.models.maps import layer_maps
 from wt_jax.models.resnet import Basic, ResNet, Stage
@@ -293,3 +294,17 @@ def test_layers_name_every_part_and_their_maps_can_be_kept(name, remat):
     assert jax.tree.structure(state.get("batch_stats")) == jax.tree.structure(variables.get("batch_stats"))
     with pytest.raises(ValueError, match="has no layer 'stage9'"):
         layer_maps(encoder, variables, clips, ["stage9"])
+
+
+def test_normalised_rows_have_length_one_and_a_row_of_zeros_passes_no_gradient():
+    rows = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32) * np.array([[1e-3], [0.0], [1e3], [1.0]], np.float32)
+    done = np.asarray(l2_normalise(rows), np.float64)
+    wide = rows.astype(np.float64)
+    np.testing.assert_allclose(
+        done[[0, 2, 3]], (wide / np.linalg.norm(wide, axis=1, keepdims=True).clip(1e-9))[[0, 2, 3]], atol=1e-6
+    )
+    assert not done[1].any()
+    gradient = np.asarray(jax.grad(lambda x: jnp.sum(l2_normalise(x)))(rows))
+    assert np.isfinite(gradient).all()
+    assert not gradient[1].any()
+    assert gradient[[0, 2, 3]].any(axis=1).all()

@@ -1,14 +1,18 @@
 """An encoder with a head on top: what every method trains."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 
 def l2_normalise(x: Array) -> Array:
-    """Rows of (..., D) scaled to length 1, float32; a row of zeros stays zero."""
+    """Rows of (..., D) scaled to length 1, float32; a row shorter than 1e-6 becomes zeros and passes no gradient on."""
     x = x.astype(jnp.float32)
-    return x * jnp.reciprocal(jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6))
+    squared = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+    long = squared > 1e-12
+    # The inner choice keeps the gradient of what is not chosen finite.
+    return jnp.where(long, x * jax.lax.rsqrt(jnp.where(long, squared, 1.0)), 0.0)
 
 
 class Embedder(nn.Module):
