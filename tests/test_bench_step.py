@@ -42,10 +42,13 @@ def _vit(norm, **options):
     return ViT(functools.partial(norm, kind="layer", epsilon=1e-6), heads=2, depth=1, **options)
 
 
-MODELS["vit_tiny"] = _vit
-MODELS["slow_tiny"] = _slow
-MODELS["r3d_tiny"] = functools.partial(_r3d, factorised=False)
-MODELS["r2plus1d_tiny"] = functools.partial(_r3d, factorised=True)
+@pytest.fixture(autouse=True)
+def tiny_models(monkeypatch):
+    """Each kind of network in a size that compiles soon, by a name of its own."""
+    monkeypatch.setitem(MODELS, "vit_tiny", _vit)
+    monkeypatch.setitem(MODELS, "slow_tiny", _slow)
+    monkeypatch.setitem(MODELS, "r3d_tiny", functools.partial(_r3d, factorised=False))
+    monkeypatch.setitem(MODELS, "r2plus1d_tiny", functools.partial(_r3d, factorised=True))
 
 
 def _three_steps(config, **options):

@@ -184,7 +184,7 @@ def test_moco_with_more_clips_is_the_mean_over_keys_and_enqueues_them_all():
     loss, (_, after, _) = jax.jit(method.loss)(
         state.params, state.model_state, state.teacher, memory, batch, jax.random.key(0), jnp.int32(3)
     )
-    network = method.network(False)
+    network = method.network
     query, *keys = (network.apply({"params": state.params}, batch[f"clip{i}"], True)[0] for i in (1, 2, 3))
     expected = [info_nce(query, key, memory["key"], temperature=0.1).mean() for key in keys]
     assert float(loss) == pytest.approx(float(np.mean(expected)), abs=1e-5)
