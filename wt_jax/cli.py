@@ -9,15 +9,17 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 from absl import flags
+from ml_collections import config_flags
 
 from wt_jax.config import ConfigError
 from wt_jax.data.decode import VideoError
 from wt_jax.data.records import SourceError
 from wt_jax.data.workers import WorkerError
+from wt_jax.methods import METHODS
 from wt_jax.models.weights import WeightsError
 from wt_jax.train.bad_videos import TrainingError
 from wt_jax.train.checkpoint import CheckpointError
@@ -46,6 +48,19 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         if "Traceback" in text:  # absl wraps what a config file raised; its last line says what happened
             text = text.strip().splitlines()[-1].removeprefix("wt_jax.config.ConfigError: ")
         fail(" ".join(text.split()))
+
+
+def config_for(methods: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """File of `--config`, without the method it may name, and its overrides, for a command that runs those of `--methods`.
+
+    Raises:
+      ConfigError: there is no such method.
+    """
+    for name in methods:
+        if name not in METHODS:
+            raise ConfigError(f"unknown method {name!r} in --methods; there are {', '.join(METHODS)}")
+    given = flags.FLAGS["config"]
+    return config_flags.get_config_filename(given).partition(":")[0], config_flags.get_override_values(given)
 
 
 def fail(message: str) -> NoReturn:

@@ -458,16 +458,18 @@ def _opened(source: str | bytes, brief: bool = False) -> Iterator[tuple[av.conta
 
 
 def _open(source: str | bytes, brief: bool) -> av.container.InputContainer:
-    # "file:" keeps a colon in a name from being read as a protocol.
-    target = source if isinstance(source, bytes) else f"file:{source}"
+    def opened(**options) -> av.container.InputContainer:
+        # "file:" keeps a colon in a name from being read as a protocol.
+        target = io.BytesIO(source) if isinstance(source, bytes) else f"file:{source}"
+        return av.open(target, **options, **_TOLERANT)
+
     if brief and _is_mp4(source):
         with suppress(av.error.FFmpegError):
-            options = {"format": "mov", "container_options": _BRIEF, **_TOLERANT}
-            container = av.open(io.BytesIO(target) if isinstance(target, bytes) else target, **options)
+            container = opened(format="mov", container_options=_BRIEF)
             if all(stream.codec_context and stream.codec_context.name in _BRIEF_CODECS for stream in container.streams.video):
                 return container
             container.close()
-    return av.open(io.BytesIO(target) if isinstance(target, bytes) else target, **_TOLERANT)
+    return opened()
 
 
 def _is_mp4(source: str | bytes) -> bool:

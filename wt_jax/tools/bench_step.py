@@ -23,11 +23,10 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from wt_jax.cli import parse_flags, set_up_logging, told_in_one_line
+from wt_jax.cli import config_for, parse_flags, set_up_logging, told_in_one_line
 from wt_jax.config import Config, ConfigError, resolve
 from wt_jax.data.views import PixelSpec
 from wt_jax.eval.rivals import config_of
-from wt_jax.methods import METHODS
 from wt_jax.tools.peers.measure_step import WAYS, Job
 from wt_jax.tools.step_turns import Contender, bench, report
 
@@ -52,8 +51,7 @@ def _rows(config: Config, folder: Path) -> list[Contender]:
     """What the flags ask for."""
     configs = {config.method_name: config}
     if _METHODS.value:
-        file = config_flags.get_config_filename(flags.FLAGS["config"])
-        overrides = config_flags.get_override_values(flags.FLAGS["config"])
+        file, overrides = config_for(_METHODS.value)
         configs = {name: config_of(file, name, config.seed, overrides)[0] for name in _METHODS.value}
     first = next(iter(configs))
     rows = {name: ("wt_jax", value) for name, value in configs.items()}
@@ -82,8 +80,6 @@ def main(argv: Sequence[str]) -> None:
             raise ConfigError(f"unexpected argument {argv[1]!r}; options begin with --")
         if _CONFIG.value is None:
             raise ConfigError("--config=FILE is missing; configs/quickstart.py is the smallest")
-        for name in set(_METHODS.value) - set(METHODS):
-            raise ConfigError(f"unknown method {name!r} in --methods; there are {', '.join(METHODS)}")
         for name in set(_WAYS.value) - set(WAYS):
             raise ConfigError(f"unknown way {name!r} in --ways; there are {', '.join(WAYS)}")
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench_step")))

@@ -17,10 +17,9 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from wt_jax.cli import parse_flags, set_up_logging, told_in_one_line
+from wt_jax.cli import config_for, parse_flags, set_up_logging, told_in_one_line
 from wt_jax.config import ConfigError
 from wt_jax.eval.rivals import compare
-from wt_jax.methods import METHODS
 
 log = logging.getLogger("wt_jax")
 
@@ -40,11 +39,7 @@ def main(argv: Sequence[str]) -> None:
     with told_in_one_line():
         if len(argv) > 1:
             raise ConfigError(f"unexpected argument {argv[1]!r}; options begin with --")
-        for name in _METHODS.value:
-            if name not in METHODS:
-                raise ConfigError(f"unknown method {name!r} in --methods; there are {', '.join(METHODS)}")
-        file = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
-        overrides = config_flags.get_override_values(flags.FLAGS["config"])
+        file, overrides = config_for(_METHODS.value)
         print(compare(file, _METHODS.value, _SEEDS.value, overrides, Path(_WORKDIR.value)))
         log.info("the table, its values and a picture are in %s/comparison.*", _WORKDIR.value)
 

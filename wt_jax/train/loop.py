@@ -115,8 +115,8 @@ def _train(run: Run, workdir: Path, interrupt: Interrupt, heartbeat: Heartbeat) 
     )
     writer = MetricsWriter(workdir, start, config.train.tensorboard)
     bad_videos = BadVideos(run.videos, workdir, config.data.max_bad_fraction)
-    lowered = run.program.step.lower(run.program.shapes, batch_shapes(run.program.method, config.train.batch_size))
-    flops = model_flops(run.program.method, run.program.shapes, config.train.batch_size) if device_peak() else None
+    counted = start < num_steps and device_peak()
+    flops = model_flops(run.program.method, run.program.shapes, config.train.batch_size) if counted else None
     progress = Progress(num_steps, config.train.batch_size, flops)
     goodput = Goodput(workdir, start) if is_chief() else None
     eval_every = steps_of(config.train.eval_every, steps_per_epoch=run.program.steps_per_epoch)
@@ -125,13 +125,15 @@ def _train(run: Run, workdir: Path, interrupt: Interrupt, heartbeat: Heartbeat) 
 
     # The step, compiled while a request to stop is still obeyed at once; some processes find it in a cache and wait here.
     heartbeat.at("compiling", start)
-    take_step = lowered.compile() if start < num_steps else None
+    if start < num_steps:
+        shapes = batch_shapes(run.program.method, config.train.batch_size)
+        take_step = run.program.step.lower(run.program.shapes, shapes).compile()
     meet("compiled")
 
     # The steps. Metrics are read one step late, so the device always has the next step to do.
     pending: collections.deque = collections.deque()
     busy: list[np.ndarray] = []
-    last_finish = 0.0  # 0: the next step also compiles
+    last_finish = 0.0  # 0: no step is finished yet
 
     def settle() -> bool:
         """Read the oldest pending step; whether some process was asked to stop."""

@@ -85,7 +85,6 @@ def _ours(job: Job) -> tuple[Facts, Take | None]:
         "peak": device_peak(),
         "flops": model_flops(program.method, program.shapes, job.config.train.batch_size),
         "version": f"jax {jax.__version__}",
-        "planned": compiled.memory_analysis().temp_size_in_bytes / 2**20,
     }
     if not job.run:
         return facts, None

@@ -4,21 +4,13 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from flax.traverse_util import flatten_dict
 from torch import nn
 
 
 def load_variables(module: nn.Module, params: Mapping) -> None:
     """Fill an `Embedder` with our parameters (a nested dict of arrays), each exactly once."""
-    flat: dict[str, np.ndarray] = {}
-
-    def walk(tree, path):
-        for name, value in tree.items():
-            if isinstance(value, Mapping):
-                walk(value, (*path, name))
-            else:
-                flat[".".join((*path, name))] = np.asarray(value)
-
-    walk(params, ())
+    flat = {name: np.asarray(value) for name, value in flatten_dict(params, sep=".").items()}
     state = {}
     for name, parameter in module.named_parameters():
         place = name.replace("head.parts.", "head.").replace("encoder.blocks.", "encoder.block")
