@@ -1,12 +1,15 @@
-"""The CPU convolution against XLA's own."""
+"""The CPU convolutions, oneDNN's and the composed one, against XLA's own."""
+
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from wt_jax.models import conv
+from wt_jax.models import conv_composed, onednn_ops
 from wt_jax.models.conv import conv3d
 
 SAME = ((1, 1), (1, 1), (1, 1))
@@ -26,6 +29,16 @@ CASES = {
     "frames_in_groups": ((3, 5, 20, 20, 2), (3, 3, 3), (1, 1, 1), SAME),
     "frames_larger_than_a_group": ((1, 2, 40, 33, 2), (1, 3, 3), (1, 1, 1), ((0, 0), (1, 1), (1, 1))),
 }
+
+
+@pytest.fixture(params=["onednn", "composed"])
+def way(request, monkeypatch) -> str:
+    """How a CPU does it: both, where there is oneDNN."""
+    if request.param == "composed":
+        monkeypatch.setattr(onednn_ops, "available", lambda: False)
+    elif not onednn_ops.available():
+        pytest.skip("no oneDNN here: pip install onednn-cpu-gomp, on an x86-64 Linux")
+    return request.param
 
 
 def reference(x, kernel, strides, padding):
@@ -49,7 +62,7 @@ def arrays(shape, kernel_size, dtype=jnp.float32):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_equals_lax_in_value_and_gradients(case):
+def test_equals_lax_in_value_and_gradients(case, way):
     shape, kernel_size, strides, padding = CASES[case]
     x, kernel = arrays(shape, kernel_size)
     with jax.numpy_dtype_promotion("strict"):
@@ -59,7 +72,7 @@ def test_equals_lax_in_value_and_gradients(case):
 
 
 @pytest.mark.parametrize("case", ["time", "full_strided"])
-def test_bfloat16_is_within_rounding_of_float32(case):
+def test_bfloat16_is_within_rounding_of_float32(case, way):
     shape, kernel_size, strides, padding = CASES[case]
     x, kernel = arrays(shape, kernel_size, jnp.bfloat16)
     with jax.numpy_dtype_promotion("strict"):
@@ -78,25 +91,68 @@ def test_other_platforms_get_one_plain_convolution():
     assert "[b, 0, 1, 2, f]" in text
 
 
-def test_cpu_never_runs_a_3d_convolution():
+def test_cpu_never_runs_a_3d_convolution(way):
     x, kernel = arrays(*CASES["full_strided"][:2])
     gradient = jax.jit(jax.grad(lambda x, kernel: conv3d(x, kernel, (2, 2, 2), SAME).sum(), argnums=(0, 1)))
     text = gradient.lower(x, kernel).as_text()
-    assert "stablehlo.convolution" in text
     assert "[b, 0, 1, 2, f]" not in text
+    assert ("stablehlo.convolution" in text) == (way == "composed")
+    assert text.count(onednn_ops._NAME) == (1 if way == "onednn" else 0)  # both gradients at once
+
+
+def test_a_gradient_that_nobody_asks_for_is_not_computed():
+    if not onednn_ops.available():
+        pytest.skip("no oneDNN here")
+    x, kernel = arrays(*CASES["full"][:2])
+    of_kernel = jax.jit(jax.grad(lambda kernel: conv3d(x, kernel, (1, 1, 1), SAME).sum()))
+    text = of_kernel.lower(kernel).as_text()
+    assert "kernel_gradient" in text
+    assert "\\22gradients\\22" not in text
+    expected = jax.grad(lambda kernel: reference(x, kernel, (1, 1, 1), SAME).sum())(kernel)
+    np.testing.assert_allclose(of_kernel(kernel), expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("case", ["full_strided", "stem"])
+def test_four_devices_share_the_batch(case, way):
+    shape, kernel_size, strides, padding = CASES[case]
+    x, kernel = arrays((8, *shape[1:]), kernel_size)
+    whole = value_and_gradients(conv3d, x, kernel, strides, padding)
+    mesh = Mesh(np.array(jax.devices()).reshape(2, 2), ("data", "fsdp"))
+    split = jax.device_put(x, NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))
+    parts = value_and_gradients(conv3d, split, jax.device_put(kernel, NamedSharding(mesh, PartitionSpec())), strides, padding)
+    for one, four in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(one, four, rtol=1e-4, atol=1e-4 * float(jnp.abs(one).max()))
+    assert all(part.sharding.spec[0] == ("data", "fsdp") for part in parts[:2])
+
+
+def test_what_onednn_refuses_is_named():
+    if not onednn_ops.available():
+        pytest.skip("no oneDNN here")
+    x = jnp.ones((1, 2, 2, 2, 8))
+    text = json.dumps(["max_pool", x.shape, [2, 2, 2], [1, 5, 5, 5, 8], [1, 1, 1], [[0, 0]] * 3])
+    wrong = jax.jit(lambda x: jax.ffi.ffi_call(onednn_ops._NAME, jax.ShapeDtypeStruct((1, 5, 5, 5, 8), x.dtype))(x, text=text))
+    with pytest.raises(jax.errors.JaxRuntimeError, match=r"wt_jax_onednn: OneDnnError: dnnl_pooling.*ONEDNN_VERBOSE"):
+        jax.block_until_ready(wrong(x))
+
+
+def test_a_pass_behind_another_is_what_it_was():
+    x, after = jnp.arange(24.0).reshape(2, 3, 4), jnp.ones((2, 5))
+    np.testing.assert_array_equal(jax.jit(onednn_ops.behind)(x, after), x)
+    assert float(jax.grad(lambda after: onednn_ops.behind(x, after).sum())(after).sum()) == 0
 
 
 def test_the_pieces_are_summed_in_several_groups(monkeypatch):
+    monkeypatch.setattr(onednn_ops, "available", lambda: False)
     shape, kernel_size, strides, padding = CASES["full"]
     x, kernel = arrays(shape, kernel_size)
     whole = value_and_gradients(conv3d, x, kernel, strides, padding)
-    monkeypatch.setattr(conv, "_POSITIONS", 90)
+    monkeypatch.setattr(conv_composed, "_POSITIONS", 90)
     pieces = value_and_gradients(conv3d, x, kernel, strides, padding)
     for one, many in zip(whole, pieces, strict=True):
         np.testing.assert_allclose(one, many, rtol=1e-4, atol=1e-4)
 
 
-def test_traces_without_data_and_under_checkpoint():
+def test_traces_without_data_and_under_checkpoint(way):
     x, kernel = arrays(*CASES["full"][:2])
 
     def loss(kernel):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from wt_jax.models import MLP, MODELS, ModelConfig, Norm, build_encoder, forward_flops
+from wt_jax.models import MLP, MODELS, ModelConfig, Norm, build_encoder, forward_flops, onednn_ops
 from wt_jax.models.embedder import l2_normalise
 from wt_jax.models.layers import max_pool
 from wt_jax.models.maps import layer_maps
@@ -209,7 +209,10 @@ class TestNorm:
 
 @pytest.mark.parametrize("window", [(1, 3, 3), (3, 3, 3), (2, 2, 2)])
 @pytest.mark.parametrize("step", [1, 2])
-def test_max_pool_equals_reduce_window(window, step):
+@pytest.mark.parametrize("onednn", [True, False])
+def test_max_pool_equals_reduce_window(window, step, onednn, monkeypatch):
+    if not onednn:
+        monkeypatch.setattr(onednn_ops, "available", lambda: False)
     x = random_clips((2, 4, 6, 8, 3))
     strides = tuple(step if length > 1 else 1 for length in window)
 

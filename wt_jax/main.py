@@ -17,6 +17,7 @@ from wt_jax.cli import parse_flags, set_up_logging, told_in_one_line
 from wt_jax.config import Config, ConfigError, resolve
 from wt_jax.train.checkpoint import last_state
 from wt_jax.train.distributed import join
+from wt_jax.train.host_memory import keep_freed_memory
 from wt_jax.train.loop import Run, prepare, train
 from wt_jax.train.step import TrainState
 from wt_jax.train.workdir import open_workdir, read_config
@@ -51,6 +52,7 @@ def read_flags() -> tuple[Config, Path]:
 def main(argv: Sequence[str]) -> None:
     """Dispatch on --mode."""
     set_up_logging()
+    keep_freed_memory()
     with told_in_one_line():
         if len(argv) > 1:
             raise ConfigError(f"unexpected argument {argv[1]!r}; options begin with --")

@@ -86,7 +86,7 @@ class CLSA(parts.Headed):
         student = {"params": params, **model_state}
         looks, model_state = parts.look_at_all(self.network, student, [batch["weak"], batch["strong"]])
         weak, strong = (embedding for embedding, _ in looks)
-        (key, _), _ = parts.look(self.network, teacher, batch["key"])
+        (key, _), _ = parts.look(self.network, teacher, batch["key"], after=strong)
         mask = negatives_mask(memory, batch["video"], drop_same_video=settings.drop_same_video)
         loss = clsa_loss(
             strong,

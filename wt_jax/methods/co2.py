@@ -76,7 +76,7 @@ class CO2(parts.Headed):
         settings = self.settings
         teacher, memory = jax.lax.stop_gradient((teacher, memory))
         (query, _), model_state = parts.look(self.network, {"params": params, **model_state}, batch["query"])
-        (key, _), _ = parts.look(self.network, teacher, batch["key"])
+        (key, _), _ = parts.look(self.network, teacher, batch["key"], after=query)
         mask = negatives_mask(memory, batch["video"], drop_same_video=settings.drop_same_video)
         loss = co2_loss(
             query,

@@ -14,6 +14,7 @@ from wt_jax.data.views import ViewSpec
 from wt_jax.methods.base import Built, Tree, with_encoder
 from wt_jax.models.embedder import Embedder
 from wt_jax.models.heads import MLP
+from wt_jax.models.onednn_ops import behind
 from wt_jax.queue import Queue
 from wt_jax.teacher import cosine_momentum, distance, ema_update
 
@@ -63,11 +64,14 @@ def first_variables(
     return variables["params"], {name: part for name, part in variables.items() if name != "params"}
 
 
-def look(network: nn.Module, variables: Tree, *clips: Array) -> tuple[Any, Tree]:
+def look(network: nn.Module, variables: Tree, *clips: Array, after: Array | None = None) -> tuple[Any, Tree]:
     """A training-mode pass: outputs, and the new collections.
 
-    Teachers too normalise by the batch they see, as MoCo's key encoder does.
+    Teachers too normalise by the batch they see, as MoCo's key encoder does. A pass that is not differentiated may be told
+    to come after an array of another one (`wt_jax.models.onednn_ops.behind`).
     """
+    if after is not None:
+        clips = tuple(behind(clip, after) for clip in clips)
     return network.apply(variables, *clips, True, mutable=["batch_stats"])
 
 

@@ -74,7 +74,7 @@ class ReSSL(parts.Headed):
         settings = self.settings
         teacher, memory = jax.lax.stop_gradient((teacher, memory))
         (query, _), model_state = parts.look(self.network, {"params": params, **model_state}, batch["query"])
-        (key, _), _ = parts.look(self.network, teacher, batch["key"])
+        (key, _), _ = parts.look(self.network, teacher, batch["key"], after=query)
         mask = negatives_mask(memory, batch["video"], drop_same_video=settings.drop_same_video)
         temperatures = {"temperature": settings.temperature, "weak_temperature": settings.weak_temperature}
         loss = relational_loss(query, key, memory["key"], memory["key"], **temperatures, mask=mask)

@@ -120,12 +120,12 @@ class WeakTeacher(parts.Headed):
         settings = self.settings
         teacher, memory = jax.lax.stop_gradient((teacher, memory))
         (query, _), model_state = parts.look(self.network, {"params": params, **model_state}, batch["query"])
-        (key, _), _ = parts.look(self.network, teacher, batch["key"])
+        (key, _), _ = parts.look(self.network, teacher, batch["key"], after=query)
         mask = negatives_mask(memory, batch["video"], drop_same_video=settings.drop_same_video)
         entries = {"strong": key, "video": batch["video"], "label": batch["label"]}
         weight = self.label_weight(step)
         if settings.needs_weak_view:
-            (weak, feature), _ = parts.look(self.network, teacher, batch["weak"])
+            (weak, feature), _ = parts.look(self.network, teacher, batch["weak"], after=key)
             entries["weak"] = weak = weak if settings.shared == "all" else l2_normalise(feature)
             weak_temperature = settings.weak_temperature
             labels = artificial_labels(weak, memory["weak"], temperature=weak_temperature, label_weight=weight, mask=mask)

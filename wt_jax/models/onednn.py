@@ -1,0 +1,196 @@
+"""oneDNN's 3-D convolutions and max-pooling in float32, on arrays given by their addresses.
+
+oneDNN (Apache 2.0, https://github.com/uxlfoundation/oneDNN) is the library behind the convolutions of other frameworks on
+a CPU. It is used through its C interface, which is stable within version 3: the library is found where a wheel
+(`onednn-cpu-gomp`) or conda puts it, in the `lib` folder of the environment, or else where the system keeps its own.
+`wt_jax/models/onednn_ops.py` puts them into a jitted program; nothing here knows JAX.
+"""
+
+import ctypes
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+# Values of oneDNN's enumerations (oneapi/dnnl/dnnl_types.h, version 3).
+_CPU, _IN_ORDER, _F32, _ANY_LAYOUT = 1, 1, 3, 1
+_FORWARD_TRAINING, _FORWARD_INFERENCE, _DIRECT, _MAX = 64, 96, 1, 511
+_WEIGHTS_LAYOUT, _DIFF_WEIGHTS_LAYOUT, _WORKSPACE_LAYOUT = 131, 132, 135
+_SRC, _DST, _WEIGHTS, _WORKSPACE, _DIFF_SRC, _DIFF_DST, _DIFF_WEIGHTS = 1, 17, 33, 64, 129, 145, 161
+_FROM, _TO = 1, 17
+_ALLOCATE = ctypes.c_void_p(-1)
+_MAX_DIMS = 12
+
+# Axes of our arrays in the order in which oneDNN names them: (N, C, D, H, W) and (O, I, D, H, W).
+_OF_VIDEO, _OF_KERNEL = (0, 4, 1, 2, 3), (4, 3, 0, 1, 2)
+
+Shape = tuple[int, ...]
+Padding = tuple[tuple[int, int], ...]
+
+
+class OneDnnError(RuntimeError):
+    """oneDNN refused a call."""
+
+
+class _Argument(ctypes.Structure):
+    _fields_ = (("argument", ctypes.c_int), ("memory", ctypes.c_void_p))
+
+
+@lru_cache(maxsize=1)
+def library() -> ctypes.CDLL | None:
+    """oneDNN 3 on an x86-64 Linux, or None where there is none."""
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return None
+    # Threads that have done their share wait some microseconds for the next and then sleep: spinning on, as GNU OpenMP's do
+    # for milliseconds, they would take the cores from the rest of the program; asleep at once, they are late for small layers.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+    for name in (str(Path(sys.prefix) / "lib" / "libdnnl.so.3"), "libdnnl.so.3"):
+        try:
+            found = ctypes.CDLL(name)
+        except OSError:
+            continue
+        found.dnnl_primitive_desc_query_md.restype = ctypes.c_void_p
+        return found
+    return None
+
+
+def _call(function: str, *arguments) -> None:
+    status = getattr(library(), function)(*arguments)
+    if status:
+        raise OneDnnError(f"{function} returned status {status}; ONEDNN_VERBOSE=all in the environment makes oneDNN say why")
+
+
+def _new(function: str, *arguments) -> ctypes.c_void_p:
+    """Handle that a creating function of oneDNN puts where its first argument points."""
+    handle = ctypes.c_void_p()
+    _call(function, ctypes.byref(handle), *arguments)
+    return handle
+
+
+def _dims(values: Sequence[int]) -> ctypes.Array:
+    return (ctypes.c_int64 * _MAX_DIMS)(*values)
+
+
+@lru_cache(maxsize=1)
+def _engine_and_stream() -> tuple[ctypes.c_void_p, ctypes.c_void_p]:
+    engine = _new("dnnl_engine_create", _CPU, ctypes.c_size_t(0))
+    return engine, _new("dnnl_stream_create", engine, _IN_ORDER)
+
+
+def _row_major(shape: Sequence[int], axes: Sequence[int]) -> ctypes.c_void_p:
+    """Layout of a dense array of `shape`, its axes named in the order `axes`."""
+    strides = [1] * len(shape)
+    for axis in reversed(range(len(shape) - 1)):
+        strides[axis] = strides[axis + 1] * shape[axis + 1]
+    sizes, steps = _dims([shape[axis] for axis in axes]), _dims([strides[axis] for axis in axes])
+    return _new("dnnl_memory_desc_create_with_strides", len(shape), sizes, _F32, steps)
+
+
+def _layout_of(chosen: ctypes.c_void_p, what: int) -> ctypes.c_void_p:
+    """Layout that oneDNN wants for one of a primitive's arrays."""
+    return ctypes.c_void_p(library().dnnl_primitive_desc_query_md(chosen, what, 0))
+
+
+def _window(strides: Shape, padding: Padding) -> tuple[ctypes.Array, ...]:
+    """Strides, dilation (0 is none) and padding before and after."""
+    low, high = zip(*padding, strict=True)
+    return _dims(strides), _dims((0, 0, 0)), _dims(low), _dims(high)
+
+
+class Operation:
+    """Primitives to be executed one after the other, from one thread only."""
+
+    def __init__(self):
+        self._engine, self._stream = _engine_and_stream()
+        self._given: tuple[ctypes.c_void_p, ...] = ()
+        self._steps: list[tuple[ctypes.c_void_p, ctypes.Array]] = []
+
+    def _memory(self, layout: ctypes.c_void_p, own: bool = True) -> ctypes.c_void_p:
+        """Memory of its own, or a place for an address to come."""
+        return _new("dnnl_memory_create", layout, self._engine, _ALLOCATE if own else None)
+
+    def _then(self, chosen: ctypes.c_void_p, memories: dict[int, ctypes.c_void_p]) -> None:
+        arguments = (_Argument * len(memories))(*(_Argument(key, memory) for key, memory in memories.items()))
+        self._steps.append((_new("dnnl_primitive_create", chosen), arguments))
+
+    def __call__(self, *addresses: int) -> None:
+        """Run on the arrays at these addresses, in the order that the kind of operation says."""
+        for memory, address in zip(self._given, addresses, strict=True):
+            _call("dnnl_memory_set_data_handle", memory, ctypes.c_void_p(address))
+        for primitive, arguments in self._steps:
+            _call("dnnl_primitive_execute", primitive, self._stream, len(arguments), arguments)
+        _call("dnnl_stream_wait", self._stream)
+
+
+class Convolution(Operation):
+    """One of the three convolutions of a layer: "value", "input_gradient" or "kernel_gradient".
+
+    Called with the addresses of x (N, D, H, W, Cin), kernel (kd, kh, kw, Cin, Cout) and y (N, D', H', W', Cout), dense,
+    row-major, float32, as `wt_jax.models.conv.conv3d` has them, it computes from two the one that is its result; y stands for
+    its gradient too. The kernel is brought into oneDNN's own layout and back at each call.
+
+    Raises:
+      OneDnnError: oneDNN knows no such convolution.
+    """
+
+    def __init__(self, kind: str, x: Shape, kernel: Shape, y: Shape, strides: Shape, padding: Padding):
+        super().__init__()
+        x, y, ours = _row_major(x, _OF_VIDEO), _row_major(y, _OF_VIDEO), _row_major(kernel, _OF_KERNEL)
+        sizes = _dims([kernel[axis] for axis in _OF_KERNEL])
+        free = _new("dnnl_memory_desc_create_with_tag", 5, sizes, _F32, _ANY_LAYOUT)
+        window = _window(strides, padding)
+        made = "dnnl_convolution_{}_primitive_desc_create"
+        forward = (self._engine, _FORWARD_TRAINING, _DIRECT, x, free, None, y, *window, None)
+        chosen = _new(made.format("forward"), *forward)
+        if kind == "input_gradient":
+            chosen = _new(made.format("backward_data"), self._engine, _DIRECT, x, free, y, *window, chosen, None)
+        elif kind == "kernel_gradient":
+            chosen = _new(made.format("backward_weights"), self._engine, _DIRECT, x, free, None, y, *window, chosen, None)
+        theirs = _layout_of(chosen, _DIFF_WEIGHTS_LAYOUT if kind == "kernel_gradient" else _WEIGHTS_LAYOUT)
+        self._given = x_memory, kernel_memory, y_memory = tuple(self._memory(layout, own=False) for layout in (x, ours, y))
+        inner = self._memory(theirs)
+        if kind == "kernel_gradient":
+            self._then(chosen, {_SRC: x_memory, _DIFF_DST: y_memory, _DIFF_WEIGHTS: inner})
+            self._then(self._reorder(theirs, ours), {_FROM: inner, _TO: kernel_memory})
+            return
+        self._then(self._reorder(ours, theirs), {_FROM: kernel_memory, _TO: inner})
+        ends = {_SRC: x_memory, _DST: y_memory} if kind == "value" else {_DIFF_SRC: x_memory, _DIFF_DST: y_memory}
+        self._then(chosen, {_WEIGHTS: inner, **ends})
+
+    def _reorder(self, source: ctypes.c_void_p, target: ctypes.c_void_p) -> ctypes.c_void_p:
+        return _new("dnnl_reorder_primitive_desc_create", source, self._engine, target, self._engine, None)
+
+
+class MaxPool(Operation):
+    """Max-pooling, called with the addresses of x (N, D, H, W, C) and y (N, D', H', W', C)."""
+
+    def __init__(self, x: Shape, window: Shape, y: Shape, strides: Shape, padding: Padding):
+        super().__init__()
+        x, y = _row_major(x, _OF_VIDEO), _row_major(y, _OF_VIDEO)
+        self._given = x_memory, y_memory = self._memory(x, own=False), self._memory(y, own=False)
+        self._then(self._forward(_FORWARD_INFERENCE, x, y, window, strides, padding), {_SRC: x_memory, _DST: y_memory})
+
+    def _forward(self, use: int, x, y, window: Shape, strides: Shape, padding: Padding) -> ctypes.c_void_p:
+        steps, dilation, *around = _window(strides, padding)
+        shape = (_MAX, x, y, steps, _dims(window), dilation, *around)
+        return _new("dnnl_pooling_forward_primitive_desc_create", self._engine, use, *shape, None)
+
+
+class MaxPoolGradient(MaxPool):
+    """Its gradient, called with the addresses of x, dy and dx. Of equal maxima the first one gets it."""
+
+    def __init__(self, x: Shape, window: Shape, y: Shape, strides: Shape, padding: Padding):
+        Operation.__init__(self)
+        x, y = _row_major(x, _OF_VIDEO), _row_major(y, _OF_VIDEO)
+        self._given = x_memory, dy_memory, dx_memory = tuple(self._memory(layout, own=False) for layout in (x, y, x))
+        # Where the maxima were is found once more: to keep that from the forward pass would take another array.
+        forward = self._forward(_FORWARD_TRAINING, x, y, window, strides, padding)
+        places = self._memory(_layout_of(forward, _WORKSPACE_LAYOUT))
+        self._then(forward, {_SRC: x_memory, _DST: self._memory(y), _WORKSPACE: places})
+        steps, dilation, *around = _window(strides, padding)
+        shape = (_MAX, x, y, steps, _dims(window), dilation, *around)
+        chosen = _new("dnnl_pooling_backward_primitive_desc_create", self._engine, *shape, forward, None)
+        self._then(chosen, {_DIFF_DST: dy_memory, _WORKSPACE: places, _DIFF_SRC: dx_memory})

@@ -1,0 +1,168 @@
+"""oneDNN's convolutions and max-pooling as operations of a jitted program, each device taking its part of the batch.
+
+Both gradients of a layer are one operation, so that what follows in the backward pass begins when both are done: a
+convolution that shares the cores with another operation of the program takes longer than the two in turn, because its
+threads wait for each other.
+"""
+
+import json
+import string
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, lru_cache
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.sharding import NamedSharding, PartitionSpec
+
+from wt_jax.models import ffi, onednn
+
+Padding = tuple[tuple[int, int], ...]
+Video = tuple[int, int, int, int]  # T, H, W, C
+
+_NAME = "wt_jax_onednn"
+# oneDNN keeps a team of threads for each thread that calls it, and its objects belong to one thread at a time.
+_caller = ThreadPoolExecutor(1, thread_name_prefix="onednn")
+
+# Arrays in and arrays out of an operation; y stands for its gradient too.
+_ARRAYS = {
+    "value": (("x", "kernel"), ("y",)),
+    "gradients": (("x", "kernel", "y"), ("x", "kernel")),
+    "kernel_gradient": (("x", "y"), ("kernel",)),
+    "max_pool": (("x",), ("y",)),
+    "max_pool_gradient": (("x", "y"), ("x",)),
+}
+# Dimensions of the arrays; those with the same letter are the same, b is the batch.
+_OF_CONV = {"x": "b t h w i", "kernel": "k l m i o", "y": "b u v x o"}
+_OF_POOL = {"x": "b t h w i", "y": "b u v x i"}
+
+
+@lru_cache(maxsize=1)
+def available() -> bool:
+    """Whether this machine has oneDNN; the first call also makes its operations known to XLA."""
+    if onednn.library() is None:
+        return False
+    ffi.register(_NAME, lambda text, addresses: _caller.submit(_run, text, addresses).result())
+    return True
+
+
+def value(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], padding: Padding) -> jax.Array:
+    """As `wt_jax.models.conv.conv3d`, in float32."""
+    return _operation("value", x.shape[1:], kernel.shape, strides, padding, x, kernel)[0]
+
+
+def gradients(
+    x: jax.Array, kernel: jax.Array, dy: jax.Array, strides: tuple[int, ...], padding: Padding
+) -> tuple[jax.Array, jax.Array]:
+    """Gradients of `value` by x and by kernel, given that by its result."""
+    return tuple(_operation("gradients", x.shape[1:], kernel.shape, strides, padding, x, kernel, dy))
+
+
+def kernel_gradient(
+    x: jax.Array, dy: jax.Array, size: tuple[int, ...], strides: tuple[int, ...], padding: Padding
+) -> jax.Array:
+    """The second of `gradients` alone, for a kernel (`size`, Cin, Cout)."""
+    return _operation("kernel_gradient", x.shape[1:], (*size, x.shape[-1], dy.shape[-1]), strides, padding, x, dy)[0]
+
+
+def max_pool(x: jax.Array, window: tuple[int, ...], strides: tuple[int, ...], padding: Padding) -> jax.Array:
+    """Maxima of windows of `x` (B, T, H, W, C) in float32, the padding never being one."""
+    return _operation("max_pool", x.shape[1:], window, strides, padding, x)[0]
+
+
+def max_pool_gradient(
+    x: jax.Array, dy: jax.Array, window: tuple[int, ...], strides: tuple[int, ...], padding: Padding
+) -> jax.Array:
+    """Gradient of `max_pool` by x. Of equal maxima the first one gets it."""
+    return _operation("max_pool_gradient", x.shape[1:], window, strides, padding, x, dy)[0]
+
+
+@custom_partitioning
+def _behind(x: jax.Array, after: jax.Array) -> jax.Array:
+    same = jax.ShapeDtypeStruct(x.shape, x.dtype)
+    return jax.ffi.ffi_call(_NAME, same, input_output_aliases={0: 0})(x, after, text=json.dumps(["nothing"]))
+
+
+def _behind_rule(mesh, arguments, results):
+    letters = iter(string.ascii_lowercase)
+    x, after = (" ".join(next(letters) for _ in argument.shape) for argument in arguments)
+    return f"{x}, {after} -> {x}"
+
+
+def _behind_divided(mesh, arguments, results):
+    x, after = (argument.sharding for argument in arguments)
+    return mesh, lambda x, after: x, x, (x, after)
+
+
+_behind.def_partition(partition=_behind_divided, sharding_rule=_behind_rule)
+
+
+def behind(x: jax.Array, after: jax.Array) -> jax.Array:
+    """`x`, on one CPU with oneDNN not before `after` is there, elsewhere as it is; no gradient passes.
+
+    Of two passes at once each would keep the convolutions of the other waiting.
+    """
+    if not available():
+        return x
+    return jax.lax.platform_dependent(*jax.lax.stop_gradient((x, after)), cpu=_behind, default=lambda x, _: x)
+
+
+def _on_one_device(
+    kind: str, video: Video, kernel: tuple[int, ...], strides: tuple[int, ...], padding: Padding, *arrays: jax.Array
+) -> list[jax.Array]:
+    batch = arrays[0].shape[0]
+    windows = zip(video[:3], kernel[:3], strides, padding, strict=True)
+    after = [(size + low + high - window) // step + 1 for size, window, step, (low, high) in windows]
+    shapes = {"x": (batch, *video), "kernel": kernel, "y": (batch, *after, video[3] if kind.startswith("max") else kernel[4])}
+    results = [jax.ShapeDtypeStruct(shapes[name], jnp.float32) for name in _ARRAYS[kind][1]]
+    return jax.ffi.ffi_call(_NAME, results)(*arrays, text=json.dumps([kind, *shapes.values(), strides, padding]))
+
+
+def _divide(kind, video, kernel, strides, padding, mesh, arguments, results):
+    """What each device does: its own part of the batch, and for a kernel gradient the sum over devices."""
+    batch = arguments[0].sharding.spec[0]
+    whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(batch))
+    shardings = [[whole if name == "kernel" else split for name in names] for names in _ARRAYS[kind]]
+
+    def on_each(*arrays):
+        out = _on_one_device(kind, video, kernel, strides, padding, *arrays)
+        if batch is None:
+            return out
+        summed = [name == "kernel" for name in _ARRAYS[kind][1]]
+        return [jax.lax.psum(a, batch) if add else a for a, add in zip(out, summed, strict=True)]
+
+    return mesh, on_each, shardings[1], tuple(shardings[0])
+
+
+def _rule(kind, *_):
+    dimensions = _OF_POOL if kind.startswith("max") else _OF_CONV
+    rule = " -> ".join(", ".join(dimensions[name] for name in names) for names in _ARRAYS[kind])
+    letters = dict.fromkeys(letter for letter in rule if letter.isalpha())  # in the order in which they come, as JAX wants them
+    options = {"need_replication_factors": tuple(letter for letter in letters if letter != "b")}
+    return rule, options | ({"reduction_factors": ("b",)} if kind == "kernel_gradient" else {})
+
+
+_operation = custom_partitioning(_on_one_device, static_argnums=(0, 1, 2, 3, 4))
+_operation.def_partition(partition=_divide, sharding_rule=_rule)
+
+
+@cache
+def _prepared(text: str) -> list[tuple[onednn.Operation, list[int]]]:
+    """What oneDNN is to do, and with which of the operation's arrays, arguments being counted before results."""
+    kind, *layer = json.loads(text)
+    if kind == "nothing":
+        return []
+    if kind == "max_pool":
+        return [(onednn.MaxPool(*layer), [0, 1])]
+    if kind == "max_pool_gradient":
+        return [(onednn.MaxPoolGradient(*layer), [0, 1, 2])]
+    # A convolution wants x, kernel and y.
+    if kind == "gradients":
+        of_input, of_kernel = (onednn.Convolution(name, *layer) for name in ("input_gradient", "kernel_gradient"))
+        return [(of_input, [3, 1, 2]), (of_kernel, [0, 4, 2])]
+    return [(onednn.Convolution(kind, *layer), [0, 1, 2] if kind == "value" else [0, 2, 1])]
+
+
+def _run(text: str, addresses: list[int]) -> None:
+    for operation, places in _prepared(text):
+        operation(*(addresses[place] for place in places))
