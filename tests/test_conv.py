@@ -125,6 +125,19 @@ def test_four_devices_share_the_batch(case, way):
     assert all(part.sharding.spec[0] == ("data", "fsdp") for part in parts[:2])
 
 
+def test_under_vmap(way):
+    shape, kernel_size, strides, padding = CASES["full_strided"]
+    x, kernel = arrays((3, *shape), kernel_size)
+
+    def gradient(x):
+        return value_and_gradients(conv3d, x, kernel, strides, padding)
+
+    together = jax.vmap(gradient)(x)
+    for i in range(3):
+        for one, all_of_them in zip(gradient(x[i]), together, strict=True):
+            np.testing.assert_allclose(one, all_of_them[i], rtol=1e-4, atol=1e-4)
+
+
 def test_what_onednn_refuses_is_named():
     if not onednn_ops.available():
         pytest.skip("no oneDNN here")

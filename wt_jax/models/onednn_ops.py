@@ -8,7 +8,7 @@ threads wait for each other.
 import json
 import string
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -142,8 +142,14 @@ def _rule(kind, *_):
     return rule, options | ({"reduction_factors": ("b",)} if kind == "kernel_gradient" else {})
 
 
-_operation = custom_partitioning(_on_one_device, static_argnums=(0, 1, 2, 3, 4))
-_operation.def_partition(partition=_divide, sharding_rule=_rule)
+_divided = custom_partitioning(_on_one_device, static_argnums=(0, 1, 2, 3, 4))
+_divided.def_partition(partition=_divide, sharding_rule=_rule)
+
+
+def _operation(kind: str, *layer_and_arrays) -> list[jax.Array]:
+    """`_on_one_device` on every device; under `jax.vmap` one after the other."""
+    layer, arrays = layer_and_arrays[:4], layer_and_arrays[4:]
+    return jax.custom_batching.sequential_vmap(partial(_divided, kind, *layer))(*arrays)
 
 
 @cache

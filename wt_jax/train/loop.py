@@ -20,6 +20,7 @@ from wt_jax.data.sources import open_source
 from wt_jax.eval.evaluate import Evaluator
 from wt_jax.eval.features import make_extractor
 from wt_jax.methods import fit_to_data
+from wt_jax.models import onednn_ops
 from wt_jax.train import together
 from wt_jax.train.bad_videos import BadVideos, TrainingError
 from wt_jax.train.build import Program, build
@@ -113,6 +114,8 @@ def _train(run: Run, workdir: Path, interrupt: Interrupt, heartbeat: Heartbeat) 
         processes,
         f", from step {start}" if start else "",
     )
+    if jax.devices()[0].platform == "cpu" and not onednn_ops.available():
+        log.info("no oneDNN 3 was found here: convolutions take two to three times as long (docs/performance.md)")
     writer = MetricsWriter(workdir, start, config.train.tensorboard)
     bad_videos = BadVideos(run.videos, workdir, config.data.max_bad_fraction)
     counted = start < num_steps and device_peak()
