@@ -5,7 +5,7 @@ import platform
 
 # glibc's parameters (malloc.h) and what they are set to: one heap for all threads, no block mapped for itself, and nothing
 # given back at the heap's end.
-_ONE_HEAP, _NO_MAPPED_BLOCKS, _TRIM_ABOVE = (-8, 1), (-4, 0), (-1, 2**31 - 1)
+_ONE_HEAP, _NO_MAPPED_BLOCKS, _NO_TRIMMING = (-8, 1), (-4, 0), (-1, -1)
 
 
 def keep_freed_memory() -> None:
@@ -17,5 +17,5 @@ def keep_freed_memory() -> None:
     """
     if platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)
-        for parameter, value in (_ONE_HEAP, _NO_MAPPED_BLOCKS, _TRIM_ABOVE):
+        for parameter, value in (_ONE_HEAP, _NO_MAPPED_BLOCKS, _NO_TRIMMING):
             library.mallopt(parameter, value)
