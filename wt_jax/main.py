@@ -52,11 +52,12 @@ def read_flags() -> tuple[Config, Path]:
 def main(argv: Sequence[str]) -> None:
     """Dispatch on --mode."""
     set_up_logging()
-    keep_freed_memory()
     with told_in_one_line():
         if len(argv) > 1:
             raise ConfigError(f"unexpected argument {argv[1]!r}; options begin with --")
         config, workdir = read_flags()
+        if config.data.workers:
+            keep_freed_memory()
         join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _JOIN_TIMEOUT.value)
         if _MODE.value == "inspect":
             from wt_jax.tools.inspect_config import inspect_config

@@ -22,7 +22,6 @@ from wt_jax.config import resolve
 from wt_jax.eval.judge import judge
 from wt_jax.eval.report import Subject, write_report
 from wt_jax.eval.table import format_table
-from wt_jax.train.host_memory import keep_freed_memory
 from wt_jax.train.loop import prepare, train
 from wt_jax.train.workdir import open_workdir
 
@@ -85,7 +84,6 @@ def quickstart(config: ConfigDict, folder: Path, seeds: Sequence[int]) -> str:
 def main(argv: Sequence[str]) -> None:
     """Run the quick start."""
     set_up_logging()
-    keep_freed_memory()
     with told_in_one_line():
         print(quickstart(_CONFIG.value, Path(_WORKDIR.value), [int(seed) for seed in _SEEDS.value]))
 

@@ -13,7 +13,8 @@ def keep_freed_memory() -> None:
 
     On a CPU, XLA allocates a step's arrays at its beginning and frees them at its end. Blocks of that size would go back to
     the system, which hands them out again page by page, cleared: a seventh of the step's time and more. To be called
-    before there are threads; what the process holds then stays at its highest.
+    before there are threads, and not where a loader's threads share the process: they would wait for each other at the one
+    heap. What the process holds then stays at its highest.
     """
     if platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)

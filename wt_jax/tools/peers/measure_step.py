@@ -23,7 +23,7 @@ from wt_jax.train.host_memory import keep_freed_memory
 
 # PyTorch's ways to run its step that are worth trying: `torch.compile`'s mode ("": eager), and the memory layout. CUDA graphs
 # are not among them: both teachers' passes would share one graph's outputs. From "kept" on the process keeps freed memory, as
-# our own program does; so that is the last one.
+# our own program may; so that is the last one.
 WAYS = {
     "eager": ("", "channels_last_3d"),
     "eager_channels_first": ("", "contiguous_format"),
@@ -70,7 +70,8 @@ def synthetic_batches(config: Config) -> Iterator[dict[str, np.ndarray]]:
 
 
 def _ours(job: Job) -> tuple[Facts, Take | None]:
-    keep_freed_memory()
+    if job.config.data.workers:  # as in training
+        keep_freed_memory()
     import jax
 
     from wt_jax.train.build import build
