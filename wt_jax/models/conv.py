@@ -18,8 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from wt_jax.models import conv_composed, onednn_ops
-
-Padding = tuple[tuple[int, int], ...]
+from wt_jax.models.onednn import Padding
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))

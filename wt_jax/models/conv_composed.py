@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-Padding = tuple[tuple[int, int], ...]
+from wt_jax.models.onednn import Padding
 
 # Output positions per matmul of the kernel gradient: above a few thousand, XLA's matmul slows down with the length of
 # the contraction; far below, the loop costs more than the work in it.

@@ -8,7 +8,7 @@ operation can be kept in the compilation cache.
 import ctypes
 import re
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -56,7 +56,7 @@ class _Text(ctypes.Structure):
     _fields_ = (("start", ctypes.c_void_p), ("length", ctypes.c_size_t))
 
 
-@lru_cache(maxsize=1)
+@cache
 def _version() -> tuple[int, int]:
     """Version of the interface in this jaxlib; what is used here is the same in 0.1 to 0.3."""
     header = (Path(jax.ffi.include_dir()) / "xla" / "ffi" / "api" / "c_api.h").read_text()

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from wt_jax.models import onednn_ops
-from wt_jax.models.conv import Padding, conv3d
+from wt_jax.models.conv import conv3d
+from wt_jax.models.onednn import Padding
 
 Size3 = tuple[int, int, int]
 RGB = tuple[float, float, float]

@@ -11,7 +11,7 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 # Values of oneDNN's enumerations (oneapi/dnnl/dnnl_types.h, version 3).
@@ -38,7 +38,7 @@ class _Argument(ctypes.Structure):
     _fields_ = (("argument", ctypes.c_int), ("memory", ctypes.c_void_p))
 
 
-@lru_cache(maxsize=1)
+@cache
 def library() -> ctypes.CDLL | None:
     """oneDNN 3 on an x86-64 Linux, or None where there is none."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
@@ -74,7 +74,7 @@ def _dims(values: Sequence[int]) -> ctypes.Array:
     return (ctypes.c_int64 * _MAX_DIMS)(*values)
 
 
-@lru_cache(maxsize=1)
+@cache
 def _engine_and_stream() -> tuple[ctypes.c_void_p, ctypes.c_void_p]:
     engine = _new("dnnl_engine_create", _CPU, ctypes.c_size_t(0))
     return engine, _new("dnnl_stream_create", engine, _IN_ORDER)
@@ -165,32 +165,26 @@ class Convolution(Operation):
 
 
 class MaxPool(Operation):
-    """Max-pooling, called with the addresses of x (N, D, H, W, C) and y (N, D', H', W', C)."""
+    """Max-pooling, called with the addresses of x (N, D, H, W, C) and y (N, D', H', W', C), or its gradient, of x, dy and dx.
 
-    def __init__(self, x: Shape, window: Shape, y: Shape, strides: Shape, padding: Padding):
+    `kind` is "max_pool" or "max_pool_gradient". Of equal maxima the first one gets the gradient.
+    """
+
+    def __init__(self, kind: str, x: Shape, window: Shape, y: Shape, strides: Shape, padding: Padding):
         super().__init__()
         x, y = _row_major(x, _OF_VIDEO), _row_major(y, _OF_VIDEO)
-        self._given = x_memory, y_memory = self._memory(x, own=False), self._memory(y, own=False)
-        self._then(self._forward(_FORWARD_INFERENCE, x, y, window, strides, padding), {_SRC: x_memory, _DST: y_memory})
-
-    def _forward(self, use: int, x, y, window: Shape, strides: Shape, padding: Padding) -> ctypes.c_void_p:
         steps, dilation, *around = _window(strides, padding)
         shape = (_MAX, x, y, steps, _dims(window), dilation, *around)
-        return _new("dnnl_pooling_forward_primitive_desc_create", self._engine, use, *shape, None)
-
-
-class MaxPoolGradient(MaxPool):
-    """Its gradient, called with the addresses of x, dy and dx. Of equal maxima the first one gets it."""
-
-    def __init__(self, x: Shape, window: Shape, y: Shape, strides: Shape, padding: Padding):
-        Operation.__init__(self)
-        x, y = _row_major(x, _OF_VIDEO), _row_major(y, _OF_VIDEO)
+        made = "dnnl_pooling_{}_primitive_desc_create"
+        if kind == "max_pool":
+            self._given = x_memory, y_memory = tuple(self._memory(layout, own=False) for layout in (x, y))
+            forward = _new(made.format("forward"), self._engine, _FORWARD_INFERENCE, *shape, None)
+            self._then(forward, {_SRC: x_memory, _DST: y_memory})
+            return
         self._given = x_memory, dy_memory, dx_memory = tuple(self._memory(layout, own=False) for layout in (x, y, x))
         # Where the maxima were is found once more: to keep that from the forward pass would take another array.
-        forward = self._forward(_FORWARD_TRAINING, x, y, window, strides, padding)
+        forward = _new(made.format("forward"), self._engine, _FORWARD_TRAINING, *shape, None)
         places = self._memory(_layout_of(forward, _WORKSPACE_LAYOUT))
         self._then(forward, {_SRC: x_memory, _DST: self._memory(y), _WORKSPACE: places})
-        steps, dilation, *around = _window(strides, padding)
-        shape = (_MAX, x, y, steps, _dims(window), dilation, *around)
-        chosen = _new("dnnl_pooling_backward_primitive_desc_create", self._engine, *shape, forward, None)
-        self._then(chosen, {_DIFF_DST: dy_memory, _WORKSPACE: places, _DIFF_SRC: dx_memory})
+        backward = _new(made.format("backward"), self._engine, *shape, forward, None)
+        self._then(backward, {_DIFF_DST: dy_memory, _WORKSPACE: places, _DIFF_SRC: dx_memory})

@@ -8,7 +8,7 @@ threads wait for each other.
 import json
 import string
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, lru_cache, partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,9 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
 from wt_jax.models import ffi, onednn
+from wt_jax.models.onednn import Padding, Shape
 
-Padding = tuple[tuple[int, int], ...]
-Video = tuple[int, int, int, int]  # T, H, W, C
+Layer = tuple[Shape, Shape, Shape, Padding]  # x without its batch (T, H, W, C), kernel or pooling window, strides, padding
 
 _NAME = "wt_jax_onednn"
 # oneDNN keeps a team of threads for each thread that calls it, and its objects belong to one thread at a time.
@@ -37,7 +37,7 @@ _OF_CONV = {"x": "b t h w i", "kernel": "k l m i o", "y": "b u v x o"}
 _OF_POOL = {"x": "b t h w i", "y": "b u v x i"}
 
 
-@lru_cache(maxsize=1)
+@cache
 def available() -> bool:
     """Whether this machine has oneDNN; the first call also makes its operations known to XLA."""
     if onednn.library() is None:
@@ -46,35 +46,30 @@ def available() -> bool:
     return True
 
 
-def value(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], padding: Padding) -> jax.Array:
+def value(x: jax.Array, kernel: jax.Array, strides: Shape, padding: Padding) -> jax.Array:
     """As `wt_jax.models.conv.conv3d`, in float32."""
-    return _operation("value", x.shape[1:], kernel.shape, strides, padding, x, kernel)[0]
+    return _operation("value", (x.shape[1:], kernel.shape, strides, padding), x, kernel)[0]
 
 
-def gradients(
-    x: jax.Array, kernel: jax.Array, dy: jax.Array, strides: tuple[int, ...], padding: Padding
-) -> tuple[jax.Array, jax.Array]:
+def gradients(x: jax.Array, kernel: jax.Array, dy: jax.Array, strides: Shape, padding: Padding) -> tuple[jax.Array, jax.Array]:
     """Gradients of `value` by x and by kernel, given that by its result."""
-    return tuple(_operation("gradients", x.shape[1:], kernel.shape, strides, padding, x, kernel, dy))
+    return tuple(_operation("gradients", (x.shape[1:], kernel.shape, strides, padding), x, kernel, dy))
 
 
-def kernel_gradient(
-    x: jax.Array, dy: jax.Array, size: tuple[int, ...], strides: tuple[int, ...], padding: Padding
-) -> jax.Array:
+def kernel_gradient(x: jax.Array, dy: jax.Array, size: Shape, strides: Shape, padding: Padding) -> jax.Array:
     """The second of `gradients` alone, for a kernel (`size`, Cin, Cout)."""
-    return _operation("kernel_gradient", x.shape[1:], (*size, x.shape[-1], dy.shape[-1]), strides, padding, x, dy)[0]
+    kernel = (*size, x.shape[-1], dy.shape[-1])
+    return _operation("kernel_gradient", (x.shape[1:], kernel, strides, padding), x, dy)[0]
 
 
-def max_pool(x: jax.Array, window: tuple[int, ...], strides: tuple[int, ...], padding: Padding) -> jax.Array:
+def max_pool(x: jax.Array, window: Shape, strides: Shape, padding: Padding) -> jax.Array:
     """Maxima of windows of `x` (B, T, H, W, C) in float32, the padding never being one."""
-    return _operation("max_pool", x.shape[1:], window, strides, padding, x)[0]
+    return _operation("max_pool", (x.shape[1:], window, strides, padding), x)[0]
 
 
-def max_pool_gradient(
-    x: jax.Array, dy: jax.Array, window: tuple[int, ...], strides: tuple[int, ...], padding: Padding
-) -> jax.Array:
+def max_pool_gradient(x: jax.Array, dy: jax.Array, window: Shape, strides: Shape, padding: Padding) -> jax.Array:
     """Gradient of `max_pool` by x. Of equal maxima the first one gets it."""
-    return _operation("max_pool_gradient", x.shape[1:], window, strides, padding, x, dy)[0]
+    return _operation("max_pool_gradient", (x.shape[1:], window, strides, padding), x, dy)[0]
 
 
 @custom_partitioning
@@ -107,9 +102,8 @@ def behind(x: jax.Array, after: jax.Array) -> jax.Array:
     return jax.lax.platform_dependent(*jax.lax.stop_gradient((x, after)), cpu=_behind, default=lambda x, _: x)
 
 
-def _on_one_device(
-    kind: str, video: Video, kernel: tuple[int, ...], strides: tuple[int, ...], padding: Padding, *arrays: jax.Array
-) -> list[jax.Array]:
+def _on_one_device(kind: str, layer: Layer, *arrays: jax.Array) -> list[jax.Array]:
+    video, kernel, strides, padding = layer
     batch = arrays[0].shape[0]
     windows = zip(video[:3], kernel[:3], strides, padding, strict=True)
     after = [(size + low + high - window) // step + 1 for size, window, step, (low, high) in windows]
@@ -118,14 +112,14 @@ def _on_one_device(
     return jax.ffi.ffi_call(_NAME, results)(*arrays, text=json.dumps([kind, *shapes.values(), strides, padding]))
 
 
-def _divide(kind, video, kernel, strides, padding, mesh, arguments, results):
+def _divide(kind, layer, mesh, arguments, results):
     """What each device does: its own part of the batch, and for a kernel gradient the sum over devices."""
     batch = arguments[0].sharding.spec[0]
     whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(batch))
     shardings = [[whole if name == "kernel" else split for name in names] for names in _ARRAYS[kind]]
 
     def on_each(*arrays):
-        out = _on_one_device(kind, video, kernel, strides, padding, *arrays)
+        out = _on_one_device(kind, layer, *arrays)
         if batch is None:
             return out
         summed = [name == "kernel" for name in _ARRAYS[kind][1]]
@@ -142,14 +136,13 @@ def _rule(kind, *_):
     return rule, options | ({"reduction_factors": ("b",)} if kind == "kernel_gradient" else {})
 
 
-_divided = custom_partitioning(_on_one_device, static_argnums=(0, 1, 2, 3, 4))
+_divided = custom_partitioning(_on_one_device, static_argnums=(0, 1))
 _divided.def_partition(partition=_divide, sharding_rule=_rule)
 
 
-def _operation(kind: str, *layer_and_arrays) -> list[jax.Array]:
+def _operation(kind: str, layer: Layer, *arrays: jax.Array) -> list[jax.Array]:
     """`_on_one_device` on every device; under `jax.vmap` one after the other."""
-    layer, arrays = layer_and_arrays[:4], layer_and_arrays[4:]
-    return jax.custom_batching.sequential_vmap(partial(_divided, kind, *layer))(*arrays)
+    return jax.custom_batching.sequential_vmap(partial(_divided, kind, layer))(*arrays)
 
 
 @cache
@@ -158,10 +151,8 @@ def _prepared(text: str) -> list[tuple[onednn.Operation, list[int]]]:
     kind, *layer = json.loads(text)
     if kind == "nothing":
         return []
-    if kind == "max_pool":
-        return [(onednn.MaxPool(*layer), [0, 1])]
-    if kind == "max_pool_gradient":
-        return [(onednn.MaxPoolGradient(*layer), [0, 1, 2])]
+    if kind.startswith("max_pool"):
+        return [(onednn.MaxPool(kind, *layer), [0, 1] if kind == "max_pool" else [0, 1, 2])]
     # A convolution wants x, kernel and y.
     if kind == "gradients":
         of_input, of_kernel = (onednn.Convolution(name, *layer) for name in ("input_gradient", "kernel_gradient"))
