@@ -50,7 +50,7 @@ class PackSettings:
     """
 
     short_side: int = 256
-    gop: int = 8
+    gop: int = 16
     seconds: float = 0.0
     crf: int = 23
     per_shard: int = 64
@@ -150,8 +150,8 @@ def encode_clip(frames: Iterator[np.ndarray], times: np.ndarray, time_base: Frac
         "crf": str(settings.crf),
         "g": str(settings.gop),
         "sc_threshold": "0",
-        # Every picture between P-frames may be left out by a reader that does not want it.
-        "bf": "3",
+        # A picture between P-frames may be left out by a reader that does not want it; with a stride most are not wanted.
+        "bf": "7",
         "x264-params": "b-adapt=0:b-pyramid=none:weightb=0",
         "threads": "1",
     }
