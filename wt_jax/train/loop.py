@@ -28,11 +28,12 @@ from wt_jax.train.checkpoint import Checkpoints
 from wt_jax.train.distributed import PeerLost, is_chief, lost_peer, meet
 from wt_jax.train.goodput import Goodput
 from wt_jax.train.heartbeat import Heartbeat, memory, silent_processes
-from wt_jax.train.metrics import MetricsWriter, Progress, device_peak
+from wt_jax.train.kept_step import compiled_step
+from wt_jax.train.metrics import MetricsWriter, Progress
 from wt_jax.train.preemption import Interrupt, Preempted
 from wt_jax.train.profile import ProfileWindow
 from wt_jax.train.sharding import put_batch
-from wt_jax.train.step import TrainState, batch_shapes, model_flops
+from wt_jax.train.step import TrainState, batch_shapes
 
 log = logging.getLogger(__name__)
 
@@ -118,9 +119,6 @@ def _train(run: Run, workdir: Path, interrupt: Interrupt, heartbeat: Heartbeat) 
         log.info("no oneDNN 3 was found here: convolutions take two to three times as long (docs/performance.md)")
     writer = MetricsWriter(workdir, start, config.train.tensorboard)
     bad_videos = BadVideos(run.videos, workdir, config.data.max_bad_fraction)
-    counted = start < num_steps and device_peak()
-    flops = model_flops(run.program.method, run.program.shapes, config.train.batch_size) if counted else None
-    progress = Progress(num_steps, config.train.batch_size, flops)
     goodput = Goodput(workdir, start) if is_chief() else None
     eval_every = steps_of(config.train.eval_every, steps_per_epoch=run.program.steps_per_epoch)
     checkpoint_every = max(1, steps_of(config.train.checkpoint_every, steps_per_epoch=run.program.steps_per_epoch))
@@ -128,9 +126,8 @@ def _train(run: Run, workdir: Path, interrupt: Interrupt, heartbeat: Heartbeat) 
 
     # The step, compiled while a request to stop is still obeyed at once; some processes find it in a cache and wait here.
     heartbeat.at("compiling", start)
-    if start < num_steps:
-        shapes = batch_shapes(run.program.method, config.train.batch_size)
-        take_step = run.program.step.lower(run.program.shapes, shapes).compile()
+    take_step, flops = compiled_step(run.program, config) if start < num_steps else (None, None)
+    progress = Progress(num_steps, config.train.batch_size, flops)
     meet("compiled")
 
     # The steps. Metrics are read one step late, so the device always has the next step to do.

@@ -10,7 +10,7 @@ import pickle
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -75,13 +75,15 @@ def _ours(job: Job) -> tuple[Facts, Take | None]:
     import jax
 
     from wt_jax.train.build import build
+    from wt_jax.train.kept_step import compiled_step
     from wt_jax.train.metrics import device_peak
     from wt_jax.train.sharding import put_batch
-    from wt_jax.train.step import batch_shapes, model_flops
+    from wt_jax.train.step import model_flops
 
     jax.config.update("jax_compilation_cache_dir", job.cache)
-    program = build(job.config, _BATCHES * job.config.train.batch_size)
-    compiled = program.step.lower(program.shapes, batch_shapes(program.method, job.config.train.batch_size)).compile()
+    config = replace(job.config, train=replace(job.config.train, compile_cache=job.cache))
+    program = build(config, _BATCHES * config.train.batch_size)
+    compiled = compiled_step(program, config).call
     device = jax.devices()[0]
     facts = {
         "start": time.time() - job.started,
