@@ -2,6 +2,10 @@
 
 import dataclasses
 import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -98,6 +102,38 @@ def test_a_line_of_code_has_it_traced(pair, tmp_path, monkeypatch):
     assert before == kept_step._fingerprint(program, config)
     (tmp_path / "one.py").write_text("a = 2\n")
     assert kept_step._fingerprint(program, config) != before
+
+
+PROCESS = """
+import dataclasses, sys
+sys.path.insert(0, {tests!r})
+import jax, jax.numpy as jnp
+from test_kept_step import VIDEOS, three_steps
+from training import small_config
+from wt_jax.train.build import build
+from wt_jax.train.kept_step import compiled_step
+
+config = small_config(train__compile_cache=sys.argv[1])
+program = build(config, VIDEOS)
+print([metrics["loss"] for metrics in three_steps(compiled_step(program, config), program)[0]])
+
+# A step that needs LAPACK, and nothing else that has it loaded.
+inverse = lambda state, batch: (state, {{"inverse": jnp.linalg.inv(jnp.eye(3) * (2.0 + state.step))[0, 0]}})
+config = dataclasses.replace(config, seed=1)
+program = dataclasses.replace(build(config, VIDEOS), step=jax.jit(inverse))
+print(float(three_steps(compiled_step(program, config), program)[0][0]["inverse"]))
+"""
+
+
+def test_the_next_process_goes_on_with_it(tmp_path):
+    script, environment = PROCESS.format(tests=str(Path(__file__).parent)), dict(os.environ, XLA_FLAGS="")
+    first, second = (
+        subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True, env=environment)
+        for _ in range(2)
+    )
+    assert first.stdout == second.stdout
+    assert first.stdout.endswith("]\n0.5\n")
+    assert len(list(tmp_path.glob("step-*"))) == 2
 
 
 class Own(MoCo):

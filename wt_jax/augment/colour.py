@@ -8,12 +8,14 @@ each operation, and hue turns about the gray axis (in YIQ) instead of in HSV. Th
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from wt_jax.data.views import PixelSpec
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow and torchvision convert to gray
-_RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
+_RGB_TO_YIQ = np.array(((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312)))
+_YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ)
 
 
 def _gray_matrix() -> Array:
@@ -27,11 +29,10 @@ def _blend(share: Array) -> Array:
 
 def _hue_matrix(turn: Array) -> Array:
     """Rotation of the colour plane by `turn` (1 is the full circle) that leaves gray as it is."""
-    to_yiq = jnp.asarray(_RGB_TO_YIQ, jnp.float32)
     cos, sin = jnp.cos(2 * jnp.pi * turn), jnp.sin(2 * jnp.pi * turn)
     zero, one = jnp.zeros_like(cos), jnp.ones_like(cos)
     rotation = jnp.stack([one, zero, zero, zero, cos, -sin, zero, sin, cos]).reshape(3, 3)
-    return jnp.linalg.inv(to_yiq) @ rotation @ to_yiq
+    return jnp.asarray(_YIQ_TO_RGB, jnp.float32) @ rotation @ jnp.asarray(_RGB_TO_YIQ, jnp.float32)
 
 
 def colour_map(key: Array, spec: PixelSpec, mean: Array) -> tuple[Array, Array]:

@@ -130,5 +130,5 @@ def _check_files(place: epath.Path, videos: VideoList, max_bad_fraction: float) 
     if len(missing) > max_bad_fraction * len(videos):
         raise SourceError(
             f"{place}: {len(missing)} of {len(videos)} listed files are missing ({', '.join(missing[:3])}"
-            f"{', ...' if len(missing) > 3 else ''}); fix the list, set data.root, or raise data.max_bad_fraction"
+            f"{', ...' if len(missing) > 3 else ''}); fix the list, set config.data.root, or raise config.data.max_bad_fraction"
         )

@@ -56,7 +56,7 @@ def open_source(location: str, root: str = "", max_bad_fraction: float = 0.01) -
         packed = (place / INDEX).exists() and any(place.glob("*.array_record"))
         videos = read_list(place / INDEX) if packed else _from_folder(place)
     elif not place.exists():
-        raise SourceError(f"{location}: there is no such file or folder; set data.source to a list file or a folder")
+        raise SourceError(f"{location}: there is no such file or folder; give a list file or a folder of videos")
     elif place.suffix.lower() in EXTENSIONS:
         raise SourceError(f"{location}: this is a single video; give the folder that holds it, or a list file")
     else:

@@ -79,7 +79,7 @@ def _find(name: str, version: str | None, root: str) -> epath.Path:
             return max(versions, key=lambda path: [int(part) if part.isdecimal() else 0 for part in path.name.split(".")])
     raise SourceError(
         f"tfds:{name}: no prepared data set below {home / name}{f' in version {version}' if version else ''}; prepare it with "
-        f"`tfds build {name} --file_format=array_record` (needs TensorFlow), name its configuration, or set data.root"
+        f"`tfds build {name} --file_format=array_record` (needs TensorFlow), name its configuration, or set config.data.root"
     )
 
 

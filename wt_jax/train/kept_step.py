@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from etils import epath
 from jax.experimental import serialize_executable
 from jax.experimental.compilation_cache import compilation_cache
@@ -136,6 +137,8 @@ def _load(path: epath.Path, program: Program, config: Config) -> CompiledStep | 
         batch = batch_shapes(program.method, config.train.batch_size)
         inputs = jax.tree.structure(((program.shapes, batch), {}))
         outputs = jax.tree.structure((program.shapes, dict.fromkeys(facts["metrics"], 0)))
+        # JAX makes LAPACK's routines known to XLA when a program with one is lowered; a loaded program is not.
+        jax.jit(jnp.linalg.inv).lower(jax.ShapeDtypeStruct((2, 2), jnp.float32))
         devices = list(program.mesh.devices.flat)
         step = serialize_executable.deserialize_and_load(content, inputs, outputs, execution_devices=devices)
         return CompiledStep(step, facts["flops"])
