@@ -199,6 +199,30 @@ class TestNorm:
         np.testing.assert_allclose(y, (self.x - mean) / np.sqrt(var + 1e-6), atol=1e-4)
         assert not new
 
+    @pytest.mark.parametrize(
+        ("norm", "parts", "groups"), [(Norm(), 1, 12), (Norm("sub_batch", sub_batches=2), 2, 12), (Norm("group"), 4, 4)]
+    )
+    def test_gradients_are_those_of_the_formula(self, norm, parts, groups):
+        rng = np.random.default_rng(2)
+        weights = rng.normal(size=self.x.shape)
+        scale, bias = rng.normal(size=(2, 12))
+
+        def formula(x, scale, bias):
+            rows = x.reshape(parts, -1, groups, 12 // groups)
+            mean, var = (f(rows, (1, 3), keepdims=True) for f in (jnp.mean, jnp.var))
+            y = ((rows - mean) / jnp.sqrt(var + 1e-5)).reshape(x.shape) * scale + bias
+            return jnp.sum(jnp.sin(y) * weights)
+
+        def ours(x, scale, bias):
+            variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": {"mean": bias, "var": scale}}
+            y, _ = norm.apply(variables, x, True, mutable=["batch_stats"])
+            return jnp.sum(jnp.sin(y) * jnp.asarray(weights, jnp.float32))
+
+        arrays = [jnp.asarray(array, jnp.float32) for array in (self.x, scale, bias)]
+        found, expected = (jax.grad(function, (0, 1, 2))(*arrays) for function in (ours, formula))
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
     def test_statistics_are_float32_under_bfloat16(self):
         x = jnp.asarray(self.x, jnp.bfloat16)
         y, _ = self.apply(Norm(dtype=jnp.bfloat16), x)

@@ -11,6 +11,7 @@ They are written out because flax's own fail in bfloat16 under strict dtype prom
 """
 
 import math
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -47,46 +48,71 @@ class Norm(nn.Module):
             mean, var = _group_moments(wide, math.gcd(32, channels))
             factor = jax.lax.rsqrt(var + self.epsilon) * scale
             y = wide * factor + (bias - mean * factor)
+        elif self.kind == "layer":
+            mean, var = jnp.mean(wide, -1, keepdims=True), jnp.var(wide, -1, keepdims=True)
+            y = _scaled(wide, mean, var, scale, bias, self.epsilon)
         else:
-            if self.kind == "layer":
-                mean, var = jnp.mean(wide, -1, keepdims=True), jnp.var(wide, -1, keepdims=True)
-            else:
-                mean, var = self._batch_moments(wide, train)
-            y = (wide - mean) * (jax.lax.rsqrt(var + self.epsilon) * scale) + bias
+            y = self._by_batch(wide, scale, bias, train)
         return y.astype(self.dtype)
 
-    def _batch_moments(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
-        """Mean and variance of each channel, in a shape that broadcasts against `x`."""
+    def _by_batch(self, x: jax.Array, scale: jax.Array, bias: jax.Array, train: bool) -> jax.Array:
+        """`x` by its batch's statistics, which move the running ones, or by the running ones."""
         channels = x.shape[-1]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
         if not train:
-            return running_mean.value, running_var.value
-        batch_axes = tuple(range(x.ndim - 1))
+            return _scaled(x, running_mean.value, running_var.value, scale, bias, self.epsilon)
         if self.kind == "batch":
-            mean, var = whole_mean, whole_var = _moments(x, batch_axes, keepdims=False)
+            y, mean, var = _batch_norm(x, scale, bias, self.epsilon)
         else:
             if x.shape[0] % self.sub_batches:
                 raise ValueError(f"a batch of {x.shape[0]} cannot be split into sub_batches={self.sub_batches}")
             parts = x.reshape(self.sub_batches, -1, *x.shape[1:])
-            mean, var = _moments(parts, tuple(range(1, x.ndim)), keepdims=False)
-            whole_mean = jnp.mean(mean, axis=0)
-            whole_var = jnp.mean(var, axis=0) + jnp.var(mean, axis=0)
-            members = x.shape[0] // self.sub_batches
-            shape = (x.shape[0], *(1,) * (x.ndim - 2), channels)
-            mean, var = (jnp.repeat(m, members, axis=0).reshape(shape) for m in (mean, var))
+            y, means, variances = jax.vmap(_batch_norm, in_axes=(0, None, None, None))(parts, scale, bias, self.epsilon)
+            y, mean = y.reshape(x.shape), jnp.mean(means, axis=0)
+            var = jnp.mean(variances, axis=0) + jnp.var(means, axis=0)
         if not self.is_initializing():
             keep = self.momentum
-            running_mean.value = keep * running_mean.value + (1 - keep) * whole_mean
-            running_var.value = keep * running_var.value + (1 - keep) * whole_var
-        return mean, var
+            running_mean.value = keep * running_mean.value + (1 - keep) * mean
+            running_var.value = keep * running_var.value + (1 - keep) * var
+        return y
 
 
-def _moments(x: jax.Array, axes: tuple[int, ...], keepdims: bool = True) -> tuple[jax.Array, jax.Array]:
-    """Mean and biased variance in one pass over `x`."""
-    mean = jnp.mean(x, axes, keepdims=keepdims)
-    square = jnp.mean(jnp.square(x), axes, keepdims=keepdims)
-    return mean, jnp.maximum(square - jnp.square(mean), 0.0)
+def _scaled(x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
+    return (x - mean) * (jax.lax.rsqrt(var + epsilon) * scale) + bias
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _batch_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """BatchNorm (https://arxiv.org/abs/1502.03167, algorithm 1) of the last axis of `x`, and the batch's mean and biased
+    variance, through which no gradient passes.
+
+    The gradient is written out, as two sums and one pass over `x`; derived, it would write the centred `x` to memory as well.
+    """
+    axes = tuple(range(x.ndim - 1))
+    mean = jnp.mean(x, axes)
+    var = jnp.maximum(jnp.mean(jnp.square(x), axes) - jnp.square(mean), 0.0)
+    return _scaled(x, mean, var, scale, bias, epsilon), mean, var
+
+
+def _batch_norm_forward(x, scale, bias, epsilon):
+    y, mean, var = _batch_norm(x, scale, bias, epsilon)
+    return (y, mean, var), (x, mean, jax.lax.rsqrt(var + epsilon), scale)
+
+
+def _batch_norm_backward(epsilon, kept, gradients):
+    x, mean, inverse, scale = kept
+    dy, axes, count = gradients[0], tuple(range(x.ndim - 1)), x.size // x.shape[-1]
+    dbias = jnp.sum(dy, axes)
+    dscale = (jnp.sum(dy * x, axes) - mean * dbias) * inverse
+    # scale * inverse * (dy - mean(dy) - normalised x * mean(dy * normalised x)), as factors of dy, of x and of 1
+    of_dy = scale * inverse
+    of_x = -of_dy * inverse * dscale / count
+    rest = -of_dy * dbias / count - of_x * mean
+    return of_dy * dy + of_x * x + rest, dscale, dbias
+
+
+_batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
 
 
 def _group_moments(x: jax.Array, groups: int) -> tuple[jax.Array, jax.Array]:
