@@ -128,7 +128,7 @@ def test_imported_weights_compute_what_the_original_does_at_full_size(kind, reco
 
 
 def feature_by_pytorch(kind, network, path, frames, stride, side, windows):
-    """From file to feature without wt_jax: PyAV, the largest centred square, cv2, the mean over windows."""
+    """From file to feature without wt_jax: PyAV, the largest centred square, halved and interpolated, the mean over windows."""
     with av.open(str(path)) as container:
         video = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     last = len(video) - 1 - stride * (frames - 1)
@@ -140,7 +140,10 @@ def feature_by_pytorch(kind, network, path, frames, stride, side, windows):
             square = min(high, wide)
             top, left = (high - square) // 2, (wide - square) // 2
             box = frame[top : top + square, left : left + square]
-            clip.append(cv2.resize(box, (side, side), interpolation=cv2.INTER_AREA))
+            while square >= 2 * side:
+                square //= 2
+                box = cv2.resize(box[: 2 * square, : 2 * square], (square, square), interpolation=cv2.INTER_AREA)
+            clip.append(cv2.resize(box, (side, side)))
         clips.append(np.stack(clip).astype(np.float32) / 255)
     return np.mean([theirs(kind, network, clip[None])[0] for clip in clips], axis=0)
 
