@@ -51,8 +51,11 @@ def tiny_models(monkeypatch):
     monkeypatch.setitem(MODELS, "r2plus1d_tiny", functools.partial(_r3d, factorised=True))
 
 
-def _three_steps(config, **options):
-    """Our state and the peer after three steps, from the same variables on the same batches, losses compared on the way."""
+def _side_by_side(config, feed, **options):
+    """Our state and the peer after a step for each of `feed(method)`, losses compared on the way, and the student before.
+
+    Both start from the same variables.
+    """
     torch = pytest.importorskip("torch")
     from wt_jax.tools.peers.torch_step import TorchStep
 
@@ -65,27 +68,33 @@ def _three_steps(config, **options):
     for name, column in peer.queue.items():
         column.copy_(torch.from_numpy(np.array(state.memory[name])))
     assert sum(p.numel() for p in peer.student.parameters()) == sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    before = copy.deepcopy(peer.student)
     step = jax.jit(make_step(method, optimizer, schedule, seed=0))
-    for batch in batches(method, 3):
+    for batch in feed(method):
         state, metrics = step(state, put_batch(batch, mesh_of(1)))
         loss = peer({name: torch.from_numpy(np.array(value)) for name, value in batch.items()})
         assert float(loss) == pytest.approx(float(metrics["loss"]), rel=1e-3)
-    return state, peer
+    return state, peer, before
 
 
-def _moved(before, after):
+def _with(network, tree):
+    """A copy of a module with our variables."""
+    from wt_jax.tools.peers.torch_variables import load_variables
+
+    ours = copy.deepcopy(network)
+    load_variables(ours, jax.device_get(tree))
+    return ours
+
+
+def _apart(one, other):
     """L2 distance between two modules' parameters."""
-    pairs = zip(before.parameters(), after.parameters(), strict=True)
-    return sum(float((one - other).square().sum()) for one, other in pairs) ** 0.5
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return sum(float((a - b).square().sum()) for a, b in pairs) ** 0.5
 
 
 def _largest(network, tree):
     """The largest difference of a module's parameters to ours."""
-    from wt_jax.tools.peers.torch_variables import load_variables
-
-    expected = copy.deepcopy(network)
-    load_variables(expected, jax.device_get(tree))
-    pairs = zip(network.parameters(), expected.parameters(), strict=True)
+    pairs = zip(network.parameters(), _with(network, tree).parameters(), strict=True)
     return max(float((one - other).detach().abs().max()) for one, other in pairs)
 
 
@@ -105,7 +114,8 @@ def _largest(network, tree):
     ids=["small", "vit", "r2plus1d", "slow", "r3d"],
 )
 def test_the_peer_computes_our_step(changes, options):
-    state, peer = _three_steps(small_config(**PLAIN, optim__warmup="0 steps", **changes), **options)
+    config = small_config(**PLAIN, optim__warmup="0 steps", **changes)
+    state, peer, _ = _side_by_side(config, functools.partial(batches, count=3), **options)
     moved = float(optax.tree.norm(optax.tree.sub(state.params, state.teacher["params"])))
     assert moved > 1e-3  # three steps went somewhere
     assert _largest(peer.student, state.params) < 2e-3
@@ -117,29 +127,15 @@ def test_the_peer_computes_our_step(changes, options):
 @pytest.mark.slow
 def test_the_peer_computes_our_first_step_of_s3d():
     """On clips of 64 pixels: of smaller ones S3D's last blocks normalise so few numbers that rounding decides."""
-    torch = pytest.importorskip("torch")
-    from wt_jax.tools.peers.torch_step import TorchStep
-    from wt_jax.tools.peers.torch_variables import load_variables
+
+    def noise(method):
+        rng, video = np.random.default_rng(0), np.arange(8, dtype=np.int32)
+        views = {name: rng.integers(0, 256, (8, 8, 8, 8, 3), np.uint8).repeat(8, 2).repeat(8, 3) for name in method.views}
+        yield {**views, "video": video, "label": video % 3, "failed": np.full(8, -1, np.int32)}
 
     changes = {"model__name": "s3d", "model__norm": "batch", "optim__name": "sgd", "optim__warmup": "0 steps"}
-    config = small_config(**PLAIN, **changes, clip__size=64, clip__num_frames=8)
-    method, optimizer, schedule, init, given = parts(config)
-    state = init(given)
-    state = dataclasses.replace(state, memory=filled(state.memory))
-    peer = TorchStep(config, method.views, lambda step: float(schedule(step)), torch.device("cpu"))
-    peer.load(jax.device_get(state.params))
-    for name, column in peer.queue.items():
-        column.copy_(torch.from_numpy(np.array(state.memory[name])))
-    rng, video = np.random.default_rng(0), np.arange(8, dtype=np.int32)
-    batch = {name: rng.integers(0, 256, (8, 8, 8, 8, 3), np.uint8).repeat(8, 2).repeat(8, 3) for name in method.views}
-    batch |= {"video": video, "label": video % 3, "failed": np.full(8, -1, np.int32)}
-    before = copy.deepcopy(peer.student)
-    state, metrics = jax.jit(make_step(method, optimizer, schedule, seed=0))(state, put_batch(batch, mesh_of(1)))
-    loss = peer({name: torch.from_numpy(np.array(value)) for name, value in batch.items()})
-    assert float(loss) == pytest.approx(float(metrics["loss"]), rel=1e-3)
-    ours = copy.deepcopy(before)
-    load_variables(ours, jax.device_get(state.params))
-    assert _moved(ours, peer.student) < 0.05 * _moved(before, peer.student)
+    state, peer, before = _side_by_side(small_config(**PLAIN, **changes, clip__size=64, clip__num_frames=8), noise)
+    assert _apart(_with(before, state.params), peer.student) < 0.05 * _apart(before, peer.student)
 
 
 @pytest.mark.parametrize(

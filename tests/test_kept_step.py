@@ -153,7 +153,7 @@ def test_a_method_from_elsewhere_is_not_kept(tmp_path):
 )
 def test_a_damaged_file_is_said_and_replaced(pair, caplog, damage):
     config, program = pair
-    (path,) = kept_step.epath.Path(config.train.compile_cache).glob("step-*")
+    (path,) = Path(config.train.compile_cache).glob("step-*")
     whole = path.read_bytes()
     path.write_bytes(damage(whole))
     with caplog.at_level(logging.WARNING, "wt_jax"):

@@ -55,13 +55,13 @@ def compiled_step(program: Program, config: Config) -> CompiledStep:
     changes this package while it runs (tests do) must not name a folder, as its changes are not seen.
     """
     if not config.train.compile_cache or jax.process_count() > 1 or not _is_ours(program):
-        return _fresh(program, config)[0]
+        return _fresh(program, config)
     path = epath.Path(config.train.compile_cache) / f"step-{_fingerprint(program, config)}"
     if kept := _load(path, program, config):
         return kept
     with _without_jax_cache():
-        step, metrics = _fresh(program, config)
-    _keep(path, step, metrics)
+        step = _fresh(program, config)
+    _keep(path, step)
     return step
 
 
@@ -78,12 +78,11 @@ def _without_jax_cache() -> Iterator[None]:
         compilation_cache.reset_cache()
 
 
-def _fresh(program: Program, config: Config) -> tuple[CompiledStep, list[str]]:
-    """The step, traced and compiled, and the names of its metrics."""
-    batch = batch_shapes(program.method, config.train.batch_size)
-    lowered = program.step.lower(program.shapes, batch)
-    flops = model_flops(program.method, program.shapes, config.train.batch_size) if device_peak() else None
-    return CompiledStep(lowered.compile(), flops), sorted(lowered.out_info[1])
+def _fresh(program: Program, config: Config) -> CompiledStep:
+    """The step, traced and compiled."""
+    size = config.train.batch_size
+    flops = model_flops(program.method, program.shapes, size) if device_peak() else None
+    return CompiledStep(program.step.lower(program.shapes, batch_shapes(program.method, size)).compile(), flops)
 
 
 def _is_ours(program: Program) -> bool:
@@ -149,12 +148,13 @@ def _load(path: epath.Path, program: Program, config: Config) -> CompiledStep | 
         return None
 
 
-def _keep(path: epath.Path, step: CompiledStep, metrics: list[str]) -> None:
+def _keep(path: epath.Path, step: CompiledStep) -> None:
     """Writes it, at once or not at all."""
     draft = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        content = serialize_executable.serialize(step.call)[0]
-        head = {"sha256": _sha(content), "flops": step.flops, "metrics": metrics}
+        content, _, outputs = serialize_executable.serialize(step.call)
+        _, metrics = jax.tree.unflatten(outputs, range(outputs.num_leaves))
+        head = {"sha256": _sha(content), "flops": step.flops, "metrics": list(metrics)}
         path.parent.mkdir(parents=True, exist_ok=True)
         draft.write_bytes(json.dumps(head).encode() + b"\n" + content)
         draft.replace(path)

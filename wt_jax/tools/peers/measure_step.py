@@ -83,14 +83,14 @@ def _ours(job: Job) -> tuple[Facts, Take | None]:
     jax.config.update("jax_compilation_cache_dir", job.cache)
     config = replace(job.config, train=replace(job.config.train, compile_cache=job.cache))
     program = build(config, _BATCHES * config.train.batch_size)
-    compiled = compiled_step(program, config).call
+    step = compiled_step(program, config)
     device = jax.devices()[0]
     facts = {
         "start": time.time() - job.started,
         "device": f"{jax.device_count()} {device.device_kind}",
         "platform": device.platform,
         "peak": device_peak(),
-        "flops": model_flops(program.method, program.shapes, job.config.train.batch_size),
+        "flops": step.flops or model_flops(program.method, program.shapes, config.train.batch_size),
         "version": f"jax {jax.__version__}",
     }
     if not job.run:
@@ -98,12 +98,12 @@ def _ours(job: Job) -> tuple[Facts, Take | None]:
     if device.platform == "cpu":
         facts["matmul"] = _matmul_rate()
     state = program.first_state()
-    batches = [put_batch(batch, program.mesh) for batch in synthetic_batches(job.config)]
+    batches = [put_batch(batch, program.mesh) for batch in synthetic_batches(config)]
     count = 0
 
     def take() -> jax.Array:
         nonlocal state, count
-        state, metrics = compiled(state, batches[count % _BATCHES])
+        state, metrics = step.call(state, batches[count % _BATCHES])
         count += 1
         return metrics["loss"]
 
