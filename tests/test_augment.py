@@ -5,11 +5,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from wt_jax.augment import finish_view, frame_difference, mix_frame, shuffle_frames
 from wt_jax.augment.colour import _hue_matrix
 from wt_jax.augment.pixels import _blur_matrix
 from wt_jax.data.views import PixelSpec
+from wt_jax.models import onednn_ops
 
 FULL = PixelSpec(1.0, 0.4, 0.4, 0.4, 0.1, 0.5, 1.0, (0.5, 2.0))
 
@@ -27,6 +29,21 @@ def finish(frames, spec, key=0, videos=None):
 def test_without_any_change_it_only_scales():
     frames = clips()
     np.testing.assert_allclose(np.asarray(finish(frames, PixelSpec())), frames / 255.0, atol=1e-6)
+
+
+def test_blur_is_the_same_with_and_without_onednn_and_on_four_devices(monkeypatch):
+    if not onednn_ops.available():
+        pytest.skip("no oneDNN here: pip install onednn-cpu-gomp, on an x86-64 Linux")
+    frames, spec = clips(count=8), PixelSpec(blur_probability=0.5, blur_sigma=(0.5, 2.0))
+    ours = np.asarray(finish(frames, spec))
+    blurred = np.abs(ours - frames / 255.0).max((1, 2, 3, 4)) > 0.01
+    assert 0 < blurred.sum() < 8
+    split = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), PartitionSpec("data"))
+    on_four = finish(jax.device_put(frames, split), spec)
+    assert on_four.sharding.spec[0] == "data"
+    np.testing.assert_allclose(np.asarray(on_four), ours, atol=1e-6)
+    monkeypatch.setattr(onednn_ops, "available", lambda: False)
+    np.testing.assert_allclose(np.asarray(finish(frames, spec)), ours, atol=1e-6)
 
 
 def test_every_frame_of_a_clip_changes_alike():

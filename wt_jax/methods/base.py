@@ -73,8 +73,8 @@ class Method(Protocol):
         """Scalar loss, and the new model state, the new memory and scalar metrics."""
         ...
 
-    def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> Tree:
-        """The teacher after a step of the student."""
+    def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> tuple[Tree, dict[str, Array]]:
+        """The teacher after a step of the student, and scalar metrics of it."""
         ...
 
 

@@ -76,10 +76,9 @@ class BYOL(parts.Headed):
             "loss": jnp.mean(jnp.stack(losses)),
             # 0: all videos have one embedding, the collapse that a method without negatives may come to.
             "target_deviation": jnp.mean(jnp.std(targets[0], axis=0)) * self.settings.dim**0.5,
-            **parts.teacher_figures(teacher, params),
         }
         return metrics["loss"], (model_state, memory, metrics)
 
-    def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> Tree:
+    def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> tuple[Tree, dict[str, Array]]:
         """The moving average of the student's encoder and head (eq. 1)."""
         return parts.move_teacher(self, teacher, params, model_state, step)

@@ -95,11 +95,10 @@ class CO2(parts.Headed):
             "loss_consistency": jnp.mean(loss - hard),
             **parts.accuracy(logits),
             **parts.queue_figures(memory, mask, step),
-            **parts.teacher_figures(teacher, params),
         }
         memory = enqueue(memory, {"key": key, "video": batch["video"], "label": batch["label"]}, step)
         return metrics["loss"], (model_state, memory, metrics)
 
-    def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> Tree:
+    def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> tuple[Tree, dict[str, Array]]:
         """The moving average of the student."""
         return parts.move_teacher(self, teacher, params, model_state, step)

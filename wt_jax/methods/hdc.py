@@ -136,9 +136,9 @@ class HDC(Built):
         metrics["loss"] = total
         return total, (model_state, measured, metrics)
 
-    def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> Tree:
+    def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> tuple[Tree, dict[str, Array]]:
         """There is none."""
-        return teacher
+        return teacher, {}
 
     def _embed(self, params: Tree, model_state: Tree, clips: Array) -> tuple[Tree, Tree]:
         """{"spatial" or "temporal": {level: (B, dim), L2-normalised}}, and the new model state."""

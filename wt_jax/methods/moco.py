@@ -121,10 +121,9 @@ class MoCo(parts.Headed):
             "loss": jnp.mean(jnp.stack(losses)),
             **parts.accuracy(logits),
             **figures,
-            **parts.teacher_figures(teacher, params),
         }
         return metrics["loss"], (model_state, memory, metrics)
 
-    def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> Tree:
+    def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> tuple[Tree, dict[str, Array]]:
         """The moving average of the student (MoCo, eq. 2)."""
         return parts.move_teacher(self, teacher, params, model_state, step)

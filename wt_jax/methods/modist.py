@@ -138,11 +138,10 @@ class MoDist(parts.Headed):
             **{f"loss_{name}": jnp.mean(term) for name, term in terms.items()},
             **parts.accuracy(logits),
             **parts.queue_figures(memory, mask, step),
-            **parts.teacher_figures(teacher, params),
         }
         memory = enqueue(memory, {**keys, "video": batch["video"], "label": batch["label"]}, step)
         return metrics["loss"], (model_state, memory, metrics)
 
-    def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> Tree:
+    def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> tuple[Tree, dict[str, Array]]:
         """The moving average of the student, both pathways."""
         return parts.move_teacher(self, teacher, params, model_state, step)

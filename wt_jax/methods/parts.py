@@ -96,21 +96,21 @@ def make_teacher(params: Tree, model_state: Tree, without: Sequence[str] = ()) -
     return jax.tree.map(jnp.copy, {k: {n: p for n, p in v.items() if n not in without} for k, v in teacher.items()})
 
 
-def move_teacher(method: Built, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> Tree:
+def move_teacher(
+    method: Built, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike
+) -> tuple[Tree, dict[str, Array]]:
     """The moving average of the student's parameters and of its BatchNorm statistics alike, where the teacher has them.
 
-    `momentum` and `momentum_schedule` of the method's settings say how far it moves.
+    `momentum` and `momentum_schedule` of the method's settings say how far it moves. The metric is how far it is from the
+    student then: measured before, it would have both kept from being overwritten where they lie.
     """
     momentum = method.settings.momentum
     if method.settings.momentum_schedule == "cosine":
         momentum = cosine_momentum(momentum, step, method.setup.num_steps)
     student = {"params": params, **model_state}
-    return ema_update(teacher, {k: {n: student[k][n] for n in v} for k, v in teacher.items()}, momentum)
-
-
-def teacher_figures(teacher: Tree, params: Tree) -> dict[str, Array]:
-    """How far the teacher is from the student."""
-    return {"teacher_distance": distance(teacher["params"], {name: params[name] for name in teacher["params"]})}
+    student = {k: {n: student[k][n] for n in v} for k, v in teacher.items()}
+    teacher = ema_update(teacher, student, momentum)
+    return teacher, {"teacher_distance": distance(teacher["params"], student["params"])}
 
 
 def queue_figures(memory: Queue, mask: Array, step: ArrayLike) -> dict[str, Array]:

@@ -84,11 +84,10 @@ class ReSSL(parts.Headed):
             "positive_similarity": jnp.mean(jnp.sum(query * key, axis=-1)),
             **parts.queue_figures(memory, mask, step),
             **parts.label_figures(labels, mask, memory["label"], batch["label"]),
-            **parts.teacher_figures(teacher, params),
         }
         memory = enqueue(memory, {"key": key, "video": batch["video"], "label": batch["label"]}, step)
         return metrics["loss"], (model_state, memory, metrics)
 
-    def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> Tree:
+    def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> tuple[Tree, dict[str, Array]]:
         """The moving average of the student."""
         return parts.move_teacher(self, teacher, params, model_state, step)

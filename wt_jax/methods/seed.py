@@ -116,6 +116,6 @@ class SEED(parts.Headed):
         memory = enqueue(memory, {"key": key, "video": batch["video"], "label": batch["label"]}, step)
         return metrics["loss"], (model_state, memory, metrics)
 
-    def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> Tree:
+    def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> tuple[Tree, dict[str, Array]]:
         """The teacher never moves."""
-        return teacher
+        return teacher, {}

@@ -74,6 +74,6 @@ class SimCLR(parts.Headed):
         }
         return metrics["loss"], (model_state, memory, metrics)
 
-    def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> Tree:
+    def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> tuple[Tree, dict[str, Array]]:
         """There is none."""
-        return teacher
+        return teacher, {}

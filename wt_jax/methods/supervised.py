@@ -104,9 +104,9 @@ class Supervised(Built):
         }
         return loss, (model_state, memory, metrics)
 
-    def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> Tree:
+    def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> tuple[Tree, dict[str, Array]]:
         """There is none."""
-        return teacher
+        return teacher, {}
 
 
 def keep_factors(key: Array, video: Array, size: int, dropout: float) -> Array | None:

@@ -132,6 +132,6 @@ class SwAV(parts.Headed):
         valid = jnp.concatenate([jnp.ones((count,), bool), jnp.broadcast_to(on, memory["video"].shape)])
         return sinkhorn(every, valid=valid, **spread)[:count]
 
-    def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> Tree:
+    def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> tuple[Tree, dict[str, Array]]:
         """There is none."""
-        return teacher
+        return teacher, {}

@@ -93,11 +93,10 @@ class VTDL(parts.Headed):
             "segment_accuracy": jnp.mean(positive > other, dtype=jnp.float32),
             **parts.accuracy(logits),
             **parts.queue_figures(memory, mask, step),
-            **parts.teacher_figures(teacher, params),
         }
         memory = enqueue(memory, {"key": key, "video": batch["video"], "label": batch["label"]}, step)
         return metrics["loss"], (model_state, memory, metrics)
 
-    def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> Tree:
+    def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> tuple[Tree, dict[str, Array]]:
         """The moving average of the student."""
         return parts.move_teacher(self, teacher, params, model_state, step)

@@ -146,7 +146,6 @@ class WeakTeacher(parts.Headed):
             **parts.accuracy(logits),
             **parts.queue_figures(memory, mask, step),
             **parts.label_figures(labels, mask, memory["label"], batch["label"]),
-            **parts.teacher_figures(teacher, params),
         }
         return metrics["loss"], (model_state, enqueue(memory, entries, step), metrics)
 
@@ -159,6 +158,6 @@ class WeakTeacher(parts.Headed):
         progress = jnp.minimum(jnp.asarray(step, jnp.float32) / ramp, 1.0) if ramp else jnp.ones((), jnp.float32)
         return self.settings.label_weight * progress
 
-    def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> Tree:
+    def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> tuple[Tree, dict[str, Array]]:
         """The moving average of the student."""
         return parts.move_teacher(self, teacher, params, model_state, step)

@@ -44,13 +44,22 @@ def _backward(strides, padding, residuals, dy):
     x, kernel, wanted = residuals
     if isinstance(dy, jax.custom_derivatives.SymbolicZero):
         return jnp.zeros_like(x), jnp.zeros_like(kernel)
-    # Differentiating through platform_dependent would keep the residuals of both branches; so choose here once more.
-    window = {"strides": strides, "padding": padding}
-    cpu = partial(_gradients_cpu, wanted=wanted is not None, **window)
-    return lax.platform_dependent(x, kernel, dy, cpu=cpu, default=partial(_gradients_of, _conv3d_lax, **window))
+    dx, d_kernel = gradients(x, kernel, dy, strides, padding, wanted is not None)
+    return jnp.zeros_like(x) if dx is None else dx, d_kernel
 
 
 conv3d.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
+def gradients(
+    x: jax.Array, kernel: jax.Array, dy: jax.Array, strides: tuple[int, ...], padding: Padding, wanted: bool
+) -> tuple[jax.Array | None, jax.Array]:
+    """Gradients of `conv3d` by x, where that is wanted, and by kernel, given that by its result."""
+    # Differentiating through platform_dependent would keep the residuals of both branches; so choose here once more.
+    window = {"strides": strides, "padding": padding, "wanted": wanted}
+    cpu, default = partial(_gradients_cpu, **window), partial(_gradients_of, _conv3d_lax, **window)
+    found = lax.platform_dependent(x, kernel, dy, cpu=cpu, default=default)
+    return found if wanted else (None, *found)
 
 
 def _conv3d_lax(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], padding: Padding) -> jax.Array:
@@ -63,16 +72,16 @@ def _conv3d_cpu(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], paddi
     return conv(x.astype(jnp.float32), kernel.astype(jnp.float32), strides, padding).astype(x.dtype)
 
 
-def _gradients_of(conv, x: jax.Array, kernel: jax.Array, dy: jax.Array, strides: tuple[int, ...], padding: Padding):
-    return jax.vjp(partial(conv, strides=strides, padding=padding), x, kernel)[1](dy)
+def _gradients_of(conv, x: jax.Array, kernel: jax.Array, dy: jax.Array, strides, padding: Padding, wanted: bool):
+    found = jax.vjp(partial(conv, strides=strides, padding=padding), x, kernel)[1](dy)
+    return found if wanted else found[1:]
 
 
-def _gradients_cpu(x: jax.Array, kernel: jax.Array, dy: jax.Array, strides: tuple[int, ...], padding: Padding, wanted: bool):
+def _gradients_cpu(x: jax.Array, kernel: jax.Array, dy: jax.Array, strides, padding: Padding, wanted: bool):
     if not onednn_ops.available():
-        return _gradients_of(_conv3d_cpu, x, kernel, dy, strides, padding)
+        return _gradients_of(_conv3d_cpu, x, kernel, dy, strides, padding, wanted)
     wide = [array.astype(jnp.float32) for array in (x, kernel, dy)]
     if wanted:
         dx, d_kernel = onednn_ops.gradients(*wide, strides, padding)
-    else:
-        dx, d_kernel = jnp.zeros_like(x), onednn_ops.kernel_gradient(wide[0], wide[2], kernel.shape[:3], strides, padding)
-    return dx.astype(x.dtype), d_kernel.astype(kernel.dtype)
+        return dx.astype(x.dtype), d_kernel.astype(kernel.dtype)
+    return (onednn_ops.kernel_gradient(wide[0], wide[2], kernel.shape[:3], strides, padding).astype(kernel.dtype),)

@@ -24,8 +24,8 @@ def counting(add: Callable[[int, jax.Array], None]) -> Iterator[None]:
     def count(call, args, kwargs, context):
         y, module = call(*args, **kwargs), context.module
         if context.method_name == "__call__" and isinstance(module, Conv3D | nn.Dense):
-            kernel = module.get_variable("params", "kernel")
-            add(2 * (y.size // y.shape[-1]) * math.prod(kernel.shape), kernel)
+            kernel, places = module.get_variable("params", "kernel"), math.prod(jax.tree.leaves(y)[0].shape[:-1])
+            add(2 * places * math.prod(kernel.shape), kernel)
         elif context.method_name == "__call__" and isinstance(module, Attention):
             # Queries with keys, and weights with values.
             add(2 * 2 * y.size * math.prod(y.shape[1:-1]), module.get_variable("params", "out")["kernel"])

@@ -37,12 +37,12 @@ class Conv3D(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """(B, T, H, W, Cin) -> (B, T', H', W', features) in `dtype`."""
+    def __call__(self, x: jax.Array, convolve: Callable = conv3d) -> jax.Array:
+        """(B, T, H, W, Cin) -> (B, T', H', W', features) in `dtype`; or what another `convolve` makes of the same arguments."""
         init = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
         kernel = self.param("kernel", init, (*self.kernel_size, x.shape[-1], self.features), jnp.float32)
         padding = tuple((size // 2, size // 2) for size in self.kernel_size)
-        return conv3d(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, padding)
+        return convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, padding)
 
 
 class ConvNorm(nn.Module):
@@ -57,10 +57,9 @@ class ConvNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """(B, T, H, W, Cin) -> (B, T', H', W', features) in the dtype of the norm."""
-        norm = self.norm(name="norm")
-        x = Conv3D(self.features, self.kernel_size, self.strides, norm.dtype, name="conv")(x)
-        x = norm(x, train)
-        return nn.relu(x) if self.relu else x
+        norm = self.norm(relu=self.relu, name="norm")
+        conv = Conv3D(self.features, self.kernel_size, self.strides, norm.dtype, name="conv")
+        return norm(x, train, conv)
 
 
 def max_pool(x: jax.Array, window: Size3, strides: Size3) -> jax.Array:

@@ -1,4 +1,4 @@
-"""oneDNN's 3-D convolutions and max-pooling in float32, on arrays given by their addresses.
+"""oneDNN's 3-D convolutions, max-pooling, BatchNorm and matrix products in float32, on arrays given by their addresses.
 
 oneDNN (Apache 2.0, https://github.com/uxlfoundation/oneDNN) is the library behind the convolutions of other frameworks on
 a CPU. It is used through its C interface, which is stable within version 3: the library is found where a wheel
@@ -16,9 +16,11 @@ from pathlib import Path
 
 # Values of oneDNN's enumerations (oneapi/dnnl/dnnl_types.h, version 3).
 _CPU, _IN_ORDER, _F32, _ANY_LAYOUT = 1, 1, 3, 1
-_FORWARD_TRAINING, _FORWARD_INFERENCE, _DIRECT, _MAX = 64, 96, 1, 511
+_FORWARD_TRAINING, _FORWARD_INFERENCE, _BACKWARD, _DIRECT, _MAX = 64, 96, 128, 1, 511
+_GIVEN_STATISTICS, _WITH_SCALE, _WITH_SHIFT, _WITH_RELU = 1, 2, 4, 8
 _WEIGHTS_LAYOUT, _DIFF_WEIGHTS_LAYOUT, _WORKSPACE_LAYOUT = 131, 132, 135
 _SRC, _DST, _WEIGHTS, _WORKSPACE, _DIFF_SRC, _DIFF_DST, _DIFF_WEIGHTS = 1, 17, 33, 64, 129, 145, 161
+_MEAN, _VARIANCE, _SCALE, _SHIFT, _DIFF_SCALE, _DIFF_SHIFT = 49, 50, 51, 52, 255, 256
 _FROM, _TO = 1, 17
 _ALLOCATE = ctypes.c_void_p(-1)
 _MAX_DIMS = 12
@@ -53,6 +55,7 @@ def library() -> ctypes.CDLL | None:
         except OSError:
             continue
         found.dnnl_primitive_desc_query_md.restype = ctypes.c_void_p
+        found.dnnl_memory_desc_get_size.restype = ctypes.c_size_t
         return found
     return None
 
@@ -188,3 +191,53 @@ class MaxPool(Operation):
         self._then(forward, {_SRC: x_memory, _DST: self._memory(y), _WORKSPACE: places})
         backward = _new(made.format("backward"), self._engine, *shape, forward, None)
         self._then(backward, {_DIFF_DST: dy_memory, _WORKSPACE: places, _DIFF_SRC: dx_memory})
+
+
+class MatMul(Operation):
+    """Products of row-major matrices (..., M, K) and (..., K, N), the second ones stored transposed if so said.
+
+    Leading sizes are the same or 1. Called with the addresses of both and of the products.
+    """
+
+    def __init__(self, first: Shape, second: Shape, transposed: bool = False):
+        super().__init__()
+        axes = tuple(range(len(first)))
+        leading = tuple(max(sizes) for sizes in zip(first[:-2], second[:-2], strict=True))
+        layouts = (
+            _row_major(first, axes),
+            _row_major(second, (*axes[:-2], axes[-1], axes[-2]) if transposed else axes),
+            _row_major((*leading, first[-2], second[-2 if transposed else -1]), axes),
+        )
+        self._given = one, other, product = tuple(self._memory(layout, own=False) for layout in layouts)
+        chosen = _new("dnnl_matmul_primitive_desc_create", self._engine, *layouts[:2], None, layouts[2], None)
+        self._then(chosen, {_SRC: one, _WEIGHTS: other, _DST: product})
+
+
+class BatchNorm(Operation):
+    """BatchNorm of (N, D, H, W, C) by its own statistics, then a ReLU if `relu`; or its gradients.
+
+    "batch_norm" is called with the addresses of x, scale, bias, y, mean, variance and signs, "batch_norm_gradients" with those
+    of x, scale, mean, variance, signs, dy, dx and the gradients of scale and bias. The signs say, in a layout of oneDNN's own,
+    what the ReLU let pass; without one they are not touched.
+
+    Attributes:
+      signs: their bytes, 0 without a ReLU.
+    """
+
+    def __init__(self, kind: str, x: Shape, epsilon: float, relu: bool):
+        super().__init__()
+        video, vector = _row_major(x, _OF_VIDEO), _row_major(x[-1:], (0,))
+        rest = ctypes.c_float(epsilon), _WITH_SCALE | _WITH_SHIFT | (_WITH_RELU if relu else 0)
+        made = "dnnl_batch_normalization_{}_primitive_desc_create"
+        chosen = _new(made.format("forward"), self._engine, _FORWARD_TRAINING, video, video, *rest, None)
+        signs = _layout_of(chosen, _WORKSPACE_LAYOUT) if relu else vector
+        self.signs = library().dnnl_memory_desc_get_size(signs) if relu else 0
+        if kind == "batch_norm":
+            keys = _SRC, _SCALE, _SHIFT, _DST, _MEAN, _VARIANCE, _WORKSPACE
+        else:
+            chosen = _new(made.format("backward"), self._engine, _BACKWARD, video, video, video, *rest, chosen, None)
+            keys = _SRC, _SCALE, _MEAN, _VARIANCE, _WORKSPACE, _DIFF_DST, _DIFF_SRC, _DIFF_SCALE, _DIFF_SHIFT
+        layouts = dict.fromkeys(keys, vector) | dict.fromkeys({_SRC, _DST, _DIFF_DST, _DIFF_SRC} & set(keys), video)
+        memories = {key: self._memory(layout, own=False) for key, layout in (layouts | {_WORKSPACE: signs}).items()}
+        self._given = tuple(memories[key] for key in keys)
+        self._then(chosen, {key: memory for key, memory in memories.items() if relu or key != _WORKSPACE})

@@ -1,4 +1,4 @@
-"""oneDNN's convolutions and max-pooling as operations of a jitted program, each device taking its part of the batch.
+"""oneDNN's convolutions, max-pooling, BatchNorm and products of matrices as operations of a jitted program.
 
 Both gradients of a layer are one operation, so that what follows in the backward pass begins when both are done: a
 convolution that shares the cores with another operation of the program takes longer than the two in turn, because its
@@ -18,7 +18,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from wt_jax.models import ffi, onednn
 from wt_jax.models.onednn import Padding, Shape
 
-Layer = tuple[Shape, Shape, Shape, Padding]  # x without its batch (T, H, W, C), kernel or pooling window, strides, padding
+# x without its batch (T, H, W, C), kernel or pooling window, strides, padding; nothing for products of matrices
+Layer = tuple[Shape, Shape, Shape, Padding] | tuple[()]
 
 _NAME = "wt_jax_onednn"
 # oneDNN keeps a team of threads for each thread that calls it, and its objects belong to one thread at a time.
@@ -31,10 +32,12 @@ _ARRAYS = {
     "kernel_gradient": (("x", "y"), ("kernel",)),
     "max_pool": (("x",), ("y",)),
     "max_pool_gradient": (("x", "y"), ("x",)),
+    "both_sides": (("x", "matrix"), ("half", "x")),
 }
 # Dimensions of the arrays; those with the same letter are the same, b is the batch.
 _OF_CONV = {"x": "b t h w i", "kernel": "k l m i o", "y": "b u v x o"}
 _OF_POOL = {"x": "b t h w i", "y": "b u v x i"}
+_OF_SIDES = {"x": "b p h w", "matrix": "b i j", "half": "b p h w"}
 
 
 @cache
@@ -72,10 +75,51 @@ def max_pool_gradient(x: jax.Array, dy: jax.Array, window: Shape, strides: Shape
     return _operation("max_pool_gradient", (x.shape[1:], window, strides, padding), x, dy)[0]
 
 
+def both_sides(matrices: jax.Array, images: jax.Array) -> jax.Array:
+    """matrices[b] @ images[b, p] @ matrices[b].T in float32, for matrices (B, S, S) and images (B, P, S, S)."""
+    return _operation("both_sides", (), images, matrices)[1]
+
+
+def knows_batch_norm(channels: int) -> bool:
+    """Whether there is a quick BatchNorm for so many channels: for such as fill oneDNN's vectors."""
+    return channels % 16 == 0 and available()
+
+
+def signs_of(shape: Shape, epsilon: float, relu: bool) -> int:
+    """Bytes in which the BatchNorm of clips of this shape notes what its ReLU let pass; 0 without one, and without oneDNN."""
+    if not (relu and knows_batch_norm(shape[-1])):
+        return 0
+    text = _text("batch_norm", shape, epsilon, relu)
+    return _caller.submit(lambda: _prepared(text)[0][0].signs).result()
+
+
+def conv_norm(strides: Shape, padding: Padding, epsilon: float, relu: bool, x, kernel, scale, bias) -> tuple[jax.Array, ...]:
+    """On one device, as `wt_jax.models.conv_norm` has it: y, mean, variance, what the convolution gave, and signs."""
+    y = jax.ShapeDtypeStruct(shape_after(x.shape, kernel.shape, strides, padding), jnp.float32)
+    moments = (jax.ShapeDtypeStruct(scale.shape, jnp.float32),) * 2
+    signs = jax.ShapeDtypeStruct((signs_of(y.shape, epsilon, relu),), jnp.uint8)
+    text = _text("conv_norm", x.shape, kernel.shape, y.shape, strides, padding, epsilon, relu)
+    return jax.ffi.ffi_call(_NAME, (y, *moments, y, signs))(x, kernel, scale, bias, text=text)
+
+
+def conv_norm_gradients(
+    strides: Shape, padding: Padding, epsilon: float, relu: bool, wanted: bool, x, kernel, scale, bias, *rest: jax.Array
+) -> tuple[jax.Array, ...]:
+    """Gradients of `conv_norm` by x, where that is wanted, kernel, scale and bias; `rest` is all its results but the first,
+    and the gradient by that.
+    """
+    before = rest[2]
+    arrays = *((x,) if wanted else ()), kernel, scale, bias, before
+    results = tuple(jax.ShapeDtypeStruct(array.shape, jnp.float32) for array in arrays)
+    kind = "conv_norm_gradients" if wanted else "conv_norm_own_gradients"
+    text = _text(kind, x.shape, kernel.shape, before.shape, strides, padding, epsilon, relu)
+    return jax.ffi.ffi_call(_NAME, results)(x, kernel, scale, *rest, text=text)[:-1]
+
+
 @custom_partitioning
 def _behind(x: jax.Array, after: jax.Array) -> jax.Array:
     same = jax.ShapeDtypeStruct(x.shape, x.dtype)
-    return jax.ffi.ffi_call(_NAME, same, input_output_aliases={0: 0})(x, after, text=json.dumps(["nothing"]))
+    return jax.ffi.ffi_call(_NAME, same, input_output_aliases={0: 0})(x, after, text=_text("nothing"))
 
 
 def _behind_rule(mesh, arguments, results):
@@ -102,14 +146,35 @@ def behind(x: jax.Array, after: jax.Array) -> jax.Array:
     return jax.lax.platform_dependent(*jax.lax.stop_gradient((x, after)), cpu=_behind, default=lambda x, _: x)
 
 
+def value_here(x: jax.Array, kernel: jax.Array, strides: Shape, padding: Padding) -> jax.Array:
+    """`value` of what this device has."""
+    return _on_one_device("value", (x.shape[1:], kernel.shape, strides, padding), x, kernel)[0]
+
+
+def gradients_here(x, kernel, dy, strides: Shape, padding: Padding, wanted: bool) -> tuple[jax.Array | None, jax.Array]:
+    """`gradients` of what this device has, the first where it is wanted."""
+    layer = x.shape[1:], kernel.shape, strides, padding
+    if wanted:
+        return tuple(_on_one_device("gradients", layer, x, kernel, dy))
+    return None, *_on_one_device("kernel_gradient", layer, x, dy)
+
+
+def shape_after(x: Shape, kernel: Shape, strides: Shape, padding: Padding) -> Shape:
+    """Shape of a convolution of `x` (B, T, H, W, Cin) with `kernel` (kt, kh, kw, Cin, Cout)."""
+    windows = zip(x[1:4], kernel[:3], strides, padding, strict=True)
+    return x[0], *((size + low + high - window) // step + 1 for size, window, step, (low, high) in windows), kernel[4]
+
+
 def _on_one_device(kind: str, layer: Layer, *arrays: jax.Array) -> list[jax.Array]:
+    if kind == "both_sides":
+        same = jax.ShapeDtypeStruct(arrays[0].shape, jnp.float32)
+        return jax.ffi.ffi_call(_NAME, [same, same])(*arrays, text=_text(kind, same.shape))
     video, kernel, strides, padding = layer
     batch = arrays[0].shape[0]
-    windows = zip(video[:3], kernel[:3], strides, padding, strict=True)
-    after = [(size + low + high - window) // step + 1 for size, window, step, (low, high) in windows]
-    shapes = {"x": (batch, *video), "kernel": kernel, "y": (batch, *after, video[3] if kind.startswith("max") else kernel[4])}
+    y = shape_after((batch, *video), kernel if len(kernel) == 5 else (*kernel, video[3], video[3]), strides, padding)
+    shapes = {"x": (batch, *video), "kernel": kernel, "y": y}
     results = [jax.ShapeDtypeStruct(shapes[name], jnp.float32) for name in _ARRAYS[kind][1]]
-    return jax.ffi.ffi_call(_NAME, results)(*arrays, text=json.dumps([kind, *shapes.values(), strides, padding]))
+    return jax.ffi.ffi_call(_NAME, results)(*arrays, text=_text(kind, *shapes.values(), strides, padding))
 
 
 def _divide(kind, layer, mesh, arguments, results):
@@ -129,7 +194,7 @@ def _divide(kind, layer, mesh, arguments, results):
 
 
 def _rule(kind, *_):
-    dimensions = _OF_POOL if kind.startswith("max") else _OF_CONV
+    dimensions = {"max_pool": _OF_POOL, "max_pool_gradient": _OF_POOL, "both_sides": _OF_SIDES}.get(kind, _OF_CONV)
     rule = " -> ".join(", ".join(dimensions[name] for name in names) for names in _ARRAYS[kind])
     letters = dict.fromkeys(letter for letter in rule if letter.isalpha())  # in the order in which they come, as JAX wants them
     options = {"need_replication_factors": tuple(letter for letter in letters if letter != "b")}
@@ -145,6 +210,11 @@ def _operation(kind: str, layer: Layer, *arrays: jax.Array) -> list[jax.Array]:
     return jax.custom_batching.sequential_vmap(partial(_divided, kind, layer))(*arrays)
 
 
+def _text(kind: str, *layer: Shape | Padding | float) -> str:
+    """What an operation is told; `_prepared` understands it."""
+    return json.dumps([kind, *layer])
+
+
 @cache
 def _prepared(text: str) -> list[tuple[onednn.Operation, list[int]]]:
     """What oneDNN is to do, and with which of the operation's arrays, arguments being counted before results."""
@@ -153,6 +223,30 @@ def _prepared(text: str) -> list[tuple[onednn.Operation, list[int]]]:
         return []
     if kind.startswith("max_pool"):
         return [(onednn.MaxPool(kind, *layer), [0, 1] if kind == "max_pool" else [0, 1, 2])]
+    if kind == "both_sides":
+        count, planes, size, _ = layer[0]
+        right = onednn.MatMul((count, planes * size, size), (count, size, size), transposed=True)
+        left = onednn.MatMul((count, 1, size, size), (count, planes, size, size))
+        return [(right, [0, 1, 2]), (left, [1, 2, 3])]
+    if kind == "batch_norm":
+        return [(onednn.BatchNorm(kind, *layer), list(range(7)))]
+    if kind.startswith("conv_norm"):
+        x, kernel, y, strides, padding, *norm = layer
+        window = x, kernel, y, strides, padding
+        if kind == "conv_norm":
+            return [
+                (onednn.Convolution("value", *window), [0, 1, 7]),
+                (onednn.BatchNorm("batch_norm", y, *norm), [7, 2, 3, 4, 5, 6, 8]),
+            ]
+        # From here on: x, kernel, scale, mean, variance, convolution's result, signs, dy; then dx if wanted, ...
+        first = [(onednn.Convolution("input_gradient", *window), [8, 1, 12])] if kind == "conv_norm_gradients" else []
+        d_kernel = 8 + len(first)
+        d_scale, d_bias, d_before = range(d_kernel + 1, d_kernel + 4)
+        return [
+            (onednn.BatchNorm("batch_norm_gradients", y, *norm), [5, 2, 3, 4, 6, 7, d_before, d_scale, d_bias]),
+            *first,
+            (onednn.Convolution("kernel_gradient", *window), [0, d_kernel, d_before]),
+        ]
     # A convolution wants x, kernel and y.
     if kind == "gradients":
         of_input, of_kernel = (onednn.Convolution(name, *layer) for name in ("input_gradient", "kernel_gradient"))

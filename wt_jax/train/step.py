@@ -133,9 +133,10 @@ def make_step(
             metrics = jax.tree.map(jnp.mean, metrics)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        teacher = method.update_teacher(state.teacher, params, model_state, state.step)
+        teacher, figures = method.update_teacher(state.teacher, params, model_state, state.step)
         metrics = {
             **metrics,
+            **figures,
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
             "gradient_norm": optax.tree.norm(grads),
             "failed": jnp.sum(batch["failed"] >= 0, dtype=jnp.float32),
