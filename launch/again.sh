@@ -26,25 +26,21 @@ if [ -n "${DRY_RUN:-}" ]; then
   exit 0
 fi
 
-asked="" child=""
+asked="" child="" signalled=""
 pass_on() {
-  asked=1
+  asked=1 signalled=1
   [ -z "$child" ] || kill "-$1" "$child" 2>/dev/null || true
 }
 trap 'pass_on TERM' TERM
 trap 'pass_on INT' INT
-trap '[ -z "$child" ] || kill -USR1 "$child" 2>/dev/null || true' USR1
+trap 'signalled=1; [ -z "$child" ] || kill -USR1 "$child" 2>/dev/null || true' USR1
 
 crashes=0
 while true; do
-  code=0
   "$@" &
   child=$!
-  wait "$child" || code=$?
-  while kill -0 "$child" 2>/dev/null; do # the wait was ended by a signal, not by the command
-    code=0
-    wait "$child" || code=$?
-  done
+  code=0
+  await "$child" || code=$?
   child=""
   case "$code" in
     0 | 2) exit "$code" ;;

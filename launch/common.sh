@@ -31,3 +31,14 @@ run() { # run a command, or only print it in a dry run
     "$@"
   fi
 }
+
+await() { # await PID: wait until it ends, whatever signals come, and return its exit code; their traps set $signalled
+  local code=0 again
+  wait "$1" || code=$?
+  while [ -n "$signalled" ]; do # the wait was ended by a signal, perhaps just as the command ended: its own code is known still
+    signalled="" again=0
+    wait "$1" || again=$?
+    [ "$again" = 127 ] || code=$again
+  done
+  return "$code"
+}

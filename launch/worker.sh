@@ -41,8 +41,8 @@ if [ -n "${DRY_RUN:-}" ]; then
   exit 0
 fi
 rm -f "$HOME/wt_jax.exit"
-trainer=""
-trap '[ -z "$trainer" ] || kill -TERM "$trainer"' TERM INT
+trainer="" signalled=""
+trap 'signalled=1; [ -z "$trainer" ] || kill -TERM "$trainer"' TERM INT
 "${train[@]}" &
 trainer=$!
 watch_notice() { # the answer comes when the value changes
@@ -59,11 +59,7 @@ watch_notice() { # the answer comes when the value changes
 watch_notice &
 watcher=$!
 code=0
-wait "$trainer" || code=$?
-while kill -0 "$trainer" 2>/dev/null; do
-  code=0
-  wait "$trainer" || code=$?
-done
+await "$trainer" || code=$?
 kill "$watcher" 2>/dev/null || true
 echo "$code" >"$HOME/wt_jax.exit"
 exit "$code"
