@@ -32,3 +32,12 @@ def small_set(tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("embedded")
     write_dataset(folder, train=32, test=16, frames=32)
     return folder
+
+
+@pytest.fixture
+def onednn() -> None:
+    """oneDNN is here."""
+    from wt_jax.models import onednn_ops
+
+    if not onednn_ops.available():
+        pytest.skip("no oneDNN here: pip install onednn-cpu-gomp, on an x86-64 Linux")

@@ -31,9 +31,7 @@ def test_without_any_change_it_only_scales():
     np.testing.assert_allclose(np.asarray(finish(frames, PixelSpec())), frames / 255.0, atol=1e-6)
 
 
-def test_blur_is_the_same_with_and_without_onednn_and_on_four_devices(monkeypatch):
-    if not onednn_ops.available():
-        pytest.skip("no oneDNN here: pip install onednn-cpu-gomp, on an x86-64 Linux")
+def test_blur_is_the_same_with_and_without_onednn_and_on_four_devices(onednn, monkeypatch):
     frames, spec = clips(count=8), PixelSpec(blur_probability=0.5, blur_sigma=(0.5, 2.0))
     ours = np.asarray(finish(frames, spec))
     blurred = np.abs(ours - frames / 255.0).max((1, 2, 3, 4)) > 0.01

@@ -36,8 +36,8 @@ def way(request, monkeypatch) -> str:
     """How a CPU does it: both, where there is oneDNN."""
     if request.param == "composed":
         monkeypatch.setattr(onednn_ops, "available", lambda: False)
-    elif not onednn_ops.available():
-        pytest.skip("no oneDNN here: pip install onednn-cpu-gomp, on an x86-64 Linux")
+    else:
+        request.getfixturevalue("onednn")
     return request.param
 
 
@@ -100,9 +100,7 @@ def test_cpu_never_runs_a_3d_convolution(way):
     assert text.count(onednn_ops._NAME) == (1 if way == "onednn" else 0)  # both gradients at once
 
 
-def test_a_gradient_that_nobody_asks_for_is_not_computed():
-    if not onednn_ops.available():
-        pytest.skip("no oneDNN here")
+def test_a_gradient_that_nobody_asks_for_is_not_computed(onednn):
     x, kernel = arrays(*CASES["full"][:2])
     of_kernel = jax.jit(jax.grad(lambda kernel: conv3d(x, kernel, (1, 1, 1), SAME).sum()))
     text = of_kernel.lower(kernel).as_text()
@@ -138,9 +136,7 @@ def test_under_vmap(way):
             np.testing.assert_allclose(one, all_of_them[i], rtol=1e-4, atol=1e-4)
 
 
-def test_what_onednn_refuses_is_named():
-    if not onednn_ops.available():
-        pytest.skip("no oneDNN here")
+def test_what_onednn_refuses_is_named(onednn):
     x = jnp.ones((1, 2, 2, 2, 8))
     text = json.dumps(["max_pool", x.shape, [2, 2, 2], [1, 5, 5, 5, 8], [1, 1, 1], [[0, 0]] * 3])
     wrong = jax.jit(lambda x: jax.ffi.ffi_call(onednn_ops._NAME, jax.ShapeDtypeStruct((1, 5, 5, 5, 8), x.dtype))(x, text=text))

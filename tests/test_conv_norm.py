@@ -17,12 +17,6 @@ STRIDED = Layer((1, 2, 2), ((1, 1), (1, 1), (1, 1)), 1e-5, True)
 LAYERS = {"strided": STRIDED, "no_relu": STRIDED._replace(relu=False), "epsilon": STRIDED._replace(epsilon=0.1)}
 
 
-@pytest.fixture
-def onednn():
-    if not onednn_ops.available():
-        pytest.skip("no oneDNN here: pip install onednn-cpu-gomp, on an x86-64 Linux")
-
-
 def arrays(channels=16, batch=4):
     rng = np.random.default_rng(0)
     shapes = (batch, 4, 9, 8, 3), (3, 3, 3, 3, channels), (channels,), (channels,)

@@ -254,6 +254,21 @@ def test_again_runs_again_after_preemptions_and_a_few_crashes(cloud):
     assert attempt("9 9 0", 9) == 2
 
 
+def test_a_command_that_ends_as_it_is_told_to_keeps_its_code(tmp_path):
+    # The trap goes on until the command is gone: what a busy machine makes of it now and then.
+    script = f"""
+    . {LAUNCH}/common.sh
+    signalled=""
+    trap 'signalled=1; kill -TERM $child; while kill -0 $child 2>/dev/null; do sleep 0.01; done' TERM
+    bash -c 'trap "exit {RUN_AGAIN}" TERM; touch ready; while :; do sleep 0.01; done' &
+    child=$!
+    (until [ -e ready ]; do sleep 0.01; done; kill -TERM $$) &
+    await $child
+    """
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == RUN_AGAIN, done.stderr
+
+
 def test_gpus_drives_all_of_them_in_one_process(cloud):
     venv = cloud.python(
         "json.dump([os.environ['CUDA_VISIBLE_DEVICES'], *sys.argv[1:]], open(os.environ['HOME'] + '/argv', 'w'))"

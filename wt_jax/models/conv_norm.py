@@ -61,8 +61,8 @@ _GRADIENTS = f"{_X}, {_KERNEL}, o, o, o, o, {_Y}, s, {_Y} -> {_X}, {_KERNEL}, o,
 
 
 def _value(layer: Layer, *arrays: jax.Array) -> tuple[jax.Array, ...]:
-    y = onednn_ops.shape_after(arrays[0].shape, arrays[1].shape, layer.strides, layer.padding)
-    signs = onednn_ops.signs_of(y, layer.epsilon, layer.relu)
+    x, kernel = (array.shape for array in arrays[:2])
+    signs = onednn_ops.signs_of(onednn_ops.shape_after(x, kernel[:3], kernel[-1], layer.strides, layer.padding), layer.relu)
     return _chosen(_VALUE, partial(onednn_ops.conv_norm, *layer), partial(_value_apart, layer, signs), *arrays)
 
 

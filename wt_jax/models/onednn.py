@@ -17,7 +17,7 @@ from pathlib import Path
 # Values of oneDNN's enumerations (oneapi/dnnl/dnnl_types.h, version 3).
 _CPU, _IN_ORDER, _F32, _ANY_LAYOUT = 1, 1, 3, 1
 _FORWARD_TRAINING, _FORWARD_INFERENCE, _BACKWARD, _DIRECT, _MAX = 64, 96, 128, 1, 511
-_GIVEN_STATISTICS, _WITH_SCALE, _WITH_SHIFT, _WITH_RELU = 1, 2, 4, 8
+_WITH_SCALE, _WITH_SHIFT, _WITH_RELU = 2, 4, 8
 _WEIGHTS_LAYOUT, _DIFF_WEIGHTS_LAYOUT, _WORKSPACE_LAYOUT = 131, 132, 135
 _SRC, _DST, _WEIGHTS, _WORKSPACE, _DIFF_SRC, _DIFF_DST, _DIFF_WEIGHTS = 1, 17, 33, 64, 129, 145, 161
 _MEAN, _VARIANCE, _SCALE, _SHIFT, _DIFF_SCALE, _DIFF_SHIFT = 49, 50, 51, 52, 255, 256
@@ -219,9 +219,6 @@ class BatchNorm(Operation):
     "batch_norm" is called with the addresses of x, scale, bias, y, mean, variance and signs, "batch_norm_gradients" with those
     of x, scale, mean, variance, signs, dy, dx and the gradients of scale and bias. The signs say, in a layout of oneDNN's own,
     what the ReLU let pass; without one they are not touched.
-
-    Attributes:
-      signs: their bytes, 0 without a ReLU.
     """
 
     def __init__(self, kind: str, x: Shape, epsilon: float, relu: bool):
@@ -231,13 +228,21 @@ class BatchNorm(Operation):
         made = "dnnl_batch_normalization_{}_primitive_desc_create"
         chosen = _new(made.format("forward"), self._engine, _FORWARD_TRAINING, video, video, *rest, None)
         signs = _layout_of(chosen, _WORKSPACE_LAYOUT) if relu else vector
-        self.signs = library().dnnl_memory_desc_get_size(signs) if relu else 0
         if kind == "batch_norm":
-            keys = _SRC, _SCALE, _SHIFT, _DST, _MEAN, _VARIANCE, _WORKSPACE
+            layouts = {_SRC: video, _SCALE: vector, _SHIFT: vector}
+            layouts |= {_DST: video, _MEAN: vector, _VARIANCE: vector, _WORKSPACE: signs}
         else:
             chosen = _new(made.format("backward"), self._engine, _BACKWARD, video, video, video, *rest, chosen, None)
-            keys = _SRC, _SCALE, _MEAN, _VARIANCE, _WORKSPACE, _DIFF_DST, _DIFF_SRC, _DIFF_SCALE, _DIFF_SHIFT
-        layouts = dict.fromkeys(keys, vector) | dict.fromkeys({_SRC, _DST, _DIFF_DST, _DIFF_SRC} & set(keys), video)
-        memories = {key: self._memory(layout, own=False) for key, layout in (layouts | {_WORKSPACE: signs}).items()}
-        self._given = tuple(memories[key] for key in keys)
+            layouts = {_SRC: video, _SCALE: vector, _MEAN: vector, _VARIANCE: vector, _WORKSPACE: signs, _DIFF_DST: video}
+            layouts |= {_DIFF_SRC: video, _DIFF_SCALE: vector, _DIFF_SHIFT: vector}
+        memories = {key: self._memory(layout, own=False) for key, layout in layouts.items()}
+        self._given = tuple(memories.values())
         self._then(chosen, {key: memory for key, memory in memories.items() if relu or key != _WORKSPACE})
+
+    @staticmethod
+    def bytes_of_signs(x: Shape) -> int:
+        """What the signs take with a ReLU."""
+        video = _row_major(x, _OF_VIDEO)
+        made = "dnnl_batch_normalization_forward_primitive_desc_create"
+        chosen = _new(made, _engine_and_stream()[0], _FORWARD_TRAINING, video, video, ctypes.c_float(1e-5), _WITH_RELU, None)
+        return library().dnnl_memory_desc_get_size(_layout_of(chosen, _WORKSPACE_LAYOUT))

@@ -18,8 +18,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from wt_jax.models import ffi, onednn
 from wt_jax.models.onednn import Padding, Shape
 
-# x without its batch (T, H, W, C), kernel or pooling window, strides, padding; nothing for products of matrices
-Layer = tuple[Shape, Shape, Shape, Padding] | tuple[()]
+# x without its batch (T, H, W, C), kernel or pooling window, strides, padding; for products of matrices the images (P, S, S)
+Layer = tuple[Shape, Shape, Shape, Padding] | tuple[Shape]
 
 _NAME = "wt_jax_onednn"
 # oneDNN keeps a team of threads for each thread that calls it, and its objects belong to one thread at a time.
@@ -38,6 +38,12 @@ _ARRAYS = {
 _OF_CONV = {"x": "b t h w i", "kernel": "k l m i o", "y": "b u v x o"}
 _OF_POOL = {"x": "b t h w i", "y": "b u v x i"}
 _OF_SIDES = {"x": "b p h w", "matrix": "b i j", "half": "b p h w"}
+# Arrays of a convolution with its BatchNorm, arguments before results, as `wt_jax.models.conv_norm` has them.
+_OF_NORM = {
+    "conv_norm": "x kernel scale bias y mean var before signs",
+    "conv_norm_gradients": "x kernel scale mean var before signs dy dx d_kernel d_scale d_bias d_before",
+    "conv_norm_own_gradients": "x kernel scale mean var before signs dy d_kernel d_scale d_bias d_before",
+}
 
 
 @cache
@@ -77,7 +83,7 @@ def max_pool_gradient(x: jax.Array, dy: jax.Array, window: Shape, strides: Shape
 
 def both_sides(matrices: jax.Array, images: jax.Array) -> jax.Array:
     """matrices[b] @ images[b, p] @ matrices[b].T in float32, for matrices (B, S, S) and images (B, P, S, S)."""
-    return _operation("both_sides", (), images, matrices)[1]
+    return _operation("both_sides", (images.shape[1:],), images, matrices)[1]
 
 
 def knows_batch_norm(channels: int) -> bool:
@@ -85,19 +91,19 @@ def knows_batch_norm(channels: int) -> bool:
     return channels % 16 == 0 and available()
 
 
-def signs_of(shape: Shape, epsilon: float, relu: bool) -> int:
+@cache
+def signs_of(shape: Shape, relu: bool) -> int:
     """Bytes in which the BatchNorm of clips of this shape notes what its ReLU let pass; 0 without one, and without oneDNN."""
     if not (relu and knows_batch_norm(shape[-1])):
         return 0
-    text = _text("batch_norm", shape, epsilon, relu)
-    return _caller.submit(lambda: _prepared(text)[0][0].signs).result()
+    return _caller.submit(onednn.BatchNorm.bytes_of_signs, shape).result()
 
 
 def conv_norm(strides: Shape, padding: Padding, epsilon: float, relu: bool, x, kernel, scale, bias) -> tuple[jax.Array, ...]:
     """On one device, as `wt_jax.models.conv_norm` has it: y, mean, variance, what the convolution gave, and signs."""
-    y = jax.ShapeDtypeStruct(shape_after(x.shape, kernel.shape, strides, padding), jnp.float32)
+    y = jax.ShapeDtypeStruct(shape_after(x.shape, kernel.shape[:3], kernel.shape[-1], strides, padding), jnp.float32)
     moments = (jax.ShapeDtypeStruct(scale.shape, jnp.float32),) * 2
-    signs = jax.ShapeDtypeStruct((signs_of(y.shape, epsilon, relu),), jnp.uint8)
+    signs = jax.ShapeDtypeStruct((signs_of(y.shape, relu),), jnp.uint8)
     text = _text("conv_norm", x.shape, kernel.shape, y.shape, strides, padding, epsilon, relu)
     return jax.ffi.ffi_call(_NAME, (y, *moments, y, signs))(x, kernel, scale, bias, text=text)
 
@@ -159,22 +165,26 @@ def gradients_here(x, kernel, dy, strides: Shape, padding: Padding, wanted: bool
     return None, *_on_one_device("kernel_gradient", layer, x, dy)
 
 
-def shape_after(x: Shape, kernel: Shape, strides: Shape, padding: Padding) -> Shape:
-    """Shape of a convolution of `x` (B, T, H, W, Cin) with `kernel` (kt, kh, kw, Cin, Cout)."""
-    windows = zip(x[1:4], kernel[:3], strides, padding, strict=True)
-    return x[0], *((size + low + high - window) // step + 1 for size, window, step, (low, high) in windows), kernel[4]
+def shape_after(x: Shape, window: Shape, channels: int, strides: Shape, padding: Padding) -> Shape:
+    """What a window (t, h, w) that moves over `x` (B, T, H, W, C) gives, with so many channels."""
+    steps = zip(x[1:4], window, strides, padding, strict=True)
+    return x[0], *((size + low + high - length) // step + 1 for size, length, step, (low, high) in steps), channels
+
+
+def _shapes(kind: str, layer: Layer, batch: int) -> dict[str, Shape]:
+    """Shapes of an operation's arrays by the names that `_ARRAYS` has for them."""
+    if kind == "both_sides":
+        images = batch, *layer[0]
+        return {"x": images, "matrix": (batch, *images[2:]), "half": images}
+    video, kernel, strides, padding = layer
+    x, channels = (batch, *video), video[3] if kind.startswith("max") else kernel[4]
+    return {"x": x, "kernel": kernel, "y": shape_after(x, kernel[:3], channels, strides, padding)}
 
 
 def _on_one_device(kind: str, layer: Layer, *arrays: jax.Array) -> list[jax.Array]:
-    if kind == "both_sides":
-        same = jax.ShapeDtypeStruct(arrays[0].shape, jnp.float32)
-        return jax.ffi.ffi_call(_NAME, [same, same])(*arrays, text=_text(kind, same.shape))
-    video, kernel, strides, padding = layer
-    batch = arrays[0].shape[0]
-    y = shape_after((batch, *video), kernel if len(kernel) == 5 else (*kernel, video[3], video[3]), strides, padding)
-    shapes = {"x": (batch, *video), "kernel": kernel, "y": y}
+    shapes = _shapes(kind, layer, arrays[0].shape[0])
     results = [jax.ShapeDtypeStruct(shapes[name], jnp.float32) for name in _ARRAYS[kind][1]]
-    return jax.ffi.ffi_call(_NAME, results)(*arrays, text=_text(kind, *shapes.values(), strides, padding))
+    return jax.ffi.ffi_call(_NAME, results)(*arrays, text=_text(kind, *shapes.values(), *layer[2:]))
 
 
 def _divide(kind, layer, mesh, arguments, results):
@@ -228,24 +238,25 @@ def _prepared(text: str) -> list[tuple[onednn.Operation, list[int]]]:
         right = onednn.MatMul((count, planes * size, size), (count, size, size), transposed=True)
         left = onednn.MatMul((count, 1, size, size), (count, planes, size, size))
         return [(right, [0, 1, 2]), (left, [1, 2, 3])]
-    if kind == "batch_norm":
-        return [(onednn.BatchNorm(kind, *layer), list(range(7)))]
-    if kind.startswith("conv_norm"):
+    if kind in _OF_NORM:
+        names = _OF_NORM[kind].split()
         x, kernel, y, strides, padding, *norm = layer
-        window = x, kernel, y, strides, padding
+
+        def convolution(kind: str, arrays: str) -> tuple[onednn.Operation, list[int]]:
+            return onednn.Convolution(kind, x, kernel, y, strides, padding), [names.index(name) for name in arrays.split()]
+
+        def batch_norm(kind: str, arrays: str) -> tuple[onednn.Operation, list[int]]:
+            return onednn.BatchNorm(kind, y, *norm), [names.index(name) for name in arrays.split()]
+
         if kind == "conv_norm":
             return [
-                (onednn.Convolution("value", *window), [0, 1, 7]),
-                (onednn.BatchNorm("batch_norm", y, *norm), [7, 2, 3, 4, 5, 6, 8]),
+                convolution("value", "x kernel before"),
+                batch_norm("batch_norm", "before scale bias y mean var signs"),
             ]
-        # From here on: x, kernel, scale, mean, variance, convolution's result, signs, dy; then dx if wanted, ...
-        first = [(onednn.Convolution("input_gradient", *window), [8, 1, 12])] if kind == "conv_norm_gradients" else []
-        d_kernel = 8 + len(first)
-        d_scale, d_bias, d_before = range(d_kernel + 1, d_kernel + 4)
         return [
-            (onednn.BatchNorm("batch_norm_gradients", y, *norm), [5, 2, 3, 4, 6, 7, d_before, d_scale, d_bias]),
-            *first,
-            (onednn.Convolution("kernel_gradient", *window), [0, d_kernel, d_before]),
+            batch_norm("batch_norm_gradients", "before scale mean var signs dy d_before d_scale d_bias"),
+            *([convolution("input_gradient", "dx kernel d_before")] if "dx" in names else []),
+            convolution("kernel_gradient", "x d_kernel d_before"),
         ]
     # A convolution wants x, kernel and y.
     if kind == "gradients":
