@@ -6,7 +6,6 @@ Each of these is linear in the pixel's RGB (contrast also needs the clip's mean)
 each operation, and hue turns about the gray axis (in YIQ) instead of in HSV. These are our choices.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -35,29 +34,33 @@ def _hue_matrix(turn: Array) -> Array:
     return jnp.asarray(_YIQ_TO_RGB, jnp.float32) @ rotation @ jnp.asarray(_RGB_TO_YIQ, jnp.float32)
 
 
-def colour_map(key: Array, spec: PixelSpec, mean: Array) -> tuple[Array, Array]:
-    """Draw one clip's colour change.
+def colour_map(draws: Array, spec: PixelSpec, mean: Array) -> tuple[Array, Array]:
+    """One clip's colour change.
 
     Args:
-      key: PRNG key of the clip.
+      draws: (6,) float32, uniform in [0, 1): for brightness, contrast, saturation, hue, whether any of these happens, gray.
       spec: strengths and probabilities.
       mean: (3,) float32, mean RGB of the clip, in [0, 1].
 
     Returns:
       matrix (3, 3) and offset (3,), float32: new = matrix @ old + offset.
     """
-    keys = jax.random.split(key, 6)
+    bright, contrasted, saturated, turned, jittered, grayed = draws
 
-    def factor(key: Array, strength: float) -> Array:
-        return jax.random.uniform(key, (), jnp.float32, max(0.0, 1.0 - strength), 1.0 + strength)
+    def factor(draw: Array, strength: float) -> Array:
+        return between(draw, max(0.0, 1.0 - strength), 1.0 + strength)
 
-    brightness, contrast = factor(keys[0], spec.brightness), factor(keys[1], spec.contrast)
-    colour = _hue_matrix(jax.random.uniform(keys[3], (), jnp.float32, -spec.hue, spec.hue))
-    colour = colour @ _blend(factor(keys[2], spec.saturation))
+    brightness, contrast = factor(bright, spec.brightness), factor(contrasted, spec.contrast)
+    colour = _hue_matrix(between(turned, -spec.hue, spec.hue)) @ _blend(factor(saturated, spec.saturation))
     level = jnp.asarray(_LUMA, jnp.float32) @ (brightness * mean)  # what contrast pulls towards
     matrix = colour * (brightness * contrast)
     offset = colour @ jnp.full((3,), (1.0 - contrast) * level)
-    jitter = jax.random.bernoulli(keys[4], spec.jitter_probability)
+    jitter = jittered < spec.jitter_probability
     matrix, offset = jnp.where(jitter, matrix, jnp.eye(3)), jnp.where(jitter, offset, jnp.zeros(3))
-    gray = jnp.where(jax.random.bernoulli(keys[5], spec.gray_probability), _gray_matrix(), jnp.eye(3))
+    gray = jnp.where(grayed < spec.gray_probability, _gray_matrix(), jnp.eye(3))
     return gray @ matrix, gray @ offset
+
+
+def between(draw: Array, low: float, high: float) -> Array:
+    """A draw from [0, 1) as one from [low, high)."""
+    return low + (high - low) * draw
