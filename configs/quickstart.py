@@ -26,5 +26,5 @@ def get_config(method: str = "weak_teacher") -> ConfigDict:
     config.train.batch_size, config.train.duration = 32, "1000 steps"
     config.optim.name, config.optim.learning_rate, config.optim.warmup = "adamw", 0.032, "5 %"
     config.train.log_every, config.train.checkpoint_every = 20, "200 steps"
-    config.data.threads = 2
+    config.data.workers, config.data.threads = 1, 2
     return config

@@ -1,6 +1,9 @@
 """The CPU convolutions, oneDNN's and the composed one, against XLA's own."""
 
 import json
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -142,6 +145,33 @@ def test_what_onednn_refuses_is_named(onednn):
     wrong = jax.jit(lambda x: jax.ffi.ffi_call(onednn_ops._NAME, jax.ShapeDtypeStruct((1, 5, 5, 5, 8), x.dtype))(x, text=text))
     with pytest.raises(jax.errors.JaxRuntimeError, match=r"wt_jax_onednn: OneDnnError: dnnl_pooling.*ONEDNN_VERBOSE"):
         jax.block_until_ready(wrong(x))
+
+
+def cores_of_the_threads(**settings: str) -> tuple[int, int, str]:
+    """Of a new process that binds oneDNN's threads: on how many cores its main thread and oneDNN's caller may run, and what
+    is left in the environment for the programs that it starts.
+    """
+    code = """
+import os
+from wt_jax.models import onednn
+onednn.bind_threads()
+cores = lambda: len(os.sched_getaffinity(0))
+print(cores(), onednn.caller.submit(cores).result(), os.environ.get("OMP_PROC_BIND"))
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | settings, capture_output=True, text=True, check=True, timeout=60
+    )
+    of_main, of_caller, left = ran.stdout.split()
+    return int(of_main), int(of_caller), left
+
+
+def test_threads_are_bound_but_for_the_main_one_and_where_the_user_says_otherwise(onednn):
+    cores = len(os.sched_getaffinity(0))
+    if cores == 1 or os.environ.keys() & {"OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "OMP_NUM_THREADS"}:
+        pytest.skip("wants two cores, and an environment without OpenMP's settings")
+    assert cores_of_the_threads() == (cores, 1, "None")
+    assert cores_of_the_threads(OMP_PROC_BIND="false") == (cores, cores, "false")
+    assert cores_of_the_threads(OMP_NUM_THREADS="1") == (cores, cores, "None")
 
 
 def test_a_pass_behind_another_is_what_it_was():

@@ -17,7 +17,7 @@ from wt_jax.cli import parse_flags, set_up_logging, told_in_one_line
 from wt_jax.config import Config, ConfigError, resolve
 from wt_jax.train.checkpoint import last_state
 from wt_jax.train.distributed import join
-from wt_jax.train.host_memory import keep_freed_memory
+from wt_jax.train.host import fit_process
 from wt_jax.train.loop import Run, prepare, train
 from wt_jax.train.step import TrainState
 from wt_jax.train.workdir import open_workdir, read_config
@@ -56,8 +56,7 @@ def main(argv: Sequence[str]) -> None:
         if len(argv) > 1:
             raise ConfigError(f"unexpected argument {argv[1]!r}; options begin with --")
         config, workdir = read_flags()
-        if config.data.workers:
-            keep_freed_memory()
+        fit_process(config.data.workers)
         join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _JOIN_TIMEOUT.value)
         if _MODE.value == "inspect":
             from wt_jax.tools.inspect_config import inspect_config

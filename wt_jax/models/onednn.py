@@ -10,7 +10,9 @@ import ctypes
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -31,6 +33,9 @@ _OF_VIDEO, _OF_KERNEL = (0, 4, 1, 2, 3), (4, 3, 0, 1, 2)
 Shape = tuple[int, ...]
 Padding = tuple[tuple[int, int], ...]
 
+# The one thread that calls oneDNN: it keeps a team of threads for each that does, and its objects belong to one at a time.
+caller = ThreadPoolExecutor(1, thread_name_prefix="onednn")
+
 
 class OneDnnError(RuntimeError):
     """oneDNN refused a call."""
@@ -45,19 +50,45 @@ def library() -> ctypes.CDLL | None:
     """oneDNN 3 on an x86-64 Linux, or None where there is none."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return None
+    return caller.submit(_load).result()  # GNU OpenMP may bind the thread that loads it, which must not be another
+
+
+def _load() -> ctypes.CDLL | None:
     # Threads that have done their share wait some microseconds for the next and then sleep: spinning on, as GNU OpenMP's do
     # for milliseconds, they would take the cores from the rest of the program; asleep at once, they are late for small layers.
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "5000")
-    for name in (str(Path(sys.prefix) / "lib" / "libdnnl.so.3"), "libdnnl.so.3"):
-        try:
-            found = ctypes.CDLL(name)
-        except OSError:
-            continue
-        found.dnnl_primitive_desc_query_md.restype = ctypes.c_void_p
-        found.dnnl_memory_desc_get_size.restype = ctypes.c_size_t
-        return found
+    with _environment("GOMP_SPINCOUNT", "5000", "OMP_WAIT_POLICY"):
+        for name in (str(Path(sys.prefix) / "lib" / "libdnnl.so.3"), "libdnnl.so.3"):
+            try:
+                found = ctypes.CDLL(name)
+            except OSError:
+                continue
+            found.dnnl_primitive_desc_query_md.restype = ctypes.c_void_p
+            found.dnnl_memory_desc_get_size.restype = ctypes.c_size_t
+            return found
     return None
+
+
+def bind_threads() -> None:
+    """Load oneDNN with each of its threads bound to a core, unless the environment says something about that.
+
+    Left to the system, two of them stand on one core now and then, and all others wait for them. Bound, they cannot make way
+    for a program that keeps their core busy. To be called before anything else here, for OpenMP is asked to only once.
+    """
+    with _environment("OMP_PROC_BIND", "true", "OMP_PLACES", "GOMP_CPU_AFFINITY", "OMP_NUM_THREADS"):
+        library()
+
+
+@contextmanager
+def _environment(name: str, value: str, *others: str) -> Iterator[None]:
+    """Inside, the environment has this value for GNU OpenMP to find when it is loaded, unless it has `name` or `others`."""
+    if os.environ.keys() & {name, *others}:
+        yield
+        return
+    os.environ[name] = value
+    try:
+        yield
+    finally:  # programs that are started later choose for themselves
+        del os.environ[name]
 
 
 def _call(function: str, *arguments) -> None:

@@ -7,7 +7,6 @@ threads wait for each other.
 
 import json
 import string
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 
 import jax
@@ -21,9 +20,7 @@ from wt_jax.models.onednn import Padding, Shape
 # x without its batch (T, H, W, C), kernel or pooling window, strides, padding; for products of matrices the images (P, S, S)
 Layer = tuple[Shape, Shape, Shape, Padding] | tuple[Shape]
 
-_NAME = "wt_jax_onednn"
-# oneDNN keeps a team of threads for each thread that calls it, and its objects belong to one thread at a time.
-_caller = ThreadPoolExecutor(1, thread_name_prefix="onednn")
+_NAME, _WAIT = "wt_jax_onednn", "wt_jax_wait"
 
 # Arrays in and arrays out of an operation; y stands for its gradient too.
 _ARRAYS = {
@@ -51,7 +48,8 @@ def available() -> bool:
     """Whether this machine has oneDNN; the first call also makes its operations known to XLA."""
     if onednn.library() is None:
         return False
-    ffi.register(_NAME, lambda text, addresses: _caller.submit(_run, text, addresses).result())
+    ffi.register(_NAME, lambda text, addresses: onednn.caller.submit(_run, text, addresses).result())
+    ffi.register(_WAIT, lambda text, addresses: None)
     return True
 
 
@@ -96,7 +94,7 @@ def signs_of(shape: Shape, relu: bool) -> int:
     """Bytes in which the BatchNorm of clips of this shape notes what its ReLU let pass; 0 without one, and without oneDNN."""
     if not (relu and knows_batch_norm(shape[-1])):
         return 0
-    return _caller.submit(onednn.BatchNorm.bytes_of_signs, shape).result()
+    return onednn.caller.submit(onednn.BatchNorm.bytes_of_signs, shape).result()
 
 
 def conv_norm(strides: Shape, padding: Padding, epsilon: float, relu: bool, x, kernel, scale, bias) -> tuple[jax.Array, ...]:
@@ -125,7 +123,7 @@ def conv_norm_gradients(
 @custom_partitioning
 def _behind(x: jax.Array, after: jax.Array) -> jax.Array:
     same = jax.ShapeDtypeStruct(x.shape, x.dtype)
-    return jax.ffi.ffi_call(_NAME, same, input_output_aliases={0: 0})(x, after, text=_text("nothing"))
+    return jax.ffi.ffi_call(_WAIT, same, input_output_aliases={0: 0})(x, after, text="")
 
 
 def _behind_rule(mesh, arguments, results):
@@ -145,11 +143,16 @@ _behind.def_partition(partition=_behind_divided, sharding_rule=_behind_rule)
 def behind(x: jax.Array, after: jax.Array) -> jax.Array:
     """`x`, on one CPU with oneDNN not before `after` is there, elsewhere as it is; no gradient passes.
 
-    Of two passes at once each would keep the convolutions of the other waiting.
+    Of two passes at once each would keep the convolutions of the other waiting. What waits is a 0 that is added to `x`: were
+    it `x` itself, that would have to be written to memory before and read again after.
     """
     if not available():
         return x
-    return jax.lax.platform_dependent(*jax.lax.stop_gradient((x, after)), cpu=_behind, default=lambda x, _: x)
+
+    def cpu(x: jax.Array, after: jax.Array) -> jax.Array:
+        return x + _behind(jnp.zeros(1, x.dtype), after)
+
+    return jax.lax.platform_dependent(*jax.lax.stop_gradient((x, after)), cpu=cpu, default=lambda x, _: x)
 
 
 def value_here(x: jax.Array, kernel: jax.Array, strides: Shape, padding: Padding) -> jax.Array:
@@ -229,8 +232,6 @@ def _text(kind: str, *layer: Shape | Padding | float) -> str:
 def _prepared(text: str) -> list[tuple[onednn.Operation, list[int]]]:
     """What oneDNN is to do, and with which of the operation's arrays, arguments being counted before results."""
     kind, *layer = json.loads(text)
-    if kind == "nothing":
-        return []
     if kind.startswith("max_pool"):
         return [(onednn.MaxPool(kind, *layer), [0, 1] if kind == "max_pool" else [0, 1, 2])]
     if kind == "both_sides":

@@ -22,6 +22,7 @@ from wt_jax.config import resolve
 from wt_jax.eval.judge import judge
 from wt_jax.eval.report import Subject, write_report
 from wt_jax.eval.table import format_table
+from wt_jax.train.host import fit_process
 from wt_jax.train.loop import prepare, train
 from wt_jax.train.workdir import open_workdir
 
@@ -85,6 +86,7 @@ def main(argv: Sequence[str]) -> None:
     """Run the quick start."""
     set_up_logging()
     with told_in_one_line():
+        fit_process(_CONFIG.value.data.workers)
         print(quickstart(_CONFIG.value, Path(_WORKDIR.value), [int(seed) for seed in _SEEDS.value]))
 
 
