@@ -243,22 +243,22 @@ def _prepared(text: str) -> list[tuple[onednn.Operation, list[int]]]:
         names = _OF_NORM[kind].split()
         x, kernel, y, strides, padding, *norm = layer
 
-        def convolution(kind: str, arrays: str) -> tuple[onednn.Operation, list[int]]:
-            return onednn.Convolution(kind, x, kernel, y, strides, padding), [names.index(name) for name in arrays.split()]
-
-        def batch_norm(kind: str, arrays: str) -> tuple[onednn.Operation, list[int]]:
-            return onednn.BatchNorm(kind, y, *norm), [names.index(name) for name in arrays.split()]
+        def convolution(kind: str) -> onednn.Operation:
+            return onednn.Convolution(kind, x, kernel, y, strides, padding)
 
         if kind == "conv_norm":
-            return [
-                convolution("value", "x kernel before"),
-                batch_norm("batch_norm", "before scale bias y mean var signs"),
+            steps = [
+                (convolution("value"), "x kernel before"),
+                (onednn.BatchNorm("batch_norm", y, *norm), "before scale bias y mean var signs"),
             ]
-        return [
-            batch_norm("batch_norm_gradients", "before scale mean var signs dy d_before d_scale d_bias"),
-            *([convolution("input_gradient", "dx kernel d_before")] if "dx" in names else []),
-            convolution("kernel_gradient", "x d_kernel d_before"),
-        ]
+        else:
+            of_norm = onednn.BatchNorm("batch_norm_gradients", y, *norm)
+            steps = [
+                (of_norm, "before scale mean var signs dy d_before d_scale d_bias"),
+                *([(convolution("input_gradient"), "dx kernel d_before")] if "dx" in names else []),
+                (convolution("kernel_gradient"), "x d_kernel d_before"),
+            ]
+        return [(operation, [names.index(name) for name in arrays.split()]) for operation, arrays in steps]
     # A convolution wants x, kernel and y.
     if kind == "gradients":
         of_input, of_kernel = (onednn.Convolution(name, *layer) for name in ("input_gradient", "kernel_gradient"))
