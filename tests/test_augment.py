@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from wt_jax.augment import finish_view, frame_difference, mix_frame, shuffle_frames
+from wt_jax.augment import finish_view, finish_views, frame_difference, mix_frame, shuffle_frames
 from wt_jax.augment.colour import _hue_matrix
 from wt_jax.augment.pixels import _blur_matrix
-from wt_jax.data.views import PixelSpec
+from wt_jax.data.views import PixelSpec, ViewSpec
 from wt_jax.models import onednn_ops
 
 FULL = PixelSpec(1.0, 0.4, 0.4, 0.4, 0.1, 0.5, 1.0, (0.5, 2.0))
@@ -103,6 +103,21 @@ def test_blur_equals_opencv_away_from_the_border():
     np.testing.assert_allclose(matrix.sum(1), 1.0, atol=1e-6)
     expected = cv2.GaussianBlur(frame, (21, 21), sigma)
     np.testing.assert_allclose((matrix @ frame @ matrix.T)[10:-10, 10:-10], expected[10:-10, 10:-10], atol=1e-5)
+
+
+@pytest.mark.parametrize("sigma", [1e-3, 0.1, 1.0, 2.0, 5.0])
+def test_blur_has_no_denormal_weights(sigma):
+    matrix = np.asarray(jax.jit(_blur_matrix, static_argnums=1)(jnp.float32(sigma), 112))
+    assert matrix.min() >= np.finfo(np.float32).tiny
+    assert sigma > 1e-3 or np.abs(matrix - np.eye(112)).max() < 1e-7  # no blur at all
+
+
+def test_views_of_a_video_change_differently():
+    views = {name: ViewSpec(pixels=FULL) for name in ("query", "key")}
+    batch = {name: clips(seed=1) for name in views} | {"video": np.arange(4, dtype=np.int32), "label": np.arange(4)}
+    finished = jax.jit(lambda key: finish_views(batch, views, key))(jax.random.key(0))
+    assert np.abs(finished["query"] - finished["key"]).max(axis=(1, 2, 3, 4)).min() > 0.01
+    np.testing.assert_array_equal(finished["label"], batch["label"])
 
 
 def random_clips(count=4, frames=5):

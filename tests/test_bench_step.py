@@ -13,6 +13,8 @@ import optax
 import pytest
 from training import BATCH, batches, filled, first, mesh_of, parts, small_config
 
+from wt_jax.augment import finish_view
+from wt_jax.data.views import PixelSpec
 from wt_jax.models import MODELS, forward_flops
 from wt_jax.models.resnet import Basic, Bottleneck, ResNet, Stage
 from wt_jax.models.vit import ViT
@@ -136,6 +138,19 @@ def test_the_peer_computes_our_first_step_of_s3d():
     changes = {"model__name": "s3d", "model__norm": "batch", "optim__name": "sgd", "optim__warmup": "0 steps"}
     state, peer, before = _side_by_side(small_config(**PLAIN, **changes, clip__size=64, clip__num_frames=8), noise)
     assert _apart(_with(before, state.params), peer.student) < 0.05 * _apart(before, peer.student)
+
+
+@pytest.mark.parametrize("changes", [{"gray_probability": 1.0}, {"blur_probability": 1.0, "blur_sigma": (1.3, 1.3)}])
+def test_the_peer_changes_pixels_as_we_do(changes):
+    torch = pytest.importorskip("torch")
+    from wt_jax.tools.peers.torch_step import _finish
+
+    frames = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16, 3), dtype=np.uint8)
+    spec = PixelSpec(**changes)
+    ours = finish_view(frames, np.arange(2), jax.random.key(0), spec)
+    planes = torch.from_numpy(frames / np.float32(255)).permute(0, 4, 1, 2, 3).contiguous()
+    np.testing.assert_allclose(np.moveaxis(np.asarray(ours), -1, 1), _finish(planes, spec).numpy(), atol=1e-5)
+    assert np.abs(np.asarray(ours) - frames / 255).max() > 0.1
 
 
 @pytest.mark.parametrize(
