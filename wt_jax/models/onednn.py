@@ -10,7 +10,7 @@ import ctypes
 import os
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
@@ -92,9 +92,20 @@ def _environment(name: str, value: str, *others: str) -> Iterator[None]:
 
 
 def _call(function: str, *arguments) -> None:
-    status = getattr(library(), function)(*arguments)
+    _check(function, getattr(library(), function)(*arguments))
+
+
+def _check(function: str, status: int) -> None:
     if status:
         raise OneDnnError(f"{function} returned status {status}; ONEDNN_VERBOSE=all in the environment makes oneDNN say why")
+
+
+@cache
+def _set_address() -> Callable[[int, int], int]:
+    """`dnnl_memory_set_data_handle`. It keeps Python's lock: given back for so short a call, it may have to be waited for."""
+    found = ctypes.PyDLL(library()._name).dnnl_memory_set_data_handle
+    found.argtypes = ctypes.c_void_p, ctypes.c_void_p
+    return found
 
 
 def _new(function: str, *arguments) -> ctypes.c_void_p:
@@ -152,8 +163,9 @@ class Operation:
 
     def __call__(self, *addresses: int) -> None:
         """Run on the arrays at these addresses, in the order that the kind of operation says."""
+        set_address = _set_address()
         for memory, address in zip(self._given, addresses, strict=True):
-            _call("dnnl_memory_set_data_handle", memory, ctypes.c_void_p(address))
+            _check("dnnl_memory_set_data_handle", set_address(memory, address))
         for primitive, arguments in self._steps:
             _call("dnnl_primitive_execute", primitive, self._stream, len(arguments), arguments)
         _call("dnnl_stream_wait", self._stream)
