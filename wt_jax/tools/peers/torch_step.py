@@ -157,7 +157,7 @@ def _optimizer(config: Config, network: torch.nn.Module) -> torch.optim.Optimize
 def _finish(clips: torch.Tensor, spec: PixelSpec) -> torch.Tensor:
     """The pixel part of a view (B, 3, T, H, W): see `wt_jax.augment.pixels`, whose operations these are.
 
-    Products of matrices of three rows or columns take five times as long in PyTorch where colours are the last axis.
+    Colours come first: as the last axis they make products of three columns, which takes PyTorch several times as long.
     """
     count, _, frames, height, width = clips.shape
     device = clips.device
