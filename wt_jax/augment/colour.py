@@ -2,8 +2,8 @@
 
 Each of these is linear in the pixel's RGB (contrast also needs the clip's mean), so a clip's whole colour change is one
 3 x 4 matrix and costs three multiply-adds per value. Against torchvision's ColorJitter: the order is fixed
-(brightness, contrast, saturation, hue, gray) instead of random, values are clipped once at the end instead of after
-each operation, and hue turns about the gray axis (in YIQ) instead of in HSV. These are our choices.
+(brightness, contrast, saturation, hue, gray) instead of random, values are clipped once at the end, after the blur, instead
+of after each operation, and hue turns about the gray axis (in YIQ) instead of in HSV. These are our choices.
 """
 
 import jax.numpy as jnp
