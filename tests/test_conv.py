@@ -148,15 +148,20 @@ def test_what_onednn_refuses_is_named(onednn):
 
 
 def cores_of_the_threads(**settings: str) -> tuple[int, int, str]:
-    """Of a new process that binds oneDNN's threads: on how many cores its main thread and oneDNN's caller may run, and what
-    is left in the environment for the programs that it starts.
+    """Of a new process that binds oneDNN's threads: on how many cores its main thread and the one that calls oneDNN may run,
+    and what is left in the environment for the programs that it starts.
     """
     code = """
-import os
+import os, threading
 from wt_jax.models import onednn
 onednn.bind_threads()
-cores = lambda: len(os.sched_getaffinity(0))
-print(cores(), onednn.caller.submit(cores).result(), os.environ.get("OMP_PROC_BIND"))
+import jax.numpy as jnp
+from wt_jax.models import onednn_ops
+onednn_ops.available()
+x, kernel = jnp.ones((4, 4, 16, 16, 16)), jnp.ones((1, 1, 1, 16, 16))
+onednn_ops.value(x, kernel, (1, 1, 1), ((0, 0),) * 3).block_until_ready()
+(caller,) = [thread.native_id for thread in threading.enumerate() if thread.name == onednn_ops._NAME]
+print(len(os.sched_getaffinity(0)), len(os.sched_getaffinity(caller)), os.environ.get("OMP_PROC_BIND"))
 """
     ran = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | settings, capture_output=True, text=True, check=True, timeout=60

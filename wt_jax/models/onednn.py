@@ -3,15 +3,16 @@
 oneDNN (Apache 2.0, https://github.com/uxlfoundation/oneDNN) is the library behind the convolutions of other frameworks on
 a CPU. It is used through its C interface, which is stable within version 3: the library is found where a wheel
 (`onednn-cpu-gomp`) or conda puts it, in the `lib` folder of the environment, or else where the system keeps its own.
-`wt_jax/models/onednn_ops.py` puts them into a jitted program; nothing here knows JAX.
+Nothing is run here: an operation tells what is to be done as instructions, which `wt_jax/models/native.py` follows, and
+`wt_jax/models/onednn_ops.py` puts it into a jitted program. Nothing here knows JAX.
 """
 
 import ctypes
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -20,10 +21,11 @@ from pathlib import Path
 _CPU, _IN_ORDER, _F32, _ANY_LAYOUT = 1, 1, 3, 1
 _FORWARD_TRAINING, _FORWARD_INFERENCE, _BACKWARD, _DIRECT, _MAX = 64, 96, 128, 1, 511
 _WITH_SCALE, _WITH_SHIFT, _WITH_RELU = 2, 4, 8
-_WEIGHTS_LAYOUT, _DIFF_WEIGHTS_LAYOUT, _WORKSPACE_LAYOUT = 131, 132, 135
+_WEIGHTS_LAYOUT, _DIFF_WEIGHTS_LAYOUT, _WORKSPACE_LAYOUT, _SCRATCH_LAYOUT = 131, 132, 135, 136
 _SRC, _DST, _WEIGHTS, _WORKSPACE, _DIFF_SRC, _DIFF_DST, _DIFF_WEIGHTS = 1, 17, 33, 64, 129, 145, 161
 _MEAN, _VARIANCE, _SCALE, _SHIFT, _DIFF_SCALE, _DIFF_SHIFT = 49, 50, 51, 52, 255, 256
-_FROM, _TO = 1, 17
+_FROM, _TO, _SCRATCHPAD = 1, 17, 80
+_GIVEN = 1
 _ALLOCATE = ctypes.c_void_p(-1)
 _MAX_DIMS = 12
 
@@ -33,8 +35,15 @@ _OF_VIDEO, _OF_KERNEL = (0, 4, 1, 2, 3), (4, 3, 0, 1, 2)
 Shape = tuple[int, ...]
 Padding = tuple[tuple[int, int], ...]
 
-# The one thread that calls oneDNN: it keeps a team of threads for each that does, and its objects belong to one at a time.
-caller = ThreadPoolExecutor(1, thread_name_prefix="onednn")
+# What is to be done, with up to three values, which are addresses unless said otherwise:
+# MEMORY: let a memory of oneDNN stand for the array of this number, or SCRATCH of so many bytes
+# WORD: write the address of the array of this number to a word
+# PRIMITIVE: execute a primitive with so many arguments, which are listed there
+# KERNEL: call a function of C, `kernel(words)`, in every thread of oneDNN's team
+# Arrays are counted from 0, arguments of an operation before its results.
+Instruction = tuple[int, int, int, int]
+MEMORY, WORD, PRIMITIVE, KERNEL = 1, 2, 3, 4
+SCRATCH = -1  # memory for what is not needed after an operation, the same for all of them
 
 
 class OneDnnError(RuntimeError):
@@ -50,7 +59,12 @@ def library() -> ctypes.CDLL | None:
     """oneDNN 3 on an x86-64 Linux, or None where there is none."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return None
-    return caller.submit(_load).result()  # GNU OpenMP may bind the thread that loads it, which must not be another
+    # GNU OpenMP may bind the thread that loads it, which must be none that is used for anything else.
+    found: list[ctypes.CDLL | None] = []
+    thread = threading.Thread(target=lambda: found.append(_load()), name="onednn")
+    thread.start()
+    thread.join()
+    return found[0]
 
 
 def _load() -> ctypes.CDLL | None:
@@ -92,20 +106,8 @@ def _environment(name: str, value: str, *others: str) -> Iterator[None]:
 
 
 def _call(function: str, *arguments) -> None:
-    _check(function, getattr(library(), function)(*arguments))
-
-
-def _check(function: str, status: int) -> None:
-    if status:
+    if status := getattr(library(), function)(*arguments):
         raise OneDnnError(f"{function} returned status {status}; ONEDNN_VERBOSE=all in the environment makes oneDNN say why")
-
-
-@cache
-def _set_address() -> Callable[[int, int], int]:
-    """`dnnl_memory_set_data_handle`. It keeps Python's lock: given back for so short a call, it may have to be waited for."""
-    found = ctypes.PyDLL(library()._name).dnnl_memory_set_data_handle
-    found.argtypes = ctypes.c_void_p, ctypes.c_void_p
-    return found
 
 
 def _new(function: str, *arguments) -> ctypes.c_void_p:
@@ -120,9 +122,27 @@ def _dims(values: Sequence[int]) -> ctypes.Array:
 
 
 @cache
-def _engine_and_stream() -> tuple[ctypes.c_void_p, ctypes.c_void_p]:
-    engine = _new("dnnl_engine_create", _CPU, ctypes.c_size_t(0))
-    return engine, _new("dnnl_stream_create", engine, _IN_ORDER)
+def _engine() -> ctypes.c_void_p:
+    return _new("dnnl_engine_create", _CPU, ctypes.c_size_t(0))
+
+
+@cache
+def stream() -> ctypes.c_void_p:
+    """What all primitives are executed in, one after the other."""
+    return _new("dnnl_stream_create", _engine(), _IN_ORDER)
+
+
+@cache
+def _with_our_scratch() -> ctypes.c_void_p:
+    """Attribute of all primitives: their scratch memory is given to them. Their own belongs to the thread that made them."""
+    attribute = _new("dnnl_primitive_attr_create")
+    _call("dnnl_primitive_attr_set_scratchpad_mode", attribute, _GIVEN)
+    return attribute
+
+
+def _chosen(kind: str, *arguments) -> ctypes.c_void_p:
+    """The implementation that oneDNN chooses for a primitive of this kind."""
+    return _new(f"dnnl_{kind}_primitive_desc_create", *arguments, _with_our_scratch())
 
 
 def _row_major(shape: Sequence[int], axes: Sequence[int]) -> ctypes.c_void_p:
@@ -145,30 +165,37 @@ def _window(strides: Shape, padding: Padding) -> tuple[ctypes.Array, ...]:
     return _dims(strides), _dims((0, 0, 0)), _dims(low), _dims(high)
 
 
+_listed: list[ctypes.Array] = []  # what instructions point to, which are good for as long as the process lives
+
+
 class Operation:
-    """Primitives to be executed one after the other, from one thread only."""
+    """Primitives to be executed one after the other."""
 
     def __init__(self):
-        self._engine, self._stream = _engine_and_stream()
         self._given: tuple[ctypes.c_void_p, ...] = ()
         self._steps: list[tuple[ctypes.c_void_p, ctypes.Array]] = []
+        self._scratch: list[tuple[ctypes.c_void_p, int]] = []
+
+    def instructions(self, places: Sequence[int]) -> list[Instruction]:
+        """What to do with the arrays of these numbers, which are in the order that the kind of operation says."""
+        arrays = [(MEMORY, memory.value, place, 0) for memory, place in zip(self._given, places, strict=True)]
+        scratch = [(MEMORY, memory.value, SCRATCH, size) for memory, size in self._scratch]
+        steps = [(PRIMITIVE, primitive.value, len(given), ctypes.addressof(given)) for primitive, given in self._steps]
+        return arrays + scratch + steps
 
     def _memory(self, layout: ctypes.c_void_p, own: bool = True) -> ctypes.c_void_p:
         """Memory of its own, or a place for an address to come."""
-        return _new("dnnl_memory_create", layout, self._engine, _ALLOCATE if own else None)
+        return _new("dnnl_memory_create", layout, _engine(), _ALLOCATE if own else None)
 
     def _then(self, chosen: ctypes.c_void_p, memories: dict[int, ctypes.c_void_p]) -> None:
+        wanted = _layout_of(chosen, _SCRATCH_LAYOUT)
+        if size := library().dnnl_memory_desc_get_size(wanted):
+            scratch = self._memory(wanted, own=False)
+            self._scratch.append((scratch, size))
+            memories = memories | {_SCRATCHPAD: scratch}
         arguments = (_Argument * len(memories))(*(_Argument(key, memory) for key, memory in memories.items()))
         self._steps.append((_new("dnnl_primitive_create", chosen), arguments))
-
-    def __call__(self, *addresses: int) -> None:
-        """Run on the arrays at these addresses, in the order that the kind of operation says."""
-        set_address = _set_address()
-        for memory, address in zip(self._given, addresses, strict=True):
-            _check("dnnl_memory_set_data_handle", set_address(memory, address))
-        for primitive, arguments in self._steps:
-            _call("dnnl_primitive_execute", primitive, self._stream, len(arguments), arguments)
-        _call("dnnl_stream_wait", self._stream)
+        _listed.append(arguments)
 
 
 class Convolution(Operation):
@@ -188,13 +215,12 @@ class Convolution(Operation):
         sizes = _dims([kernel[axis] for axis in _OF_KERNEL])
         free = _new("dnnl_memory_desc_create_with_tag", 5, sizes, _F32, _ANY_LAYOUT)
         window = _window(strides, padding)
-        made = "dnnl_convolution_{}_primitive_desc_create"
-        forward = (self._engine, _FORWARD_TRAINING, _DIRECT, x, free, None, y, *window, None)
-        chosen = _new(made.format("forward"), *forward)
+        chosen = _chosen("convolution_forward", _engine(), _FORWARD_TRAINING, _DIRECT, x, free, None, y, *window)
         if kind == "input_gradient":
-            chosen = _new(made.format("backward_data"), self._engine, _DIRECT, x, free, y, *window, chosen, None)
+            chosen = _chosen("convolution_backward_data", _engine(), _DIRECT, x, free, y, *window, chosen)
         elif kind == "kernel_gradient":
-            chosen = _new(made.format("backward_weights"), self._engine, _DIRECT, x, free, None, y, *window, chosen, None)
+            gradient = (_DIRECT, x, free, None, y, *window, chosen)
+            chosen = _chosen("convolution_backward_weights", _engine(), *gradient)
         theirs = _layout_of(chosen, _DIFF_WEIGHTS_LAYOUT if kind == "kernel_gradient" else _WEIGHTS_LAYOUT)
         self._given = x_memory, kernel_memory, y_memory = tuple(self._memory(layout, own=False) for layout in (x, ours, y))
         inner = self._memory(theirs)
@@ -207,7 +233,7 @@ class Convolution(Operation):
         self._then(chosen, {_WEIGHTS: inner, **ends})
 
     def _reorder(self, source: ctypes.c_void_p, target: ctypes.c_void_p) -> ctypes.c_void_p:
-        return _new("dnnl_reorder_primitive_desc_create", source, self._engine, target, self._engine, None)
+        return _chosen("reorder", source, _engine(), target, _engine())
 
 
 class MaxPool(Operation):
@@ -221,18 +247,17 @@ class MaxPool(Operation):
         x, y = _row_major(x, _OF_VIDEO), _row_major(y, _OF_VIDEO)
         steps, dilation, *around = _window(strides, padding)
         shape = (_MAX, x, y, steps, _dims(window), dilation, *around)
-        made = "dnnl_pooling_{}_primitive_desc_create"
         if kind == "max_pool":
             self._given = x_memory, y_memory = tuple(self._memory(layout, own=False) for layout in (x, y))
-            forward = _new(made.format("forward"), self._engine, _FORWARD_INFERENCE, *shape, None)
+            forward = _chosen("pooling_forward", _engine(), _FORWARD_INFERENCE, *shape)
             self._then(forward, {_SRC: x_memory, _DST: y_memory})
             return
         self._given = x_memory, dy_memory, dx_memory = tuple(self._memory(layout, own=False) for layout in (x, y, x))
         # Where the maxima were is found once more: to keep that from the forward pass would take another array.
-        forward = _new(made.format("forward"), self._engine, _FORWARD_TRAINING, *shape, None)
+        forward = _chosen("pooling_forward", _engine(), _FORWARD_TRAINING, *shape)
         places = self._memory(_layout_of(forward, _WORKSPACE_LAYOUT))
         self._then(forward, {_SRC: x_memory, _DST: self._memory(y), _WORKSPACE: places})
-        backward = _new(made.format("backward"), self._engine, *shape, forward, None)
+        backward = _chosen("pooling_backward", _engine(), *shape, forward)
         self._then(backward, {_DIFF_DST: dy_memory, _WORKSPACE: places, _DIFF_SRC: dx_memory})
 
 
@@ -252,7 +277,7 @@ class MatMul(Operation):
             _row_major((*leading, first[-2], second[-2 if transposed else -1]), axes),
         )
         self._given = one, other, product = tuple(self._memory(layout, own=False) for layout in layouts)
-        chosen = _new("dnnl_matmul_primitive_desc_create", self._engine, *layouts[:2], None, layouts[2], None)
+        chosen = _chosen("matmul", _engine(), *layouts[:2], None, layouts[2])
         self._then(chosen, {_SRC: one, _WEIGHTS: other, _DST: product})
 
 
@@ -268,14 +293,13 @@ class BatchNorm(Operation):
         super().__init__()
         video, vector = _row_major(x, _OF_VIDEO), _row_major(x[-1:], (0,))
         rest = ctypes.c_float(epsilon), _WITH_SCALE | _WITH_SHIFT | (_WITH_RELU if relu else 0)
-        made = "dnnl_batch_normalization_{}_primitive_desc_create"
-        chosen = _new(made.format("forward"), self._engine, _FORWARD_TRAINING, video, video, *rest, None)
+        chosen = _chosen("batch_normalization_forward", _engine(), _FORWARD_TRAINING, video, video, *rest)
         signs = _layout_of(chosen, _WORKSPACE_LAYOUT) if relu else vector
         if kind == "batch_norm":
             layouts = {_SRC: video, _SCALE: vector, _SHIFT: vector}
             layouts |= {_DST: video, _MEAN: vector, _VARIANCE: vector, _WORKSPACE: signs}
         else:
-            chosen = _new(made.format("backward"), self._engine, _BACKWARD, video, video, video, *rest, chosen, None)
+            chosen = _chosen("batch_normalization_backward", _engine(), _BACKWARD, *[video] * 3, *rest, chosen)
             layouts = {_SRC: video, _SCALE: vector, _MEAN: vector, _VARIANCE: vector, _WORKSPACE: signs, _DIFF_DST: video}
             layouts |= {_DIFF_SRC: video, _DIFF_SCALE: vector, _DIFF_SHIFT: vector}
         memories = {key: self._memory(layout, own=False) for key, layout in layouts.items()}
@@ -286,6 +310,6 @@ class BatchNorm(Operation):
     def bytes_of_signs(x: Shape) -> int:
         """What the signs take with a ReLU."""
         video = _row_major(x, _OF_VIDEO)
-        made = "dnnl_batch_normalization_forward_primitive_desc_create"
-        chosen = _new(made, _engine_and_stream()[0], _FORWARD_TRAINING, video, video, ctypes.c_float(1e-5), _WITH_RELU, None)
+        rest = ctypes.c_float(1e-5), _WITH_RELU
+        chosen = _chosen("batch_normalization_forward", _engine(), _FORWARD_TRAINING, video, video, *rest)
         return library().dnnl_memory_desc_get_size(_layout_of(chosen, _WORKSPACE_LAYOUT))

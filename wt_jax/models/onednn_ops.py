@@ -14,13 +14,13 @@ import jax.numpy as jnp
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
-from wt_jax.models import ffi, onednn
-from wt_jax.models.onednn import Padding, Shape
+from wt_jax.models import onednn
+from wt_jax.models.onednn import Instruction, Padding, Shape
 
 # x without its batch (T, H, W, C), kernel or pooling window, strides, padding; for products of matrices the images (P, S, S)
 Layer = tuple[Shape, Shape, Shape, Padding] | tuple[Shape]
 
-_NAME, _WAIT = "wt_jax_onednn", "wt_jax_wait"
+_NAME = "wt_jax_onednn"
 
 # Arrays in and arrays out of an operation; y stands for its gradient too.
 _ARRAYS = {
@@ -48,8 +48,9 @@ def available() -> bool:
     """Whether this machine has oneDNN; the first call also makes its operations known to XLA."""
     if onednn.library() is None:
         return False
-    ffi.register(_NAME, lambda text, addresses: onednn.caller.submit(_run, text, addresses).result())
-    ffi.register(_WAIT, lambda text, addresses: None)
+    from wt_jax.models import native  # wants oneDNN
+
+    native.start(_NAME, _instructions)
     return True
 
 
@@ -94,7 +95,7 @@ def signs_of(shape: Shape, relu: bool) -> int:
     """Bytes in which the BatchNorm of clips of this shape notes what its ReLU let pass; 0 without one, and without oneDNN."""
     if not (relu and knows_batch_norm(shape[-1])):
         return 0
-    return onednn.caller.submit(onednn.BatchNorm.bytes_of_signs, shape).result()
+    return onednn.BatchNorm.bytes_of_signs(shape)
 
 
 def conv_norm(strides: Shape, padding: Padding, epsilon: float, relu: bool, x, kernel, scale, bias) -> tuple[jax.Array, ...]:
@@ -123,7 +124,7 @@ def conv_norm_gradients(
 @custom_partitioning
 def _behind(x: jax.Array, after: jax.Array) -> jax.Array:
     same = jax.ShapeDtypeStruct(x.shape, x.dtype)
-    return jax.ffi.ffi_call(_WAIT, same, input_output_aliases={0: 0})(x, after, text="")
+    return jax.ffi.ffi_call(_NAME, same, input_output_aliases={0: 0})(x, after, text=_text("wait"))
 
 
 def _behind_rule(mesh, arguments, results):
@@ -224,14 +225,19 @@ def _operation(kind: str, layer: Layer, *arrays: jax.Array) -> list[jax.Array]:
 
 
 def _text(kind: str, *layer: Shape | Padding | float) -> str:
-    """What an operation is told; `_prepared` understands it."""
+    """What an operation is told; `_instructions` understands it."""
     return json.dumps([kind, *layer])
 
 
-@cache
-def _prepared(text: str) -> list[tuple[onednn.Operation, list[int]]]:
-    """What oneDNN is to do, and with which of the operation's arrays, arguments being counted before results."""
+def _instructions(text: str) -> list[Instruction]:
     kind, *layer = json.loads(text)
+    return [step for operation, places in _operations(kind, layer) for step in operation.instructions(places)]
+
+
+def _operations(kind: str, layer: list) -> list[tuple[onednn.Operation, list[int]]]:
+    """What oneDNN is to do, and with which of the operation's arrays, arguments being counted before results."""
+    if kind == "wait":
+        return []
     if kind.startswith("max_pool"):
         return [(onednn.MaxPool(kind, *layer), [0, 1] if kind == "max_pool" else [0, 1, 2])]
     if kind == "both_sides":
@@ -264,8 +270,3 @@ def _prepared(text: str) -> list[tuple[onednn.Operation, list[int]]]:
         of_input, of_kernel = (onednn.Convolution(name, *layer) for name in ("input_gradient", "kernel_gradient"))
         return [(of_input, [3, 1, 2]), (of_kernel, [0, 4, 2])]
     return [(onednn.Convolution(kind, *layer), [0, 1, 2] if kind == "value" else [0, 2, 1])]
-
-
-def _run(text: str, addresses: list[int]) -> None:
-    for operation, places in _prepared(text):
-        operation(*(addresses[place] for place in places))
