@@ -30,6 +30,13 @@ CASES = {
     "unpadded_with_rest": ((2, 4, 8, 8, 2), (3, 3, 3), (1, 2, 2), ((0, 0),) * 3),
     "one_frame": ((2, 1, 6, 6, 3), (3, 3, 3), (2, 2, 2), SAME),
     "frames_in_groups": ((3, 5, 20, 20, 2), (3, 3, 3), (1, 1, 1), SAME),
+    # Those over time alone and within frames alone are oneDNN's with an axis less, but for some (onednn._folded).
+    "over_time_strided": ((2, 7, 5, 4, 3), (3, 1, 1), (2, 1, 1), ((1, 1), (0, 0), (0, 0))),
+    "over_time_of_many_places": ((1, 3, 28, 29, 2), (3, 1, 1), (1, 1, 1), ((1, 1), (0, 0), (0, 0))),
+    "over_time_of_many_channels": ((1, 3, 3, 3, 97), (3, 1, 1), (1, 1, 1), ((1, 1), (0, 0), (0, 0))),
+    "over_time_padded_in_space": ((2, 4, 3, 3, 2), (3, 1, 1), (1, 1, 1), ((1, 1), (1, 0), (0, 1))),
+    "within_frames_strided_in_time": ((2, 5, 6, 6, 2), (1, 3, 3), (2, 2, 2), ((0, 0), (1, 1), (1, 1))),
+    "within_frames_padded_in_time": ((2, 3, 6, 6, 2), (1, 3, 3), (1, 2, 2), ((1, 0), (1, 1), (0, 1))),
     "frames_larger_than_a_group": ((1, 2, 40, 33, 2), (1, 3, 3), (1, 1, 1), ((0, 0), (1, 1), (1, 1))),
 }
 

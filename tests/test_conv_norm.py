@@ -51,6 +51,14 @@ def test_value_and_gradients_are_those_of_the_formulas(layer, channels):
     assert_close(value_and_gradients(conv_batch_norm, layer, *given), value_and_gradients(formula, layer, *given))
 
 
+@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
+def test_without_a_gradient_the_value_is_the_same(layer, onednn):
+    given = arrays()
+    alone = jax.jit(conv_batch_norm, static_argnums=4)(*given, layer)
+    for one, other in zip(alone, value_and_gradients(conv_batch_norm, layer, *given)[:3], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_each_pass_is_one_operation_where_channels_fill_its_vectors(onednn):
     def operations(channels):
         given = arrays(channels)

@@ -33,7 +33,8 @@ def conv_batch_norm(
     x: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array, layer: Layer
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """`wt_jax.models.batch_norm.batch_norm` of `conv3d`: its three results. All arrays are float32, and as there."""
-    return _value(layer, x, kernel, scale, bias)[:3]
+    own = partial(onednn_ops.conv_norm, *layer, True)
+    return _chosen(_ALONE, own, partial(_value_apart, layer, None), x, kernel, scale, bias)
 
 
 def _forward(x, kernel, scale, bias, layer):
@@ -56,14 +57,15 @@ conv_batch_norm.defvjp(_forward, _backward, symbolic_zeros=True)
 # Dimensions of the arrays: x, kernel, scale, bias -> y, mean, variance, what the convolution gave, and
 # oneDNN's note of what the ReLU let pass. The gradients want all of it, and the one by y; they are by the first four.
 _X, _KERNEL, _Y = "b t h w i", "k l m i o", "b u v x o"
-_VALUE = f"{_X}, {_KERNEL}, o, o -> {_Y}, o, o, {_Y}, s"
+_ALONE = f"{_X}, {_KERNEL}, o, o -> {_Y}, o, o"  # without a gradient
+_VALUE = f"{_ALONE}, {_Y}, s"
 _GRADIENTS = f"{_X}, {_KERNEL}, o, o, o, o, {_Y}, s, {_Y} -> {_X}, {_KERNEL}, o, o"
 
 
 def _value(layer: Layer, *arrays: jax.Array) -> tuple[jax.Array, ...]:
     x, kernel = (array.shape for array in arrays[:2])
     signs = onednn_ops.signs_of(onednn_ops.shape_after(x, kernel[:3], kernel[-1], layer.strides, layer.padding), layer.relu)
-    return _chosen(_VALUE, partial(onednn_ops.conv_norm, *layer), partial(_value_apart, layer, signs), *arrays)
+    return _chosen(_VALUE, partial(onednn_ops.conv_norm, *layer, False), partial(_value_apart, layer, signs), *arrays)
 
 
 def _gradients(layer: Layer, wanted: bool, *arrays: jax.Array) -> tuple[jax.Array, ...]:
@@ -72,10 +74,13 @@ def _gradients(layer: Layer, wanted: bool, *arrays: jax.Array) -> tuple[jax.Arra
     return _chosen(rule, own, partial(_gradients_apart, layer, wanted), *arrays)
 
 
-def _value_apart(layer: Layer, signs: int, x, kernel, scale, bias, across: Axis = None, convolve: Callable = conv3d):
+def _value_apart(
+    layer: Layer, signs: int | None, x, kernel, scale, bias, across: Axis = None, convolve: Callable = conv3d
+) -> tuple[jax.Array, ...]:
     before = convolve(x, kernel, layer.strides, layer.padding)
     y, mean, var = batch_norm.value(before, scale, bias, layer.epsilon, layer.relu, across)
-    return y, mean, var, before, jnp.zeros(signs, jnp.uint8)  # which oneDNN's gradient alone reads
+    # Signs are for oneDNN's gradient; None says that there will be none.
+    return (y, mean, var) if signs is None else (y, mean, var, before, jnp.zeros(signs, jnp.uint8))
 
 
 def _gradients_apart(
@@ -112,7 +117,7 @@ def _of_one_device(rule: str, own: Callable, apart: Callable) -> Callable:
         batch = arguments[0].sharding.spec[0]
         split, whole = NamedSharding(mesh, PartitionSpec(batch)), NamedSharding(mesh, PartitionSpec())
         before, after = ([split if "b" in names else whole for names in side.split(", ")] for side in rule.split(" -> "))
-        convolve = onednn_ops.value_here if rule == _VALUE else onednn_ops.gradients_here
+        convolve = onednn_ops.value_here if rule in (_ALONE, _VALUE) else onednn_ops.gradients_here
         return mesh, partial(apart, across=batch, convolve=convolve), tuple(after), tuple(before)
 
     letters = tuple(sorted({letter for letter in rule if letter.isalpha()} - {"b"}, key=rule.index))

@@ -49,7 +49,7 @@ _ask_python = types.ExternalFunction("wt_jax_ask_python", int64(int64, int64))
 
 
 @intrinsic
-def _pointer(typing_context, address):
+def pointer(typing_context, address):
     """An address as a pointer."""
 
     def generate(context, builder, signature, arguments):
@@ -74,13 +74,13 @@ def _shared_address(typing_context):
 @njit(cache=True, nogil=True)
 def words(address):
     """Memory from an address on as words of 64 bits; how many there are is for the caller to know."""
-    return carray(_pointer(address), _ENDLESS, np.int64)
+    return carray(pointer(address), _ENDLESS, np.int64)
 
 
 @njit(cache=True, nogil=True)
 def _hash(start, length):
     """64-bit FNV-1a, but never 0, of a text of so many bytes."""
-    found, text = int64(-3750763034362895579), carray(_pointer(start), length, np.uint8)
+    found, text = int64(-3750763034362895579), carray(pointer(start), length, np.uint8)
     for byte in text:
         found = (found ^ int64(byte)) * int64(1099511628211)
     return found if found else int64(1)
@@ -193,6 +193,7 @@ def start(name: str, instructions_of: Callable[[str], Sequence[Instruction]]) ->
     library, c_library = onednn.library(), ctypes.CDLL(None)
     functions = {"wt_jax_ask_python": ffi.entry(name, lambda text: _prepare(text, instructions_of))}
     functions |= {each.symbol: getattr(library, each.symbol) for each in (_set_address, _execute, _in_team)}
+    functions |= {name: getattr(library, name) for name in ("omp_get_thread_num", "omp_get_num_threads")}
     functions |= {each.symbol: getattr(c_library, each.symbol) for each in (_lock, _unlock, _wait, _post)}
     for symbol, function in functions.items():
         binding.add_symbol(symbol, ctypes.cast(function, ctypes.c_void_p).value)

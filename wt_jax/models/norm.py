@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from wt_jax.models.batch_norm import batch_norm, scaled
 from wt_jax.models.conv_norm import Layer, conv_batch_norm
+from wt_jax.models.group_norm import group_norm
 
 KINDS = ("batch", "sub_batch", "group")
 
@@ -51,15 +52,11 @@ class Norm(nn.Module):
             return self._moved(*conv(x, partial(self._of_conv, scale, bias)))
         wide = (conv(x) if conv else x).astype(jnp.float32)
         if self.kind == "group":
-            mean, var = _group_moments(wide, math.gcd(32, channels))
-            factor = jax.lax.rsqrt(var + self.epsilon) * scale
-            y = wide * factor + (bias - mean * factor)
-        elif self.kind == "layer":
+            return group_norm(wide, scale, bias, math.gcd(32, channels), self.epsilon, self.relu).astype(self.dtype)
+        if self.kind == "layer":
             mean, var = jnp.mean(wide, -1, keepdims=True), jnp.var(wide, -1, keepdims=True)
-            y = scaled(wide, mean, var, scale, bias, self.epsilon)
-        else:
-            return self._by_batch(wide, scale, bias, train).astype(self.dtype)
-        return self._end(y).astype(self.dtype)
+            return self._end(scaled(wide, mean, var, scale, bias, self.epsilon)).astype(self.dtype)
+        return self._by_batch(wide, scale, bias, train).astype(self.dtype)
 
     def _end(self, y: jax.Array) -> jax.Array:
         return nn.relu(y) if self.relu else y
@@ -91,19 +88,3 @@ class Norm(nn.Module):
             if not self.is_initializing():
                 running.value = keep * running.value + (1 - keep) * now
         return y
-
-
-def _group_moments(x: jax.Array, groups: int) -> tuple[jax.Array, jax.Array]:
-    """Mean and variance of each channel's group in float32 (B, 1, ..., C).
-
-    Pooled from the channels' moments: one pass over `x`, whose channel axis is never split (slow on CPUs).
-    """
-    count, channels = x.shape[0], x.shape[-1]
-
-    def pooled(values: jax.Array) -> jax.Array:
-        per_channel = jnp.mean(values.reshape(count, -1, channels), axis=1)
-        per_group = jnp.mean(per_channel.reshape(count, groups, -1), axis=2)
-        return jnp.repeat(per_group, channels // groups, axis=1).reshape(count, *(1,) * (x.ndim - 2), channels)
-
-    mean = pooled(x)
-    return mean, jnp.maximum(pooled(jnp.square(x)) - jnp.square(mean), 0.0)

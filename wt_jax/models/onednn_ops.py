@@ -17,8 +17,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from wt_jax.models import onednn
 from wt_jax.models.onednn import Instruction, Padding, Shape
 
-# x without its batch (T, H, W, C), kernel or pooling window, strides, padding; for products of matrices the images (P, S, S)
-Layer = tuple[Shape, Shape, Shape, Padding] | tuple[Shape]
+# x without its batch (T, H, W, C), kernel or pooling window, strides, padding; for products of matrices the images (P, S, S);
+# for GroupNorm x without its batch (M, C), groups, epsilon where it is needed, and whether there is a ReLU
+Layer = tuple[Shape, Shape, Shape, Padding] | tuple[Shape] | tuple[Shape, int, float, bool] | tuple[Shape, int, bool]
 
 _NAME = "wt_jax_onednn"
 
@@ -30,14 +31,20 @@ _ARRAYS = {
     "max_pool": (("x",), ("y",)),
     "max_pool_gradient": (("x", "y"), ("x",)),
     "both_sides": (("x", "matrix"), ("half", "x")),
+    "group_norm": (("x", "scale", "bias"), ("y", "moments")),
+    "group_norm_gradients": (("x", "scale", "bias", "moments", "y"), ("x", "sums")),
 }
+# Arrays that every device has whole.
+_WHOLE = ("kernel", "scale", "bias")
 # Dimensions of the arrays; those with the same letter are the same, b is the batch.
 _OF_CONV = {"x": "b t h w i", "kernel": "k l m i o", "y": "b u v x o"}
 _OF_POOL = {"x": "b t h w i", "y": "b u v x i"}
 _OF_SIDES = {"x": "b p h w", "matrix": "b i j", "half": "b p h w"}
+_OF_GROUPS = {"x": "b m c", "scale": "c", "bias": "c", "y": "b m c", "moments": "b k g", "sums": "b k c"}
 # Arrays of a convolution with its BatchNorm, arguments before results, as `wt_jax.models.conv_norm` has them.
 _OF_NORM = {
     "conv_norm": "x kernel scale bias y mean var before signs",
+    "conv_norm_alone": "x kernel scale bias y mean var",
     "conv_norm_gradients": "x kernel scale mean var before signs dy dx d_kernel d_scale d_bias d_before",
     "conv_norm_own_gradients": "x kernel scale mean var before signs dy d_kernel d_scale d_bias d_before",
 }
@@ -85,6 +92,21 @@ def both_sides(matrices: jax.Array, images: jax.Array) -> jax.Array:
     return _operation("both_sides", (images.shape[1:],), images, matrices)[1]
 
 
+def group_norm(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, epsilon: float, relu: bool
+) -> tuple[jax.Array, jax.Array]:
+    """GroupNorm of x (B, M, C) in float32, then a ReLU if `relu`; mean and inverse standard deviation (B, 2, `groups`)."""
+    return tuple(_operation("group_norm", (x.shape[1:], groups, epsilon, relu), x, scale, bias))
+
+
+def group_norm_gradients(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, moments: jax.Array, dy: jax.Array, relu: bool
+) -> tuple[jax.Array, jax.Array]:
+    """Gradients of `group_norm` by x, and (B, 2, C) those of each clip by scale and bias."""
+    layer = x.shape[1:], moments.shape[-1], relu
+    return tuple(_operation("group_norm_gradients", layer, x, scale, bias, moments, dy))
+
+
 def knows_batch_norm(channels: int) -> bool:
     """Whether there is a quick BatchNorm for so many channels: for such as fill oneDNN's vectors."""
     return channels % 16 == 0 and available()
@@ -98,13 +120,15 @@ def signs_of(shape: Shape, relu: bool) -> int:
     return onednn.BatchNorm.bytes_of_signs(shape)
 
 
-def conv_norm(strides: Shape, padding: Padding, epsilon: float, relu: bool, x, kernel, scale, bias) -> tuple[jax.Array, ...]:
-    """On one device, as `wt_jax.models.conv_norm` has it: y, mean, variance, what the convolution gave, and signs."""
+def conv_norm(strides: Shape, padding: Padding, epsilon: float, relu: bool, alone: bool, x, kernel, scale, bias):
+    """On one device, as `wt_jax.models.conv_norm` has it: y, mean, variance, and unless `alone`, what the convolution gave and
+    signs.
+    """
     y = jax.ShapeDtypeStruct(shape_after(x.shape, kernel.shape[:3], kernel.shape[-1], strides, padding), jnp.float32)
     moments = (jax.ShapeDtypeStruct(scale.shape, jnp.float32),) * 2
-    signs = jax.ShapeDtypeStruct((signs_of(y.shape, relu),), jnp.uint8)
-    text = _text("conv_norm", x.shape, kernel.shape, y.shape, strides, padding, epsilon, relu)
-    return jax.ffi.ffi_call(_NAME, (y, *moments, y, signs))(x, kernel, scale, bias, text=text)
+    kept = () if alone else (y, jax.ShapeDtypeStruct((signs_of(y.shape, relu),), jnp.uint8))
+    text = _text("conv_norm_alone" if alone else "conv_norm", x.shape, kernel.shape, y.shape, strides, padding, epsilon, relu)
+    return jax.ffi.ffi_call(_NAME, (y, *moments, *kept))(x, kernel, scale, bias, text=text)
 
 
 def conv_norm_gradients(
@@ -180,6 +204,10 @@ def _shapes(kind: str, layer: Layer, batch: int) -> dict[str, Shape]:
     if kind == "both_sides":
         images = batch, *layer[0]
         return {"x": images, "matrix": (batch, *images[2:]), "half": images}
+    if kind.startswith("group_norm"):
+        (places, channels), groups = layer[0], layer[1]
+        x, each = (batch, places, channels), (channels,)
+        return {"x": x, "scale": each, "bias": each, "moments": (batch, 2, groups), "y": x, "sums": (batch, 2, channels)}
     video, kernel, strides, padding = layer
     x, channels = (batch, *video), video[3] if kind.startswith("max") else kernel[4]
     return {"x": x, "kernel": kernel, "y": shape_after(x, kernel[:3], channels, strides, padding)}
@@ -195,7 +223,7 @@ def _divide(kind, layer, mesh, arguments, results):
     """What each device does: its own part of the batch, and for a kernel gradient the sum over devices."""
     batch = arguments[0].sharding.spec[0]
     whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(batch))
-    shardings = [[whole if name == "kernel" else split for name in names] for names in _ARRAYS[kind]]
+    shardings = [[whole if name in _WHOLE else split for name in names] for names in _ARRAYS[kind]]
 
     def on_each(*arrays):
         out = _on_one_device(kind, layer, *arrays)
@@ -208,7 +236,8 @@ def _divide(kind, layer, mesh, arguments, results):
 
 
 def _rule(kind, *_):
-    dimensions = {"max_pool": _OF_POOL, "max_pool_gradient": _OF_POOL, "both_sides": _OF_SIDES}.get(kind, _OF_CONV)
+    families = {"max_pool": _OF_POOL, "both_sides": _OF_SIDES, "group_norm": _OF_GROUPS}
+    dimensions = next((found for name, found in families.items() if kind.startswith(name)), _OF_CONV)
     rule = " -> ".join(", ".join(dimensions[name] for name in names) for names in _ARRAYS[kind])
     letters = dict.fromkeys(letter for letter in rule if letter.isalpha())  # in the order in which they come, as JAX wants them
     options = {"need_replication_factors": tuple(letter for letter in letters if letter != "b")}
@@ -245,6 +274,12 @@ def _operations(kind: str, layer: list) -> list[tuple[onednn.Operation, list[int
         right = onednn.MatMul((count, planes * size, size), (count, size, size), transposed=True)
         left = onednn.MatMul((count, 1, size, size), (count, planes, size, size))
         return [(right, [0, 1, 2]), (left, [1, 2, 3])]
+    if kind.startswith("group_norm"):
+        from wt_jax.models import kernels  # wants oneDNN's threads
+
+        x, groups, options = layer[0], layer[3][2], layer[6:]
+        make = kernels.group_norm if kind == "group_norm" else kernels.group_norm_gradients
+        return [(make(x, groups, *options), list(range(sum(map(len, _ARRAYS[kind])))))]
     if kind in _OF_NORM:
         names = _OF_NORM[kind].split()
         x, kernel, y, strides, padding, *norm = layer
@@ -256,6 +291,11 @@ def _operations(kind: str, layer: list) -> list[tuple[onednn.Operation, list[int
             steps = [
                 (convolution("value"), "x kernel before"),
                 (onednn.BatchNorm("batch_norm", y, *norm), "before scale bias y mean var signs"),
+            ]
+        elif kind == "conv_norm_alone":
+            steps = [
+                (convolution("value"), "x kernel y"),
+                (onednn.BatchNorm("batch_norm_alone", y, *norm), "y scale bias y mean var"),
             ]
         else:
             of_norm = onednn.BatchNorm("batch_norm_gradients", y, *norm)
