@@ -34,16 +34,15 @@ def _hue_matrix(turn: Array) -> Array:
     return jnp.asarray(_YIQ_TO_RGB, jnp.float32) @ rotation @ jnp.asarray(_RGB_TO_YIQ, jnp.float32)
 
 
-def colour_map(draws: Array, spec: PixelSpec, mean: Array) -> tuple[Array, Array]:
+def colour_map(draws: Array, spec: PixelSpec) -> tuple[Array, Array]:
     """One clip's colour change.
 
     Args:
       draws: (6,) float32, uniform in [0, 1): for brightness, contrast, saturation, hue, whether any of these happens, gray.
       spec: strengths and probabilities.
-      mean: (3,) float32, mean RGB of the clip, in [0, 1].
 
     Returns:
-      matrix (3, 3) and offset (3,), float32: new = matrix @ old + offset.
+      of_pixel and of_mean (3, 3), float32: new = of_pixel @ old + of_mean @ the clip's mean RGB.
     """
     bright, contrasted, saturated, turned, jittered, grayed = draws
 
@@ -52,13 +51,12 @@ def colour_map(draws: Array, spec: PixelSpec, mean: Array) -> tuple[Array, Array
 
     brightness, contrast = factor(bright, spec.brightness), factor(contrasted, spec.contrast)
     colour = _hue_matrix(between(turned, -spec.hue, spec.hue)) @ _blend(factor(saturated, spec.saturation))
-    level = jnp.asarray(_LUMA, jnp.float32) @ (brightness * mean)  # what contrast pulls towards
-    matrix = colour * (brightness * contrast)
-    offset = colour @ jnp.full((3,), (1.0 - contrast) * level)
+    of_pixel = colour * (brightness * contrast)
+    of_mean = colour @ _gray_matrix() * (brightness * (1.0 - contrast))  # contrast pulls towards the mean's gray
     jitter = jittered < spec.jitter_probability
-    matrix, offset = jnp.where(jitter, matrix, jnp.eye(3)), jnp.where(jitter, offset, jnp.zeros(3))
+    of_pixel, of_mean = jnp.where(jitter, of_pixel, jnp.eye(3)), jnp.where(jitter, of_mean, jnp.zeros((3, 3)))
     gray = jnp.where(grayed < spec.gray_probability, _gray_matrix(), jnp.eye(3))
-    return gray @ matrix, gray @ offset
+    return gray @ of_pixel, gray @ of_mean
 
 
 def between(draw: Array, low: float, high: float) -> Array:

@@ -35,39 +35,34 @@ def _blur_matrix_of(draws: Array, spec: PixelSpec, size: int) -> Array:
     return _blur_matrix(sigma, size)
 
 
-def _blur(clips: Array, matrices: Array) -> Array:
+def _blurred(clips: Array, matrices: Array) -> Array:
     """Gaussian blur as two matrix products per frame: blur of any width is dense work that chips do well."""
-
-    def default(clips: Array, matrices: Array) -> Array:
-        return jnp.einsum("bih,bthwc,bjw->btijc", matrices, clips, matrices)
-
-    def cpu(clips: Array, matrices: Array) -> Array:
-        batch, frames, rows, columns, colours = clips.shape
-        planes = jnp.moveaxis(clips, -1, 1).reshape(batch, colours * frames, rows, columns)
-        blurred = onednn_ops.both_sides(matrices, planes).reshape(batch, colours, frames, rows, columns)
-        return jnp.moveaxis(blurred, 1, -1)
-
-    return lax.platform_dependent(clips, matrices, cpu=cpu if onednn_ops.available() else default, default=default)
+    return jnp.einsum("bih,bthwc,bjw->btijc", matrices, clips, matrices)
 
 
-def _mean_colour(clip: Array) -> Array:
-    """Mean RGB (3,) float32 of a uint8 clip, in [0, 1]; frames are summed as integers, which is exact and quicker."""
-    places = clip.shape[1] * clip.shape[2]
-    return jnp.mean(jnp.sum(clip.astype(jnp.int32), axis=(1, 2)).astype(jnp.float32), axis=0) / (255.0 * places)
+def _recoloured(clips: Array, of_pixel: Array, offset: Array) -> Array:
+    """Each clip's affine map of RGB. Not as a matrix product: with three columns that is the slowest way on a CPU."""
+    matrix, offset = (jnp.expand_dims(array, (1, 2, 3)) for array in (of_pixel, offset))
+    return jnp.clip(sum(clips[..., k : k + 1] * matrix[..., k] for k in range(3)) + offset, 0.0, 1.0)
 
 
 def _finish(clips: Array, draws: Array, spec: PixelSpec) -> Array:
-    scaled = clips.astype(jnp.float32) / 255.0
-    if spec.blur_probability > 0:
-        scaled = _blur(scaled, jax.vmap(_blur_matrix_of, in_axes=(0, None, None))(draws[:, 6:], spec, clips.shape[2]))
-    if not (spec.jitter_probability > 0 or spec.gray_probability > 0):
-        return scaled
-    # Colour comes after the blur: linear both, so that only the clip is another, and on a CPU it is one pass with what follows.
-    matrix, offset = jax.vmap(colour_map, in_axes=(0, None, 0))(draws[:, :6], spec, jax.vmap(_mean_colour)(clips))
-    matrix, offset = (jnp.expand_dims(array, (1, 2, 3)) for array in (matrix, offset))
-    # Not as a matrix product: with three columns that is the slowest way (5.5 ms against 0.3 ms on a CPU).
-    changed = sum(scaled[..., k : k + 1] * matrix[..., k] for k in range(3)) + offset
-    return jnp.clip(changed, 0.0, 1.0)
+    blurs, recolours = spec.blur_probability > 0, spec.jitter_probability > 0 or spec.gray_probability > 0
+    size = clips.shape[2]
+    blur = jnp.broadcast_to(jnp.eye(size), (clips.shape[0], size, size))
+    if blurs:
+        blur = jax.vmap(_blur_matrix_of, in_axes=(0, None, None))(draws[:, 6:], spec, size)
+    of_pixel, of_mean = jax.vmap(colour_map, in_axes=(0, None))(draws[:, :6], spec)
+
+    def default(clips: Array, blur: Array, of_pixel: Array, of_mean: Array) -> Array:
+        scaled = clips.astype(jnp.float32) / 255.0
+        offset = jnp.einsum("bcd,bd->bc", of_mean, jnp.mean(scaled, axis=(1, 2, 3)))
+        scaled = _blurred(scaled, blur) if blurs else scaled
+        # Colour comes after the blur: both are linear, so that only what is clipped is another.
+        return _recoloured(scaled, of_pixel, offset) if recolours else scaled
+
+    cpu = onednn_ops.pixels if (blurs or recolours) and onednn_ops.available() else default
+    return lax.platform_dependent(clips, blur, of_pixel, of_mean, cpu=cpu, default=default)
 
 
 def _draws(key: Array, videos: Array, views: int) -> Array:

@@ -1,4 +1,4 @@
-"""oneDNN's 3-D convolutions, max-pooling, BatchNorm and matrix products in float32, on arrays given by their addresses.
+"""oneDNN's 3-D convolutions, max-pooling and BatchNorm in float32, on arrays given by their addresses.
 
 oneDNN (Apache 2.0, https://github.com/uxlfoundation/oneDNN) is the library behind the convolutions of other frameworks on
 a CPU. It is used through its C interface, which is stable within version 3: the library is found where a wheel
@@ -290,26 +290,6 @@ class MaxPool(Operation):
         self._then(forward, {_SRC: x_memory, _DST: self._memory(y), _WORKSPACE: places})
         backward = _chosen("pooling_backward", _engine(), *shape, forward)
         self._then(backward, {_DIFF_DST: dy_memory, _WORKSPACE: places, _DIFF_SRC: dx_memory})
-
-
-class MatMul(Operation):
-    """Products of row-major matrices (..., M, K) and (..., K, N), the second ones stored transposed if so said.
-
-    Leading sizes are the same or 1. Called with the addresses of both and of the products.
-    """
-
-    def __init__(self, first: Shape, second: Shape, transposed: bool = False):
-        super().__init__()
-        axes = tuple(range(len(first)))
-        leading = tuple(max(sizes) for sizes in zip(first[:-2], second[:-2], strict=True))
-        layouts = (
-            _row_major(first, axes),
-            _row_major(second, (*axes[:-2], axes[-1], axes[-2]) if transposed else axes),
-            _row_major((*leading, first[-2], second[-2 if transposed else -1]), axes),
-        )
-        self._given = one, other, product = tuple(self._memory(layout, own=False) for layout in layouts)
-        chosen = _chosen("matmul", _engine(), *layouts[:2], None, layouts[2])
-        self._then(chosen, {_SRC: one, _WEIGHTS: other, _DST: product})
 
 
 class BatchNorm(Operation):

@@ -1,4 +1,4 @@
-"""oneDNN's convolutions, max-pooling, BatchNorm and products of matrices as operations of a jitted program.
+"""oneDNN's convolutions, max-pooling and BatchNorm, and kernels of our own, as operations of a jitted program.
 
 Both gradients of a layer are one operation, so that what follows in the backward pass begins when both are done: a
 convolution that shares the cores with another operation of the program takes longer than the two in turn, because its
@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from wt_jax.models import onednn
 from wt_jax.models.onednn import Instruction, Padding, Shape
 
-# x without its batch (T, H, W, C), kernel or pooling window, strides, padding; for products of matrices the images (P, S, S);
+# x without its batch (T, H, W, C), kernel or pooling window, strides, padding; for pixels the clips;
 # for GroupNorm x without its batch (M, C), groups, epsilon where it is needed, and whether there is a ReLU
 Layer = tuple[Shape, Shape, Shape, Padding] | tuple[Shape] | tuple[Shape, int, float, bool] | tuple[Shape, int, bool]
 
@@ -30,7 +30,7 @@ _ARRAYS = {
     "kernel_gradient": (("x", "y"), ("kernel",)),
     "max_pool": (("x",), ("y",)),
     "max_pool_gradient": (("x", "y"), ("x",)),
-    "both_sides": (("x", "matrix"), ("half", "x")),
+    "pixels": (("clips", "blur", "of_pixel", "of_mean"), ("x",)),
     "group_norm": (("x", "scale", "bias"), ("y", "moments")),
     "group_norm_gradients": (("x", "scale", "bias", "moments", "y"), ("x", "sums")),
 }
@@ -39,7 +39,7 @@ _WHOLE = ("kernel", "scale", "bias")
 # Dimensions of the arrays; those with the same letter are the same, b is the batch.
 _OF_CONV = {"x": "b t h w i", "kernel": "k l m i o", "y": "b u v x o"}
 _OF_POOL = {"x": "b t h w i", "y": "b u v x i"}
-_OF_SIDES = {"x": "b p h w", "matrix": "b i j", "half": "b p h w"}
+_OF_PIXELS = {"clips": "b t h w c", "blur": "b i j", "of_pixel": "b k l", "of_mean": "b m n", "x": "b t h w c"}
 _OF_GROUPS = {"x": "b m c", "scale": "c", "bias": "c", "y": "b m c", "moments": "b k g", "sums": "b k c"}
 # Arrays of a convolution with its BatchNorm, arguments before results, as `wt_jax.models.conv_norm` has them.
 _OF_NORM = {
@@ -87,9 +87,15 @@ def max_pool_gradient(x: jax.Array, dy: jax.Array, window: Shape, strides: Shape
     return _operation("max_pool_gradient", (x.shape[1:], window, strides, padding), x, dy)[0]
 
 
-def both_sides(matrices: jax.Array, images: jax.Array) -> jax.Array:
-    """matrices[b] @ images[b, p] @ matrices[b].T in float32, for matrices (B, S, S) and images (B, P, S, S)."""
-    return _operation("both_sides", (images.shape[1:],), images, matrices)[1]
+def pixels(clips: jax.Array, blur: jax.Array, of_pixel: jax.Array, of_mean: jax.Array) -> jax.Array:
+    """Blurred and recoloured clips (B, T, S, S, 3) in float32 in [0, 1].
+
+    Args:
+      clips: (B, T, S, S, 3) uint8.
+      blur: (B, S, S) float32, what the columns and the rows of each clip's frames are multiplied by.
+      of_pixel, of_mean: (B, 3, 3) float32, new RGB = of_pixel @ old + of_mean @ the clip's mean.
+    """
+    return _operation("pixels", (clips.shape[1:],), clips, blur, of_pixel, of_mean)[0]
 
 
 def group_norm(
@@ -201,9 +207,10 @@ def shape_after(x: Shape, window: Shape, channels: int, strides: Shape, padding:
 
 def _shapes(kind: str, layer: Layer, batch: int) -> dict[str, Shape]:
     """Shapes of an operation's arrays by the names that `_ARRAYS` has for them."""
-    if kind == "both_sides":
-        images = batch, *layer[0]
-        return {"x": images, "matrix": (batch, *images[2:]), "half": images}
+    if kind == "pixels":
+        clips, size = (batch, *layer[0]), layer[0][1]
+        colour = batch, 3, 3
+        return {"clips": clips, "blur": (batch, size, size), "of_pixel": colour, "of_mean": colour, "x": clips}
     if kind.startswith("group_norm"):
         (places, channels), groups = layer[0], layer[1]
         x, each = (batch, places, channels), (channels,)
@@ -236,7 +243,7 @@ def _divide(kind, layer, mesh, arguments, results):
 
 
 def _rule(kind, *_):
-    families = {"max_pool": _OF_POOL, "both_sides": _OF_SIDES, "group_norm": _OF_GROUPS}
+    families = {"max_pool": _OF_POOL, "pixels": _OF_PIXELS, "group_norm": _OF_GROUPS}
     dimensions = next((found for name, found in families.items() if kind.startswith(name)), _OF_CONV)
     rule = " -> ".join(", ".join(dimensions[name] for name in names) for names in _ARRAYS[kind])
     letters = dict.fromkeys(letter for letter in rule if letter.isalpha())  # in the order in which they come, as JAX wants them
@@ -269,17 +276,15 @@ def _operations(kind: str, layer: list) -> list[tuple[onednn.Operation, list[int
         return []
     if kind.startswith("max_pool"):
         return [(onednn.MaxPool(kind, *layer), [0, 1] if kind == "max_pool" else [0, 1, 2])]
-    if kind == "both_sides":
-        count, planes, size, _ = layer[0]
-        right = onednn.MatMul((count, planes * size, size), (count, size, size), transposed=True)
-        left = onednn.MatMul((count, 1, size, size), (count, planes, size, size))
-        return [(right, [0, 1, 2]), (left, [1, 2, 3])]
-    if kind.startswith("group_norm"):
+    if kind == "pixels" or kind.startswith("group_norm"):
         from wt_jax.models import kernels  # wants oneDNN's threads
 
-        x, groups, options = layer[0], layer[3][2], layer[6:]
-        make = kernels.group_norm if kind == "group_norm" else kernels.group_norm_gradients
-        return [(make(x, groups, *options), list(range(sum(map(len, _ARRAYS[kind])))))]
+        if kind == "pixels":
+            kernel = kernels.pixels(layer[0])
+        else:
+            make = kernels.group_norm if kind == "group_norm" else kernels.group_norm_gradients
+            kernel = make(layer[0], layer[3][2], *layer[6:])
+        return [(kernel, list(range(sum(map(len, _ARRAYS[kind])))))]
     if kind in _OF_NORM:
         names = _OF_NORM[kind].split()
         x, kernel, y, strides, padding, *norm = layer
