@@ -16,6 +16,7 @@ from training import BATCH, STEPS, batches, build, filled, finished, first, larg
 from wt_jax.augment import finish_views
 from wt_jax.losses import weak_teacher_loss
 from wt_jax.methods import build_method
+from wt_jax.train.build import build as whole_program
 from wt_jax.train.optim import learning_rate, make_optimizer
 from wt_jax.train.sharding import put_batch
 from wt_jax.train.traffic import bytes_per_step
@@ -36,6 +37,19 @@ def test_four_devices_equal_one(alone, fsdp):
     assert largest_gap(state.teacher, alone[1].teacher) < 1e-6
     np.testing.assert_array_equal(state.memory["video"], alone[1].memory["video"])
     np.testing.assert_allclose(state.memory["strong"], alone[1].memory["strong"], atol=1e-4)
+
+
+def test_figures_of_whole_networks_are_there_where_metrics_are_written():
+    config = small_config(train__log_every=3, train__batch_size=BATCH, train__duration="5 steps")
+    program = whole_program(config, 12)
+    state, there = program.first_state(), []
+    for batch in batches(program.method, 5):
+        state, metrics = program.step(state, put_batch(batch, program.mesh))
+        there.append([bool(jnp.isfinite(metrics[name])) for name in ("gradient_norm", "teacher_distance")])
+    assert there == [[number in (3, 5)] * 2 for number in range(1, 6)]
+    after = {name: state.params[name] for name in state.teacher["params"]}
+    gap = optax.tree.norm(jax.tree.map(jnp.subtract, state.teacher["params"], after))
+    assert float(metrics["teacher_distance"]) == pytest.approx(float(gap / optax.tree.norm(after)), rel=1e-4)
 
 
 def test_batch_norm_is_that_of_the_global_batch():

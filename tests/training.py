@@ -29,7 +29,7 @@ def small_config(method="weak_teacher", **changes):
     config = get_config(method)
     config.clip.num_frames, config.clip.size = 4, 16
     config.model.name, config.model.width = "tiny", 8
-    config.train.batch_size = BATCH
+    config.train.batch_size, config.train.log_every = BATCH, 1
     adapt(config.method, queue_size=16, dim=16, head_norm="", prototypes=12)
     if method == "seed":
         config.method.teacher = teacher_folder()

@@ -83,5 +83,5 @@ def fit_to_data(config: Config, videos: VideoList) -> Config:
 
 def build_method(config: Config, num_steps: int) -> Method:
     """The method that a configuration names, for a training of `num_steps` steps."""
-    setup = Setup(config.model, config.strong_view, config.weak_view, num_steps)
+    setup = Setup(config.model, config.strong_view, config.weak_view, num_steps, config.train.log_every)
     return METHODS[config.method_name].build(config.method, setup)

@@ -3,12 +3,13 @@
 A method is a frozen dataclass with no arrays inside; the trainer never knows its name.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import flax.linen as nn
-from jax import Array
+import jax.numpy as jnp
+from jax import Array, lax
 from jax.typing import ArrayLike
 
 from wt_jax.data.views import ViewSpec
@@ -95,12 +96,14 @@ class Setup:
       model: the encoder to pre-train.
       strong, weak: the two kinds of training view; a method names their windows.
       num_steps: steps of the whole training.
+      log_every: the metrics of every so many steps are written, and those of the last one.
     """
 
     model: ModelConfig
     strong: ViewSpec
     weak: ViewSpec
     num_steps: int
+    log_every: int = 1
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,17 @@ class Built:
     def weights(self) -> Mapping[str, str]:
         """Where the encoder starts from, if the configuration names a folder."""
         return {"encoder": self.setup.model.weights} if self.setup.model.weights else {}
+
+
+def where_written(figure: Callable[..., Array], *trees: Tree, step: ArrayLike, log_every: int, num_steps: int) -> Array:
+    """`figure(*trees)`, a float32 scalar, in steps whose metrics are written, and NaN in all others.
+
+    For figures of whole networks, which take a share of a small batch's step. `step` counts the steps before this one;
+    `log_every` and `num_steps` are those of `Setup`.
+    """
+    number = jnp.asarray(step) + 1
+    written = (number % log_every == 0) | (number == num_steps)
+    return lax.cond(written, figure, lambda *_: jnp.full((), jnp.nan, jnp.float32), *trees)
 
 
 def encoder_variables(params: Tree, model_state: Tree) -> Tree:

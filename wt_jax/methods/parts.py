@@ -11,7 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from wt_jax.data.views import ViewSpec
-from wt_jax.methods.base import Built, Tree, with_encoder
+from wt_jax.methods.base import Built, Tree, where_written, with_encoder
 from wt_jax.models.embedder import Embedder
 from wt_jax.models.heads import MLP
 from wt_jax.models.onednn_ops import behind
@@ -102,7 +102,7 @@ def move_teacher(
     """The moving average of the student's parameters and of its BatchNorm statistics alike, where the teacher has them.
 
     `momentum` and `momentum_schedule` of the method's settings say how far it moves. The metric is how far it is from the
-    student then: measured before, it would have both kept from being overwritten where they lie.
+    student then, where that is written: measured before, it would have both kept from being overwritten where they lie.
     """
     momentum = method.settings.momentum
     if method.settings.momentum_schedule == "cosine":
@@ -110,7 +110,8 @@ def move_teacher(
     student = {"params": params, **model_state}
     student = {k: {n: student[k][n] for n in v} for k, v in teacher.items()}
     teacher = ema_update(teacher, student, momentum)
-    return teacher, {"teacher_distance": distance(teacher["params"], student["params"])}
+    when = {"step": step, "log_every": method.setup.log_every, "num_steps": method.setup.num_steps}
+    return teacher, {"teacher_distance": where_written(distance, teacher["params"], student["params"], **when)}
 
 
 def queue_figures(memory: Queue, mask: Array, step: ArrayLike) -> dict[str, Array]:

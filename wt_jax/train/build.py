@@ -79,7 +79,15 @@ def build(config: Config, num_videos: int) -> Program:
     init = make_init(method, optimizer, config.seed)
     state = jax.eval_shape(init, given)
     shardings = state_shardings(state, mesh)
-    step = make_step(method, optimizer, schedule, seed=config.seed, accumulate=train.accumulate)
+    step = make_step(
+        method,
+        optimizer,
+        schedule,
+        seed=config.seed,
+        accumulate=train.accumulate,
+        log_every=train.log_every,
+        num_steps=num_steps,
+    )
     shapes = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state, shardings
     )

@@ -6,6 +6,7 @@ the method move its teacher. Its randomness is the seed folded with the step, so
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from wt_jax.augment import finish_views
-from wt_jax.methods.base import Method
+from wt_jax.methods.base import Method, where_written
 from wt_jax.models.flops import counting
 from wt_jax.train.sharding import batch_sharding, replicated, shard_parameters
 
@@ -94,13 +95,22 @@ def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
 
 
 def make_step(
-    method: Method, optimizer: optax.GradientTransformation, schedule: optax.Schedule, *, seed: int, accumulate: int = 1
+    method: Method,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    *,
+    seed: int,
+    accumulate: int = 1,
+    log_every: int = 1,
+    num_steps: int = 0,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
     """The step: (state, batch of uint8 views) -> (state, scalar float32 metrics).
 
     With `accumulate` pieces the gradient is the mean over them. Each piece sees its own BatchNorm statistics and the
-    memory that the pieces before it left, while parameters and teacher stand still.
+    memory that the pieces before it left, while parameters and teacher stand still. The gradient's norm is NaN in steps whose
+    metrics are not written: those that are no multiple of `log_every`, nor the last of `num_steps`.
     """
+    norm = partial(where_written, optax.tree.norm, log_every=log_every, num_steps=num_steps)
 
     def gradient(state: TrainState, model_state: Any, memory: Any, piece: Batch, key: Array):
         view_key, loss_key = jax.random.split(key)
@@ -138,7 +148,7 @@ def make_step(
             **metrics,
             **figures,
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
-            "gradient_norm": optax.tree.norm(grads),
+            "gradient_norm": norm(grads, step=state.step),
             "failed": jnp.sum(batch["failed"] >= 0, dtype=jnp.float32),
         }
         return TrainState(state.step + 1, params, model_state, opt_state, teacher, memory), metrics
