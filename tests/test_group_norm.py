@@ -72,6 +72,13 @@ def test_a_nan_is_not_lost_in_the_relu(way):
     assert not np.isnan(y[::2]).any()
 
 
+def test_what_is_too_large_to_be_squared_gives_nan(way):
+    x, scale, bias, _ = arrays((3, 64, 24))
+    y = jax.jit(group_norm, static_argnums=(3, 4, 5))(x.at[1].multiply(1e25), scale, bias, 8, 1e-5, True)
+    assert np.isnan(y[1]).all()
+    assert np.isfinite(y[::2]).all()
+
+
 def test_under_vmap_it_is_one_after_the_other(way):
     x, scale, bias, dy = arrays((4, 6, 8))
     parts = x.reshape(2, 2, 6, 8)

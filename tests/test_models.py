@@ -335,3 +335,5 @@ def test_normalised_rows_have_length_one_and_a_row_of_zeros_passes_no_gradient()
     assert np.isfinite(gradient).all()
     assert not gradient[1].any()
     assert gradient[[0, 2, 3]].any(axis=1).all()
+    rows[3, 5] = np.nan
+    assert np.isnan(np.asarray(l2_normalise(rows))).all(axis=1).tolist() == [False, False, False, True]

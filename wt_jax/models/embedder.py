@@ -7,12 +7,15 @@ from jax import Array
 
 
 def l2_normalise(x: Array) -> Array:
-    """Rows of (..., D) scaled to length 1, float32; a row shorter than 1e-6 becomes zeros and passes no gradient on."""
+    """Rows of (..., D) scaled to length 1, float32; a row shorter than 1e-6 becomes zeros and passes no gradient on.
+
+    A row with a NaN becomes NaN: were it zeros, the loss of a network that has diverged would stay finite.
+    """
     x = x.astype(jnp.float32)
     squared = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    long = squared > 1e-12
+    short = squared <= 1e-12
     # The inner choice keeps the gradient of what is not chosen finite.
-    return jnp.where(long, x * jax.lax.rsqrt(jnp.where(long, squared, 1.0)), 0.0)
+    return jnp.where(short, 0.0, x * jax.lax.rsqrt(jnp.where(short, 1.0, squared)))
 
 
 class Embedder(nn.Module):

@@ -61,7 +61,8 @@ def _value_composed(x, scale, bias, groups: int, epsilon: float, relu: bool):
         return jnp.mean(jnp.mean(values, axis=1).reshape(x.shape[0], groups, -1), axis=2)
 
     mean = pooled(x)
-    inverse = lax.rsqrt(jnp.maximum(pooled(jnp.square(x)) - jnp.square(mean), 0.0) + epsilon)
+    var = jnp.maximum(pooled(jnp.square(x)) - jnp.square(mean), 0.0)
+    inverse = jnp.where(var < jnp.inf, lax.rsqrt(var + epsilon), jnp.nan)  # not 0: a network that has diverged shall say so
     moments = jnp.stack([mean, inverse], axis=1)
     factor, shift = _factors(scale, bias, moments)
     y = x * factor + shift

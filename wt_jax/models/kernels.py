@@ -115,7 +115,8 @@ def _normalise(x, scale, bias, y, moments, groups, epsilon, relu):
             square += squares[c]
         mean = total / (rows * width)
         variance = square / (rows * width) - mean * mean
-        inverse = 1.0 / math.sqrt((0.0 if variance < 0 else variance) + epsilon)
+        # Squares beyond float32 are a network that has diverged: by infinity all would become its bias, as if nothing were.
+        inverse = 1.0 / math.sqrt((0.0 if variance < 0 else variance) + epsilon) if variance < np.inf else np.nan
         moments[0, group], moments[1, group] = mean, inverse
         for c in range(group * width, (group + 1) * width):
             factor[c] = inverse * scale[c]
