@@ -41,3 +41,18 @@ def onednn() -> None:
 
     if not onednn_ops.available():
         pytest.skip("no oneDNN here: pip install onednn-cpu-gomp, on an x86-64 Linux")
+
+
+@pytest.fixture(params=["onednn", "composed"])
+def way(request, monkeypatch) -> str:
+    """How a CPU does it: both, where there is oneDNN."""
+    import jax
+
+    from wt_jax.models import onednn_ops
+
+    jax.clear_caches()  # what was traced the one way must not be found the other
+    if request.param == "composed":
+        monkeypatch.setattr(onednn_ops, "available", lambda: False)
+    else:
+        request.getfixturevalue("onednn")
+    return request.param

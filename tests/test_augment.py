@@ -31,20 +31,26 @@ def test_without_any_change_it_only_scales():
     np.testing.assert_allclose(np.asarray(finish(frames, PixelSpec())), frames / 255.0, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "spec", [FULL, PixelSpec(blur_probability=0.5, blur_sigma=(0.1, 9.0)), PixelSpec(gray_probability=0.5)]
-)
+SOME = {
+    "blur": PixelSpec(blur_probability=0.5, blur_sigma=(0.5, 2.0)),
+    "blur_of_any_width": PixelSpec(blur_probability=0.5, blur_sigma=(0.1, 9.0)),
+    "gray": PixelSpec(gray_probability=0.5),
+    "all": PixelSpec(0.5, 0.4, 0.4, 0.4, 0.1, 0.1, 0.1, (0.5, 2.0)),
+}
+
+
+@pytest.mark.parametrize("spec", SOME.values(), ids=SOME)
 def test_pixels_are_the_same_with_and_without_the_kernel_and_on_four_devices(spec, onednn, monkeypatch):
     frames = clips(count=8)
     ours = np.asarray(finish(frames, spec))
     changed = np.abs(ours - frames / 255.0).max((1, 2, 3, 4)) > 0.01
-    assert 0 < changed.sum() < 8 or spec == FULL
+    assert 0 < changed.sum() < 8
     split = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), PartitionSpec("data"))
     on_four = finish(jax.device_put(frames, split), spec)
     assert on_four.sharding.spec[0] == "data"
     np.testing.assert_allclose(np.asarray(on_four), ours, atol=1e-6)
     monkeypatch.setattr(onednn_ops, "available", lambda: False)
-    np.testing.assert_allclose(np.asarray(finish(frames, spec)), ours, atol=2e-6)
+    np.testing.assert_allclose(np.asarray(finish(frames, spec)), ours, atol=1e-6)
 
 
 def test_every_frame_of_a_clip_changes_alike():

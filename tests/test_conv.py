@@ -41,16 +41,6 @@ CASES = {
 }
 
 
-@pytest.fixture(params=["onednn", "composed"])
-def way(request, monkeypatch) -> str:
-    """How a CPU does it: both, where there is oneDNN."""
-    if request.param == "composed":
-        monkeypatch.setattr(onednn_ops, "available", lambda: False)
-    else:
-        request.getfixturevalue("onednn")
-    return request.param
-
-
 def reference(x, kernel, strides, padding):
     return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NDHWC", "DHWIO", "NDHWC"))
 

@@ -4,20 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from wt_jax.models import onednn_ops
 from wt_jax.models.group_norm import group_norm
 
 SHAPES = [((3, 2, 5, 7, 12), 4), ((2, 1, 1, 1, 6), 2), ((5, 131, 32), 32), ((1, 9, 8), 1), ((3, 64, 24), 8)]
-
-
-@pytest.fixture(params=["kernel", "composed"])
-def way(request, monkeypatch) -> str:
-    if request.param == "composed":
-        monkeypatch.setattr(onednn_ops, "available", lambda: False)
-    else:
-        request.getfixturevalue("onednn")
-    return request.param
 
 
 def arrays(shape: tuple[int, ...]) -> tuple[jax.Array, ...]:
@@ -39,7 +31,9 @@ def naive(x, scale, bias, groups: int, relu: bool):
 @pytest.mark.parametrize(("shape", "groups"), SHAPES)
 def test_the_value_is_that_of_numpy(shape, groups, relu, way):
     x, scale, bias, _ = arrays(shape)
-    y = jax.jit(group_norm, static_argnums=(3, 4, 5))(x, scale, bias, groups, 1e-5, relu)
+    lowered = jax.jit(group_norm, static_argnums=(3, 4, 5)).lower(x, scale, bias, groups, 1e-5, relu)
+    assert lowered.as_text().count(onednn_ops._NAME) == (1 if way == "onednn" else 0)
+    y = lowered.compile()(x, scale, bias)
     wide = [np.asarray(array, np.float64) for array in (x, scale, bias)]
     np.testing.assert_allclose(y, naive(*wide, groups, relu), rtol=1e-4, atol=1e-5)
 
@@ -80,15 +74,13 @@ def test_what_is_too_large_to_be_squared_gives_nan(way):
 
 
 def test_under_vmap_it_is_one_after_the_other(way):
-    x, scale, bias, dy = arrays((4, 6, 8))
+    x, scale, bias, _ = arrays((4, 6, 8))
     parts = x.reshape(2, 2, 6, 8)
     mapped = jax.jit(jax.vmap(lambda x: group_norm(x, scale, bias, 2, 1e-5, True)))(parts)
     np.testing.assert_allclose(mapped.reshape(x.shape), group_norm(x, scale, bias, 2, 1e-5, True), rtol=1e-5, atol=1e-6)
 
 
 def test_four_devices_have_a_part_each(way):
-    from jax.sharding import NamedSharding, PartitionSpec
-
     mesh = jax.make_mesh((4,), ("data",), devices=jax.devices()[:4])
     x, scale, bias, dy = arrays((8, 3, 4, 4, 12))
 

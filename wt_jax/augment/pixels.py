@@ -48,10 +48,9 @@ def _recoloured(clips: Array, of_pixel: Array, offset: Array) -> Array:
 
 def _finish(clips: Array, draws: Array, spec: PixelSpec) -> Array:
     blurs, recolours = spec.blur_probability > 0, spec.jitter_probability > 0 or spec.gray_probability > 0
-    size = clips.shape[2]
-    blur = jnp.broadcast_to(jnp.eye(size), (clips.shape[0], size, size))
-    if blurs:
-        blur = jax.vmap(_blur_matrix_of, in_axes=(0, None, None))(draws[:, 6:], spec, size)
+    if not (blurs or recolours):
+        return clips.astype(jnp.float32) / 255.0
+    blur = jax.vmap(_blur_matrix_of, in_axes=(0, None, None))(draws[:, 6:], spec, clips.shape[2])
     of_pixel, of_mean = jax.vmap(colour_map, in_axes=(0, None))(draws[:, :6], spec)
 
     def default(clips: Array, blur: Array, of_pixel: Array, of_mean: Array) -> Array:
@@ -61,7 +60,7 @@ def _finish(clips: Array, draws: Array, spec: PixelSpec) -> Array:
         # Colour comes after the blur: both are linear, so that only what is clipped is another.
         return _recoloured(scaled, of_pixel, offset) if recolours else scaled
 
-    cpu = onednn_ops.pixels if (blurs or recolours) and onednn_ops.available() else default
+    cpu = onednn_ops.pixels if onednn_ops.available() else default
     return lax.platform_dependent(clips, blur, of_pixel, of_mean, cpu=cpu, default=default)
 
 

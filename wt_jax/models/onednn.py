@@ -212,9 +212,9 @@ class Operation:
 class Convolution(Operation):
     """One of the three convolutions of a layer: "value", "input_gradient" or "kernel_gradient".
 
-    Called with the addresses of x (N, D, H, W, Cin), kernel (kd, kh, kw, Cin, Cout) and y (N, D', H', W', Cout), dense,
-    row-major, float32, as `wt_jax.models.conv.conv3d` has them, it computes from two the one that is its result; y stands for
-    its gradient too. The kernel is brought into oneDNN's own layout and back at each call.
+    Its arrays are x (N, D, H, W, Cin), kernel (kd, kh, kw, Cin, Cout) and y (N, D', H', W', Cout), dense, row-major,
+    float32, as `wt_jax.models.conv.conv3d` has them; it computes from two the one that is its result, and y stands for its
+    gradient too. The kernel is brought into oneDNN's own layout and back at each call.
 
     Raises:
       OneDnnError: oneDNN knows no such convolution.
@@ -268,7 +268,7 @@ def _folded(
 
 
 class MaxPool(Operation):
-    """Max-pooling, called with the addresses of x (N, D, H, W, C) and y (N, D', H', W', C), or its gradient, of x, dy and dx.
+    """Max-pooling, of x (N, D, H, W, C) and y (N, D', H', W', C), or its gradient, of x, dy and dx.
 
     `kind` is "max_pool" or "max_pool_gradient". Of equal maxima the first one gets the gradient.
     """
