@@ -1,5 +1,6 @@
 """bench_loader: its contenders do the same work, and its report has what it promises."""
 
+import json
 import os
 
 import numpy as np
@@ -32,8 +33,10 @@ def test_stages(paths):
 
 @pytest.mark.parametrize("contender", ["wt_jax", "decode only", "decode needed only"])
 def test_contenders(paths, contender):
-    result = measure(Job(contender, paths, VIEWS, batch_size=2, workers=0, seed=0, steps=3, warm_up=1))
+    told = []
+    result = measure(Job(contender, paths, VIEWS, batch_size=2, workers=0, seed=0, steps=3, warm_up=1), told.append)
     assert result["rate"] > 0
+    assert told == ["ready", json.dumps(result)]
 
 
 @pytest.mark.parametrize(("reader", "package"), [("torchcodec", "torchcodec"), ("decord", "decord"), ("PyAV", "av")])

@@ -33,6 +33,8 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from wt_jax.data.planes import Planes, planes_of
+
 # Codecs with packets that show no picture (vp8: hidden references; mpeg4: "not coded" frames). Only decoding tells.
 _HIDDEN_PACKETS = ("mpeg4", "vp8")
 # Frames that must lie between two wanted ones before a seek costs less than decoding them.
@@ -197,14 +199,15 @@ class Reader:
         self._starts = {packet.pts: place for place, packet in enumerate(self._packets) if packet.is_keyframe}
         self._rgb = VideoReformatter()  # One for all frames: making its tables takes longer than using them.
 
-    def frames(self, indices: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    def frames(self, indices: np.ndarray, planes: bool = False) -> Iterator[tuple[int, np.ndarray | Planes]]:
         """Yields the wanted frames one at a time, in no promised order, each once; none is kept.
 
         Args:
           indices: integers [n] in [0, info.num_frames), increasing.
+          planes: whether a frame may come as the planes that the decoder gives, where it is upright and 8-bit 4:2:0.
 
         Yields:
-          An index, and the frame as `decode` gives it: uint8 [height, width, 3].
+          An index, and the frame as `decode` gives it: uint8 [height, width, 3]; or its planes.
 
         Raises:
           VideoError: one of the frames cannot be decoded, or they differ in size. Some may have been yielded by then.
@@ -214,9 +217,10 @@ class Reader:
         if not len(wanted) or wanted[0] < 0 or wanted[-1] >= info.num_frames:
             raise IndexError(f"{_name(self._source)}: frames {wanted.tolist()} of a video with {info.num_frames} frames")
         shape, left = None, set(wanted.tolist())
-        for index, picture in self._pictures(wanted):
+        for index, frame in self._decoded(wanted):
             if index in left:
                 left.remove(index)
+                picture = (planes_of(frame) if planes else None) or self._picture(frame)
                 if picture.shape != (shape or picture.shape):
                     raise VideoError(f"{_name(self._source)}: the frame size changes within the video")
                 shape = picture.shape
@@ -226,11 +230,11 @@ class Reader:
 
     def _look(self) -> VideoInfo:
         """What is in the video, from all its packets. Those of a small one are kept: they need not be read again."""
-        entries, kept, left = [], [], _KEPT_BYTES if _is_brief(self._container) else 0
+        kept, left, entries = [], _KEPT_BYTES if _is_brief(self._container) else 0, []
         for packet in _demuxed(self._container, self._stream):
-            if packet.size and not packet.is_corrupt:
+            if (size := packet.size) and not packet.is_corrupt:
                 entries.append((packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
-            left -= packet.size
+            left -= size
             if left >= 0:
                 kept.append(packet)
         self._packets = kept if left >= 0 else []
@@ -255,7 +259,7 @@ class Reader:
         container.seek(start, stream=stream)  # To the first keyframe too, for the same reason.
         return _demuxed(container, stream)
 
-    def _pictures(self, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    def _decoded(self, wanted: np.ndarray) -> Iterator[tuple[int, av.VideoFrame]]:
         """The wanted frames that can be decoded: by the quick way, then what is left by the sure one, where any is."""
         left = set(wanted.tolist())
         if self.info.keyframes.size:
@@ -264,14 +268,14 @@ class Reader:
                     packets = self._packets_from(start, container, stream)
                     for index, frame in self._quickly(run, packets, stream.codec_context):
                         left.discard(index)
-                        yield index, self._picture(frame)
+                        yield index, frame
         if left:  # The time stamps do not identify the frames, or a seek failed or overshot, as in some containers.
             with _opened(self._source) as (container, stream):
                 for place, frame in enumerate(_decoded(container, stream)):
                     index = _index(self.info, place, frame)
                     if index in left:
                         left.discard(index)
-                        yield index, self._picture(frame)
+                        yield index, frame
                     if not left or (index is not None and index > wanted[-1]):
                         return
 
@@ -283,19 +287,21 @@ class Reader:
         Once the packets of all wanted frames are in, the decoder is emptied rather than fed until the last one comes out.
         """
         left = dict(zip(self.info.pts[wanted].tolist(), wanted.tolist(), strict=True))
-        due, skips, skipped = set(left), codec.name in _SKIPPING, "DEFAULT"
-        codec.skip_frame = skipped
+        due, skips, skipped = set(left), codec.name in _SKIPPING, False
+        codec.skip_frame = "DEFAULT"
         for packet in packets:
-            skip = "NONREF" if skips and packet.pts not in due else "DEFAULT"
-            if skip != skipped:  # Setting it takes a while.
-                codec.skip_frame = skipped = skip
+            time = packet.pts
+            if skips and (time not in due) != skipped:  # Setting it takes a while.
+                skipped = not skipped
+                codec.skip_frame = "NONREF" if skipped else "DEFAULT"
             frames = _frames_of(packet)
-            due.discard(packet.pts)
+            due.discard(time)
             if not due and packet.size:
                 frames = [*frames, *_frames_of(None, codec)]
             for frame in frames:
-                if frame.pts in left and not frame.is_corrupt:
-                    yield left.pop(frame.pts), frame
+                time = frame.pts
+                if time in left and not frame.is_corrupt:
+                    yield left.pop(time), frame
             if not due or not left:
                 break
 

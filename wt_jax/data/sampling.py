@@ -57,7 +57,7 @@ def random_windows(info: VideoInfo, views: Mapping[str, ViewSpec], rng: np.rando
         last[view.window] = min(_last_start(info, view), last.get(view.window, info.num_frames))
     for _ in range(_GAP_TRIES):
         starts = {window: int(rng.integers(last[window] + 1)) for window in sorted(last)}
-        if all(_apart(info, view, sorted(starts.values())) for view in views.values()):
+        if all(_apart(info, view, sorted(starts.values())) for view in views.values() if view.gap):
             break
     return {name: frame_indices(info, view, starts[view.window]) for name, view in views.items()}
 

@@ -21,6 +21,7 @@ from array_record.python import array_record_module
 
 from wt_jax.data import decode
 from wt_jax.data.decode import VideoError, VideoInfo
+from wt_jax.data.planes import Planes
 
 EXTENSIONS = (
     ".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
@@ -37,8 +38,11 @@ class Reader(Protocol):
 
     info: VideoInfo
 
-    def frames(self, indices: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """Yields (index, uint8 [height, width, 3]) for increasing indices, in no promised order, each once."""
+    def frames(self, indices: np.ndarray, planes: bool = False) -> Iterator[tuple[int, np.ndarray | Planes]]:
+        """Yields (index, uint8 [height, width, 3]) for increasing indices, in no promised order, each once.
+
+        With `planes` a frame may come as `Planes` instead.
+        """
 
 
 class Video(Protocol):
@@ -231,7 +235,7 @@ class _Images:
     def open(self) -> AbstractContextManager[Reader]:
         return nullcontext(self)
 
-    def frames(self, indices: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    def frames(self, indices: np.ndarray, planes: bool = False) -> Iterator[tuple[int, np.ndarray]]:
         shape = None
         for index in indices.tolist():
             image = self._image(index)

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from wt_jax.data.flow import KINDS, LEAST_SIZE, encode_motion
+from wt_jax.data.planes import Cut
 
 # The pipeline works on several clips at once; OpenCV's own threads would only fight with it over the same cores.
 cv2.setNumThreads(0)
@@ -118,17 +119,6 @@ class ViewSpec:
             _check(self.pixels == PixelSpec(), "pixels", "must do nothing to optical flow", self.pixels)
 
 
-@dataclass(frozen=True)
-class Cut:
-    """What was drawn for a clip: its crop in pixels of the source frame, and whether it is mirrored."""
-
-    top: int
-    left: int
-    rows: int
-    columns: int
-    flip: bool
-
-
 def draw_cut(height: int, width: int, view: ViewSpec, rng: np.random.Generator | None, half: int = 1) -> Cut:
     """Draws the crop and the flip of one clip of frames of this size.
 
@@ -136,7 +126,7 @@ def draw_cut(height: int, width: int, view: ViewSpec, rng: np.random.Generator |
     longer side: 0, 1 (the centre) or 2.
     """
     box = _box(height, width, view, rng, half)
-    return Cut(*box, flip=view.flip_probability > 0 and rng.random() < view.flip_probability)
+    return Cut(*box, view.flip_probability > 0 and rng.random() < view.flip_probability)
 
 
 def cut_frame(frame: np.ndarray, cut: Cut, out: np.ndarray) -> None:

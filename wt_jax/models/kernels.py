@@ -9,15 +9,16 @@ from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
-from numba import carray, cfunc, njit, types
+from numba import carray, types
 
-from wt_jax.models.native import pointer, words
+from wt_jax.compiled import callback, compiled, pointer
+from wt_jax.models.native import words
 from wt_jax.models.onednn import KERNEL, WORD, Instruction, Shape
 
 _thread = types.ExternalFunction("omp_get_thread_num", types.int32())
 _threads = types.ExternalFunction("omp_get_num_threads", types.int32())
 # Sums in any order, for vectors' sake; infinities and NaN stay what they are.
-_compiled = njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "arcp", "nsz"}, error_model="numpy")
+_compiled = compiled(fastmath={"reassoc", "contract", "arcp", "nsz"})
 _ROWS = 64  # sums of so many rows are in float32, those of all in float64
 
 
@@ -44,9 +45,9 @@ _listed: list[np.ndarray] = []  # what instructions point to
 
 @cache
 def _address(function: Callable) -> int:
-    compiled = cfunc(types.void(types.int64), cache=True)(function)
-    _functions.append(compiled)
-    return compiled.address
+    callable_from_c = callback(types.void(types.int64), function)
+    _functions.append(callable_from_c)
+    return callable_from_c.address
 
 
 _functions: list = []
@@ -67,7 +68,7 @@ def pixels(clips: Shape) -> Kernel:
     return Kernel(_pixels, *clips[:3])
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _floats(address, shape):
     return carray(pointer(address), shape, np.float32)
 

@@ -15,9 +15,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from llvmlite import binding, ir
-from numba import carray, cfunc, njit, types
+from numba import carray, types
 from numba.extending import intrinsic
 
+from wt_jax.compiled import callback, compiled, pointer
 from wt_jax.models import ffi, onednn
 from wt_jax.models.onednn import MEMORY, PRIMITIVE, SCRATCH, WORD, Instruction
 
@@ -49,16 +50,6 @@ _ask_python = types.ExternalFunction("wt_jax_ask_python", int64(int64, int64))
 
 
 @intrinsic
-def pointer(typing_context, address):
-    """An address as a pointer."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
-
-    return types.voidptr(int64), generate
-
-
-@intrinsic
 def _shared_address(typing_context):
     """Address of `_shared`, which compiled code that was kept on disk must not have in it."""
 
@@ -71,13 +62,13 @@ def _shared_address(typing_context):
     return int64(), generate
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def words(address):
     """Memory from an address on as words of 64 bits; how many there are is for the caller to know."""
     return carray(pointer(address), _ENDLESS, np.int64)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _hash(start, length):
     """64-bit FNV-1a, but never 0, of a text of so many bytes."""
     found, text = int64(-3750763034362895579), carray(pointer(start), length, np.uint8)
@@ -86,7 +77,7 @@ def _hash(start, length):
     return found if found else int64(1)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _place(key):
     """Where in the table a hash is, or is to be."""
     table, place = words(_shared_address()), key & (_PLACES - 1)
@@ -95,7 +86,7 @@ def _place(key):
     return _TABLE + 2 * place
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _run(program, frame):
     """Follow a program; the first status that is not 0, or 0."""
     code, shared, call = words(program), words(_shared_address()), words(frame)
@@ -121,7 +112,7 @@ def _run(program, frame):
     return status
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _serve():
     """Run one program after the other, for ever."""
     start = _shared_address()
@@ -198,7 +189,7 @@ def start(name: str, instructions_of: Callable[[str], Sequence[Instruction]]) ->
     for symbol, function in functions.items():
         binding.add_symbol(symbol, ctypes.cast(function, ctypes.c_void_p).value)
     binding.add_symbol("wt_jax_shared", _shared.ctypes.data)
-    handler = cfunc(int64(int64), cache=True)(_handle)
+    handler = callback(int64(int64), _handle)
     _alive.extend([functions, handler])
     _shared[_STREAM] = onednn.stream().value
     threading.Thread(target=_serve, name=name, daemon=True).start()

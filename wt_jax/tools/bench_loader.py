@@ -23,6 +23,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,27 +120,38 @@ def _compare(job: Job, rounds: int) -> list[str]:
 
 
 def _run(job: Job) -> dict[str, float]:
-    """One turn in a fresh process; adds "memory", the most MiB that it and its workers held together."""
-    with tempfile.NamedTemporaryFile(suffix=".pkl") as file:
+    """One turn in a fresh process; adds "memory", the most MiB that it and its workers held together.
+
+    Their memory is looked at before and after what is timed: looking holds up whoever is looked at.
+    """
+    with tempfile.NamedTemporaryFile(suffix=".pkl") as file, tempfile.TemporaryFile("w+") as errors:
         file.write(pickle.dumps(job))
         file.flush()
         command = [sys.executable, "-m", "wt_jax.tools.peers.measure", file.name]
         log.info("measuring %s, %d workers", job.contender, job.workers)
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-            most, done = [0.0], threading.Event()
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
+        with subprocess.Popen(command, text=True, **pipes) as process:
+            most, told = [0.0], threading.Event()
 
             def watch() -> None:
-                while not done.wait(_SAMPLED_EVERY):
+                while not told.wait(_SAMPLED_EVERY):
                     most[0] = max(most[0], memory_of(process.pid))
 
             watcher = threading.Thread(target=watch)
             watcher.start()
-            out, err = process.communicate()
-            done.set()
+            lines = [process.stdout.readline()]  # it is ready
+            told.set()
             watcher.join()
+            with suppress(BrokenPipeError):
+                print(file=process.stdin, flush=True)
+            lines.append(process.stdout.readline())  # the result, and it waits
+            most[0] = max(most[0], memory_of(process.pid))
+            with suppress(BrokenPipeError):
+                process.communicate("\n")
         if process.returncode:
-            raise subprocess.CalledProcessError(process.returncode, command, out, err)
-    return json.loads(out.splitlines()[-1]) | {"memory": most[0]}
+            errors.seek(0)
+            raise subprocess.CalledProcessError(process.returncode, command, "".join(lines), errors.read())
+    return json.loads(lines[-1]) | {"memory": most[0]}
 
 
 def _read_once(paths: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from wt_jax.data import decode
 from wt_jax.data.decode import VideoInfo, open_reader, probe
 from wt_jax.data.pipeline import cut_clips
+from wt_jax.data.planes import Planes
 from wt_jax.data.sampling import random_windows
 from wt_jax.data.views import ViewSpec
 
@@ -19,9 +20,9 @@ class _Kept:
     """A video whose wanted frames are in memory: what is left is geometry."""
 
     info: VideoInfo
-    kept: list[tuple[int, np.ndarray]]
+    kept: list[tuple[int, np.ndarray | Planes]]
 
-    def frames(self, indices: np.ndarray):
+    def frames(self, indices: np.ndarray, planes: bool = False):
         return iter(self.kept)
 
 
@@ -29,8 +30,8 @@ def time_stages(paths: Sequence[str], views: Mapping[str, ViewSpec], batch_size:
     """Milliseconds per video of each stage, the least of some repeats.
 
     "read" is the whole file from the operating system's cache; "probe" opens a video and lists its packets, which is not
-    repeated while it is remembered; "decode" opens it and yields the wanted frames as RGB; "geometry" crops, resizes and flips;
-    "batch" stacks; "transfer" brings a batch to the first device of JAX.
+    repeated while it is remembered; "decode" opens it and yields the wanted frames; "geometry" crops, resizes, flips and turns
+    to RGB; "batch" stacks; "transfer" brings a batch to the first device of JAX.
     """
     import jax
 
@@ -40,7 +41,7 @@ def time_stages(paths: Sequence[str], views: Mapping[str, ViewSpec], batch_size:
     kept = {}
     for path in paths[:batch_size]:
         with open_reader(path) as reader:
-            kept[path] = _Kept(reader.info, [(index, frame.copy()) for index, frame in reader.frames(wanted[path])])
+            kept[path] = _Kept(reader.info, list(reader.frames(wanted[path], planes=True)))
     clips = [cut_clips(kept[path], windows[path], views, rng) for path in kept]
     batch = {name: np.stack([clip[name] for clip in clips]) for name in views}
 
@@ -50,7 +51,7 @@ def time_stages(paths: Sequence[str], views: Mapping[str, ViewSpec], batch_size:
 
     def read_frames(path: str) -> None:
         with open_reader(path) as reader:
-            for _ in reader.frames(wanted[path]):
+            for _ in reader.frames(wanted[path], planes=True):
                 pass
 
     return {

@@ -1,4 +1,6 @@
-"""Runs one contender in a process of its own: `python -m wt_jax.tools.peers.measure JOB`, a pickled `Job`; prints JSON.
+"""Runs one contender in a process of its own: `python -m wt_jax.tools.peers.measure JOB`, a pickled `Job`.
+
+It prints a line when the timing is to begin and one of JSON when it is over, and after each waits for a line to be read.
 
 "wt_jax" is this project's pipeline, "decode only" what the machine could do if nothing but decoding had to be done: the same
 windows of the same files by PyAV, from the keyframe to the last wanted frame, nothing converted; "decode needed only" leaves
@@ -10,7 +12,7 @@ import multiprocessing
 import pickle
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,20 +41,34 @@ class Job:
     warm_up: int
 
 
-def measure(job: Job) -> dict[str, float]:
-    """Videos per second, and the seconds from the first call to the first batch."""
+def measure(job: Job, tell: Callable[[str], None]) -> dict[str, float]:
+    """Videos per second, and the seconds from the first call to the first batch; both are told, after a word before the timing.
+
+    While the result is told, batches are still being made ahead: what the process holds can be looked at.
+    """
     if job.contender in LIMITS:
-        return _decode_rate(job)
+        tell("ready")
+        result = _decode_rate(job)
+        tell(json.dumps(result))
+        return result
     start = time.perf_counter()
     batches = _batches(job)
     next(batches)
     first = time.perf_counter() - start
     for _ in range(job.warm_up - 1):
         next(batches)
+    tell("ready")
     start = time.perf_counter()
     for _ in range(job.steps):
         next(batches)
-    return {"rate": job.steps * job.batch_size / (time.perf_counter() - start), "first_batch": first}
+    result = {"rate": job.steps * job.batch_size / (time.perf_counter() - start), "first_batch": first}
+    tell(json.dumps(result))
+    return result
+
+
+def _tell(line: str) -> None:
+    print(line, flush=True)
+    sys.stdin.readline()
 
 
 def _batches(job: Job) -> Iterator:
@@ -117,4 +133,4 @@ def _decode(path: str, info, wanted: np.ndarray, leave_out: bool) -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(pickle.loads(Path(sys.argv[1]).read_bytes()))))
+    measure(pickle.loads(Path(sys.argv[1]).read_bytes()), _tell)

@@ -1,0 +1,177 @@
+"""Cutting clips from a decoder's planes: against NumPy, against RGB from FFmpeg, and on real videos."""
+
+import numba
+import numpy as np
+import pytest
+from av import VideoFrame
+from av.video.reformatter import ColorRange, Colorspace
+
+from wt_jax.compiled import compiled
+from wt_jax.data.planes import Cut, cut_planes, planes_of
+from wt_jax.data.views import cut_frame
+
+
+def picture(height: int, width: int, seed: int = 0, smooth: bool = False, format: str = "yuv420p") -> VideoFrame:
+    """A picture of random planes; lines of their own length."""
+    frame, rng = VideoFrame(width, height, format), np.random.default_rng(seed)
+    for place, plane in enumerate(frame.planes):
+        rows, columns = (height, width) if not place else (-(-height // 2), -(-width // 2))
+        values = np.zeros((plane.height, plane.line_size), np.uint8)
+        values[:rows, :columns] = rng.integers(60, 180) if smooth else rng.integers(0, 256, (rows, columns))
+        if smooth:
+            values[:rows, :columns] += np.add.outer(np.arange(rows), np.arange(columns)).astype(np.uint8) // 4 % 40
+        plane.update(values.tobytes())
+    return frame
+
+
+def arrays(frame: VideoFrame) -> list[np.ndarray]:
+    found = []
+    for place, plane in enumerate(frame.planes):
+        rows, columns = (frame.height, frame.width) if not place else (-(-frame.height // 2), -(-frame.width // 2))
+        found.append(np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:rows, :columns].astype(np.float64))
+    return found
+
+
+def between(plane: np.ndarray, at: np.ndarray, axis: int, low: float, high: float) -> np.ndarray:
+    """Linear interpolation at places, in samples from the first one's centre, no farther out than these two."""
+    at = np.clip(at, low, high)
+    first = np.minimum(np.floor(at).astype(int), plane.shape[axis] - 1)
+    second = np.minimum(first + 1, plane.shape[axis] - 1)
+    by = (at - first).reshape([-1, 1] if axis == 0 else [1, -1])
+    return np.take(plane, first, axis) * (1 - by) + np.take(plane, second, axis) * by
+
+
+def naive(frame: VideoFrame, cut: Cut, size: int, shares=(0.299, 0.114), full_range: bool = False) -> np.ndarray:
+    """What is said of `cut_planes`, without halving."""
+    luma, blue, red = arrays(frame)
+    centres = (np.arange(size) + 0.5) / size
+    pixel = (cut.top + centres * cut.rows - 0.5, cut.left + centres * cut.columns - 0.5)
+    ends = ((cut.top, cut.top + cut.rows - 1), (cut.left, cut.left + cut.columns - 1))
+    y, b, r = luma, blue, red
+    for axis in (0, 1):
+        low, high = ends[axis]
+        y = between(y, pixel[axis], axis, low, high)
+        b, r = (between(plane, (pixel[axis] - 0.5) / 2, axis, low // 2, high // 2) for plane in (b, r))
+    rgb = in_rgb(y, b, r, shares, full_range)
+    return rgb[:, ::-1] if cut.flip else rgb
+
+
+def in_rgb(y: np.ndarray, b: np.ndarray, r: np.ndarray, shares=(0.299, 0.114), full_range: bool = False) -> np.ndarray:
+    """By the definition of luma as a weighted sum of the colours, solved for them."""
+    if not full_range:
+        y, b, r = (y - 16) * 255 / 219, (b - 128) * 255 / 224 + 128, (r - 128) * 255 / 224 + 128
+    red, blue = y + (r - 128) * 2 * (1 - shares[0]), y + (b - 128) * 2 * (1 - shares[1])
+    green = (y - shares[0] * red - shares[1] * blue) / (1 - sum(shares))
+    return np.clip(np.stack([red, green, blue], -1), 0, 255)
+
+
+CUTS = [
+    (96, 96, Cut(0, 0, 96, 96, False), 64),
+    (96, 96, Cut(11, 20, 71, 53, True), 64),
+    (97, 83, Cut(20, 5, 77, 78, False), 50),
+    (97, 83, Cut(0, 0, 97, 83, True), 112),
+    (40, 60, Cut(39, 59, 1, 1, False), 8),
+    (40, 60, Cut(3, 7, 2, 50, True), 6),
+    (33, 31, Cut(1, 1, 31, 29, False), 17),
+    (31, 500, Cut(0, 1, 31, 499, False), 16),
+]
+
+
+@pytest.mark.parametrize(("height", "width", "cut", "size"), CUTS)
+def test_equals_linear_interpolation_of_each_plane(height, width, cut, size):
+    frames = [picture(height, width, seed) for seed in range(3)]
+    clip = np.zeros((5, size, size, 3), np.uint8)
+    cut_planes([planes_of(frame) for frame in frames], [3, 0, 1], cut, clip)
+    for place, frame in zip([3, 0, 1], frames, strict=True):
+        # Weights are 256ths; the interpolation across is exact, and each level is rounded once.
+        assert np.abs(clip[place] - naive(frame, cut, size)).max() <= 2.5
+    assert not clip[[2, 4]].any()
+
+
+def slope(sign: int) -> VideoFrame:
+    """Planes that rise, or fall, evenly."""
+    frame = VideoFrame(340, 300, "yuv420p")
+    for place, plane in enumerate(frame.planes):
+        step = 2 if place else 1
+        down, across = np.arange(plane.height) * step + (step - 1) / 2, np.arange(plane.line_size) * step + (step - 1) / 2
+        rise = np.add.outer(down - 150, 0.5 * (across - 170)) * [0.4, 0.2, -0.3][place]
+        plane.update(np.round(128 + sign * rise).astype(np.uint8).tobytes())
+    return frame
+
+
+@pytest.mark.parametrize(("top", "left"), [(0, 0), (1, 0), (7, 13), (12, 31)])
+@pytest.mark.parametrize(("rows", "size"), [(64, 32), (130, 32), (129, 30), (260, 30)])
+def test_a_large_crop_is_halved_first(top, left, rows, size):
+    kept, times = rows, 0
+    while kept >= 2 * size:
+        kept, times = kept // 2, times + 1
+    columns = rows + 5
+    # An odd last row or column is left out at each halving.
+    covered = Cut(top, left, kept << times, (columns >> times) << times, False)
+    differences = []
+    for sign in (1, -1):
+        frame, clip = slope(sign), np.zeros((1, size, size, 3), np.uint8)
+        cut_planes([planes_of(frame)], [0], Cut(top, left, rows, columns, False), clip)
+        difference = (clip[0] - naive(frame, covered, size))[2:-2, 2:-2]  # halves of the edges end elsewhere
+        assert np.abs(difference).max() <= 4
+        differences.append(difference.mean((0, 1)))
+    # Halving rounds up, in both; what is at another place errs one way, then the other. A pixel is 0.2 to 0.5 levels.
+    assert np.abs(differences[0] - differences[1]).max() / 2 < 0.1
+
+
+def test_a_halved_crop_of_noise_is_its_mean():
+    frame, clip = picture(256, 256), np.zeros((1, 32, 32, 3), np.uint8)
+    cut_planes([planes_of(frame)], [0], Cut(0, 0, 256, 256, False), clip)
+    means = [plane.reshape(32, len(plane) // 32, 32, -1).mean((1, 3)) for plane in arrays(frame)]
+    assert np.abs(clip[0] - in_rgb(*means)).max() <= 5  # three halvings round three times
+
+
+SPACES = {
+    int(Colorspace.ITU709): (0.2126, 0.0722),
+    int(Colorspace.ITU601): (0.299, 0.114),
+    2: (0.299, 0.114),
+    9: (0.2627, 0.0593),
+}
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("levels", [ColorRange.UNSPECIFIED, ColorRange.MPEG, ColorRange.JPEG])
+@pytest.mark.parametrize("format", ["yuv420p", "yuvj420p"])
+def test_colours_are_those_of_the_standards_and_of_ffmpeg(space, levels, format):
+    frame, cut, clip = (
+        picture(64, 64, 3, smooth=True, format=format),
+        Cut(0, 0, 64, 64, False),
+        np.zeros((1, 64, 64, 3), np.uint8),
+    )
+    frame.colorspace, frame.color_range = space, int(levels)
+    cut_planes([planes_of(frame)], [0], cut, clip)
+    full_range = format == "yuvj420p" or levels == ColorRange.JPEG
+    assert np.abs(clip[0] - naive(frame, cut, 64, SPACES[space], full_range)).max() <= 1.5
+    assert np.abs(clip[0] - frame.to_ndarray(format="rgb24").astype(float)).max() <= 4  # which rounds down
+
+
+def test_other_pictures_are_no_planes():
+    for format in ("yuv422p", "yuv444p", "yuv420p10le", "rgb24", "gray", "nv12"):
+        assert planes_of(VideoFrame(32, 32, format)) is None
+    unknown = picture(32, 32)
+    unknown.colorspace = 4  # FCC
+    assert planes_of(unknown) is None
+
+
+def test_it_is_close_to_resizing_rgb():
+    frame, size = picture(120, 160, 5, smooth=True), 100
+    expected, clip = np.zeros((size, size, 3), np.uint8), np.zeros((1, size, size, 3), np.uint8)
+    for cut in (Cut(3, 9, 110, 130, False), Cut(10, 20, 60, 51, True)):
+        cut_frame(frame.to_ndarray(format="rgb24"), cut, expected)
+        cut_planes([planes_of(frame)], [0], cut, clip)
+        assert np.abs(clip[0].astype(float) - expected).mean() < 2
+
+
+def test_code_is_compiled_anew_where_it_cannot_be_kept(monkeypatch):
+    def without_a_folder(*arguments, cache: bool, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return numba.njit(*arguments, **options)
+
+    monkeypatch.setattr("wt_jax.compiled.njit", without_a_folder)
+    assert compiled("i8(i8)")(lambda x: x + 1)(2) == 3
