@@ -28,15 +28,15 @@ def _blur_matrix(sigma: Array, size: int) -> Array:
     return weight / jnp.sum(weight, axis=1, keepdims=True)
 
 
-def _blur_matrix_of(draws: Array, spec: PixelSpec, size: int) -> Array:
-    """The blur of one clip, by two draws from [0, 1): with one sigma, or none at all."""
+def _sigma_of(draws: Array, spec: PixelSpec) -> Array:
+    """The blur of one clip, by two draws from [0, 1): of one sigma, or none at all."""
     blurred, width = draws
-    sigma = jnp.where(blurred < spec.blur_probability, between(width, *spec.blur_sigma), 1e-3)  # which is the identity
-    return _blur_matrix(sigma, size)
+    return jnp.where(blurred < spec.blur_probability, between(width, *spec.blur_sigma), 1e-3)  # which is the identity
 
 
-def _blurred(clips: Array, matrices: Array) -> Array:
+def _blurred(clips: Array, sigma: Array) -> Array:
     """Gaussian blur as two matrix products per frame: blur of any width is dense work that chips do well."""
+    matrices = jax.vmap(_blur_matrix, in_axes=(0, None))(sigma, clips.shape[2])
     return jnp.einsum("bih,bthwc,bjw->btijc", matrices, clips, matrices)
 
 
@@ -50,18 +50,18 @@ def _finish(clips: Array, draws: Array, spec: PixelSpec) -> Array:
     blurs, recolours = spec.blur_probability > 0, spec.jitter_probability > 0 or spec.gray_probability > 0
     if not (blurs or recolours):
         return clips.astype(jnp.float32) / 255.0
-    blur = jax.vmap(_blur_matrix_of, in_axes=(0, None, None))(draws[:, 6:], spec, clips.shape[2])
+    sigma = jax.vmap(_sigma_of, in_axes=(0, None))(draws[:, 6:], spec)
     of_pixel, of_mean = jax.vmap(colour_map, in_axes=(0, None))(draws[:, :6], spec)
 
-    def default(clips: Array, blur: Array, of_pixel: Array, of_mean: Array) -> Array:
+    def default(clips: Array, sigma: Array, of_pixel: Array, of_mean: Array) -> Array:
         scaled = clips.astype(jnp.float32) / 255.0
         offset = jnp.einsum("bcd,bd->bc", of_mean, jnp.mean(scaled, axis=(1, 2, 3)))
-        scaled = _blurred(scaled, blur) if blurs else scaled
+        scaled = _blurred(scaled, sigma) if blurs else scaled
         # Colour comes after the blur: both are linear, so that only what is clipped is another.
         return _recoloured(scaled, of_pixel, offset) if recolours else scaled
 
     cpu = onednn_ops.pixels if onednn_ops.available() else default
-    return lax.platform_dependent(clips, blur, of_pixel, of_mean, cpu=cpu, default=default)
+    return lax.platform_dependent(clips, sigma, of_pixel, of_mean, cpu=cpu, default=default)
 
 
 def _draws(key: Array, videos: Array, views: int) -> Array:

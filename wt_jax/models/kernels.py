@@ -64,7 +64,7 @@ def group_norm_gradients(x: Shape, groups: int, relu: bool) -> Kernel:
 
 
 def pixels(clips: Shape) -> Kernel:
-    """Of clips (B, T, S, S, 3) uint8, blur (B, S, S), of_pixel and of_mean (B, 3, 3) to x, as `onednn_ops.pixels` has them."""
+    """Of clips (B, T, S, S, 3) uint8, sigma (B,), of_pixel and of_mean (B, 3, 3) to x, as `onednn_ops.pixels` has them."""
     return Kernel(_pixels, *clips[:3])
 
 
@@ -194,43 +194,52 @@ def _pixels(address):
     wide = 3 * size  # a row of a frame
     shape = (count, frames, size, wide)
     clips, x = carray(pointer(given[0]), shape, np.uint8), _floats(given[4], shape)
-    blur = _floats(given[1], (count, size, size))
+    sigma = _floats(given[1], count)
     of_pixel, of_mean = _floats(given[2], (count, 3, 3)), _floats(given[3], (count, 3, 3))
-    rows, lines = np.empty((size, wide), np.float32), np.zeros((2, 3 * wide + 9), np.float32)
-    along, colour, offset = (
-        np.empty((2 * size + 2, wide), np.float32),
-        np.empty((5, wide), np.float32),
-        np.empty(wide, np.float32),
-    )
+    # What lies outside a frame (the last of the rows, also as -1), or of a row, is 0.
+    rows, lines = np.zeros((size + 1, wide), np.float32), np.zeros((2, 3 * wide), np.float32)
+    weights, shares = np.zeros(size + 1, np.float32), np.empty(wide, np.float32)
+    colour, offset = np.empty((5, wide), np.float32), np.empty(wide, np.float32)
     former, reach = -1, 0
     # Each thread has neighbouring frames, and so prepares few clips.
     thread, threads = _thread(), _threads()
     for task in range(count * frames * thread // threads, count * frames * (thread + 1) // threads):
         clip, frame = task // frames, task % frames
         if clip != former:
-            former, reach = clip, _reach(blur[clip])
-            _weights(blur[clip], reach, of_pixel[clip], of_mean[clip], clips[clip], along, colour, offset)
-        _change(clips[clip, frame], blur[clip], reach, along, colour, offset, rows, lines, x[clip, frame])
+            former, reach = clip, _gaussian(sigma[clip], weights, shares)
+            _colours(of_pixel[clip], of_mean[clip], clips[clip], colour, offset)
+        _change(clips[clip, frame], reach, weights, shares, colour, offset, rows, lines, x[clip, frame])
 
 
 _NOTHING = 1e-8  # weights below are nothing beside a sum of 1
 
 
 @_compiled
-def _reach(blur):
-    """How far from a pixel there are weights."""
-    reach = 0
-    for row in range(blur.shape[0]):
-        for column in range(blur.shape[0]):
-            if blur[row, column] > _NOTHING:
-                reach = max(reach, abs(row - column))
+def _gaussian(sigma, weights, shares):
+    """Fills in the weights of neighbours by their distance, of what lies farther 0, and what the sum at each value of a row is
+    to be multiplied by, as it lacks what lies outside. Returns how far there are weights.
+    """
+    size = len(weights) - 1
+    weights[:] = np.float32(0)
+    total, reach = 0.0, size - 1
+    for away in range(size):
+        weights[away] = math.exp(-min(away * away / (2.0 * sigma * sigma), 40.0))
+        total += weights[away] if away == 0 else 2 * weights[away]
+    while reach > 0 and weights[reach] <= _NOTHING * total:
+        weights[reach] = np.float32(0)
+        reach -= 1
+    for pixel in range(size):
+        inside = 0.0
+        for away in range(-min(reach, pixel), min(reach, size - 1 - pixel) + 1):
+            inside += weights[abs(away)]
+        shares[3 * pixel] = shares[3 * pixel + 1] = shares[3 * pixel + 2] = 1 / inside
     return reach
 
 
 @_compiled
-def _weights(blur, reach, of_pixel, of_mean, clip, along, colour, offset):
-    """What the values of a row are multiplied by: those so many pixels away, and those so many values away; and the offset."""
-    size = blur.shape[0]
+def _colours(of_pixel, of_mean, clip, colour, offset):
+    """What each value of a row and those up to two values away are multiplied by to give a colour; and the offset."""
+    size = clip.shape[1]
     sums = np.zeros(3 * size, np.int32)
     for frame in range(clip.shape[0]):
         for row in range(size):
@@ -244,49 +253,45 @@ def _weights(blur, reach, of_pixel, of_mean, clip, along, colour, offset):
         for c in range(3):
             k = 3 * pixel + c
             offset[k] = of_mean[c, 0] * mean[0] + of_mean[c, 1] * mean[1] + of_mean[c, 2] * mean[2]
-            for away in range(-reach, reach + 4):  # three more: they are taken by fours
-                there = pixel + away
-                inside = away <= reach and 0 <= there < size
-                along[away + reach, k] = blur[pixel, there] if inside else np.float32(0)
             for away in range(-2, 3):
                 colour[away + 2, k] = of_pixel[c, c + away] if 0 <= c + away < 3 else np.float32(0)
 
 
 @_compiled
-def _change(frame, blur, reach, along, colour, offset, rows, lines, x):
-    """Blur down the columns, blur along the row, then colour: a row at a time, between margins that stay 0."""
-    size, wide = rows.shape
+def _change(frame, reach, weights, shares, colour, offset, rows, lines, x):
+    """Blur down the columns, blur along the row, then colour, a row at a time; neighbours by two distances at once."""
+    size, wide = x.shape
     for row in range(size):
         values, out = frame[row], rows[row]
         for k in range(wide):
             out[k] = np.float32(values[k]) * np.float32(1 / 255)
+    padded = lines[0]
+    line, blurred = padded[wide : 2 * wide], lines[1, wide : 2 * wide]
+    c_0, c_1, c_2, c_3, c_4 = colour[0], colour[1], colour[2], colour[3], colour[4]
     for row in range(size):
-        line = lines[0, wide : 2 * wide]
-        line[:] = np.float32(0)
-        last = min(size - 1, row + reach)
-        for other in range(max(0, row - reach), last + 1, 4):
-            a, b, c, d = other, min(other + 1, last), min(other + 2, last), min(other + 3, last)
-            of_a, of_b = blur[row, a], blur[row, b] if b == other + 1 else np.float32(0)
-            of_c = blur[row, c] if c == other + 2 else np.float32(0)
-            of_d = blur[row, d] if d == other + 3 else np.float32(0)
-            row_a, row_b, row_c, row_d = rows[a], rows[b], rows[c], rows[d]
+        share, here = shares[3 * row], rows[row]
+        weight = weights[0] * share
+        for k in range(wide):
+            line[k] = weight * here[k]
+        for away in range(1, reach + 1, 2):
+            near, far = weights[away] * share, weights[away + 1] * share
+            a, b = rows[max(row - away, -1)], rows[min(row + away, size)]
+            c, d = rows[max(row - away - 1, -1)], rows[min(row + away + 1, size)]
             for k in range(wide):
-                line[k] += (of_a * row_a[k] + of_b * row_b[k]) + (of_c * row_c[k] + of_d * row_d[k])
-        blurred = lines[0]
+                line[k] += near * (a[k] + b[k]) + far * (c[k] + d[k])
+        values = padded
         if reach > 0:
-            blurred = lines[1]
-            line = blurred[wide : 2 * wide]
-            line[:] = np.float32(0)
-            for away in range(0, 2 * reach + 1, 4):
-                start = wide + 3 * (away - reach)
-                of_0, of_1, of_2, of_3 = along[away], along[away + 1], along[away + 2], along[away + 3]
-                values = lines[0, start : start + wide + 9]
+            values, weight = lines[1], weights[0]
+            for k in range(wide):
+                blurred[k] = weight * line[k]
+            for away in range(1, reach + 1, 2):
+                near, far, start = weights[away], weights[away + 1], wide - 3 * away
+                a, b = padded[start : start + wide], padded[start + 6 * away : start + 6 * away + wide]
+                c, d = padded[start - 3 : start - 3 + wide], padded[start + 6 * away + 3 : start + 6 * away + 3 + wide]
                 for k in range(wide):
-                    near = of_0[k] * values[k] + of_1[k] * values[k + 3]
-                    line[k] += near + (of_2[k] * values[k + 6] + of_3[k] * values[k + 9])
-        out, values = x[row], blurred[wide - 2 : 2 * wide + 2]
-        c_0, c_1, c_2, c_3, c_4 = colour[0], colour[1], colour[2], colour[3], colour[4]
+                    blurred[k] += near * (a[k] + b[k]) + far * (c[k] + d[k])
+        out, values = x[row], values[wide - 2 : 2 * wide + 2]
         for k in range(wide):
             before = c_0[k] * values[k] + c_1[k] * values[k + 1]
-            value = offset[k] + before + c_2[k] * values[k + 2] + (c_3[k] * values[k + 3] + c_4[k] * values[k + 4])
-            out[k] = min(max(value, np.float32(0)), np.float32(1))
+            value = before + c_2[k] * values[k + 2] + (c_3[k] * values[k + 3] + c_4[k] * values[k + 4])
+            out[k] = min(max(offset[k] + shares[k] * value, np.float32(0)), np.float32(1))

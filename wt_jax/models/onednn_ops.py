@@ -30,7 +30,7 @@ _ARRAYS = {
     "kernel_gradient": (("x", "y"), ("kernel",)),
     "max_pool": (("x",), ("y",)),
     "max_pool_gradient": (("x", "y"), ("x",)),
-    "pixels": (("clips", "blur", "of_pixel", "of_mean"), ("x",)),
+    "pixels": (("clips", "sigma", "of_pixel", "of_mean"), ("x",)),
     "group_norm": (("x", "scale", "bias"), ("y", "moments")),
     "group_norm_gradients": (("x", "scale", "bias", "moments", "y"), ("x", "sums")),
 }
@@ -39,7 +39,7 @@ _WHOLE = ("kernel", "scale", "bias")
 # Dimensions of the arrays; those with the same letter are the same, b is the batch.
 _OF_CONV = {"x": "b t h w i", "kernel": "k l m i o", "y": "b u v x o"}
 _OF_POOL = {"x": "b t h w i", "y": "b u v x i"}
-_OF_PIXELS = {"clips": "b t h w c", "blur": "b i j", "of_pixel": "b k l", "of_mean": "b m n", "x": "b t h w c"}
+_OF_PIXELS = {"clips": "b t h w c", "sigma": "b", "of_pixel": "b k l", "of_mean": "b m n", "x": "b t h w c"}
 _OF_GROUPS = {"x": "b m c", "scale": "c", "bias": "c", "y": "b m c", "moments": "b k g", "sums": "b k c"}
 # Arrays of a convolution with its BatchNorm, arguments before results, as `wt_jax.models.conv_norm` has them.
 _OF_NORM = {
@@ -87,15 +87,15 @@ def max_pool_gradient(x: jax.Array, dy: jax.Array, window: Shape, strides: Shape
     return _operation("max_pool_gradient", (x.shape[1:], window, strides, padding), x, dy)[0]
 
 
-def pixels(clips: jax.Array, blur: jax.Array, of_pixel: jax.Array, of_mean: jax.Array) -> jax.Array:
+def pixels(clips: jax.Array, sigma: jax.Array, of_pixel: jax.Array, of_mean: jax.Array) -> jax.Array:
     """Blurred and recoloured clips (B, T, S, S, 3) in float32 in [0, 1].
 
     Args:
       clips: (B, T, S, S, 3) uint8.
-      blur: (B, S, S) float32, what the columns and the rows of each clip's frames are multiplied by.
+      sigma: (B,) float32 above 0, of the Gaussian of each clip's blur in pixels, renormalised at the border.
       of_pixel, of_mean: (B, 3, 3) float32, new RGB = of_pixel @ old + of_mean @ the clip's mean.
     """
-    return _operation("pixels", (clips.shape[1:],), clips, blur, of_pixel, of_mean)[0]
+    return _operation("pixels", (clips.shape[1:],), clips, sigma, of_pixel, of_mean)[0]
 
 
 def group_norm(
@@ -208,9 +208,8 @@ def shape_after(x: Shape, window: Shape, channels: int, strides: Shape, padding:
 def _shapes(kind: str, layer: Layer, batch: int) -> dict[str, Shape]:
     """Shapes of an operation's arrays by the names that `_ARRAYS` has for them."""
     if kind == "pixels":
-        clips, size = (batch, *layer[0]), layer[0][1]
-        colour = batch, 3, 3
-        return {"clips": clips, "blur": (batch, size, size), "of_pixel": colour, "of_mean": colour, "x": clips}
+        clips, colour = (batch, *layer[0]), (batch, 3, 3)
+        return {"clips": clips, "sigma": (batch,), "of_pixel": colour, "of_mean": colour, "x": clips}
     if kind.startswith("group_norm"):
         (places, channels), groups = layer[0], layer[1]
         x, each = (batch, places, channels), (channels,)
