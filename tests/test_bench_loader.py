@@ -3,6 +3,9 @@
 import json
 import mmap
 import os
+import subprocess
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from video_files import frame_numbers, write_video
 
 from wt_jax.data.views import ViewSpec
 from wt_jax.tools.bench_clips import HEIGHT, WIDTH, _pictures
+from wt_jax.tools.bench_loader import _run, _said
 from wt_jax.tools.bench_stages import time_stages
 from wt_jax.tools.memory import memory_of
 from wt_jax.tools.peers.measure import Job, measure
@@ -38,6 +42,23 @@ def test_contenders(paths, contender):
     result = measure(Job(contender, paths, VIEWS, batch_size=2, workers=0, seed=0, steps=3, warm_up=1), told.append)
     assert result["rate"] > 0
     assert told == ["ready", json.dumps(result)]
+
+
+def test_a_turn_in_a_process_of_its_own(paths, monkeypatch):
+    job = Job("wt_jax", paths, VIEWS, batch_size=2, workers=1, seed=0, steps=3, warm_up=2)
+    result = _run(job)
+    assert result["rate"] > 0
+    assert result["first_batch"] > 0
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        _run(replace(job, paths=("nowhere.mp4",)))
+    assert "nowhere.mp4" in caught.value.stderr
+
+
+def test_what_libraries_print_is_passed_over():
+    lines = ["a library greets", "ready", "oh", '{"rate": 1}']
+    command = [sys.executable, "-c", f"print(*{lines!r}, sep=chr(10))"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert [_said(process, start) for start in ("ready", "{", "{")] == ["ready\n", '{"rate": 1}\n', ""]
 
 
 @pytest.mark.parametrize(("reader", "package"), [("torchcodec", "torchcodec"), ("decord", "decord"), ("PyAV", "av")])

@@ -3,15 +3,18 @@
 import hashlib
 import itertools
 import tracemalloc
+import weakref
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from av import VideoFrame
 from video_files import frame_numbers, write_video
 
 from wt_jax.data import decode
 from wt_jax.data.decode import VideoError
 from wt_jax.data.pipeline import cut_clips, describe_failure, eval_batches, train_batches
+from wt_jax.data.planes import planes_of
 from wt_jax.data.records import VideoList
 from wt_jax.data.sampling import random_windows
 from wt_jax.data.sources import open_source
@@ -149,6 +152,30 @@ def test_full_frames_are_not_kept():
     tracemalloc.stop()
     assert clips["a"][:, 0, 0, 0].tolist() == list(range(200))
     assert peak < 5 * 480 * 640 * 3
+
+
+def test_decoded_frames_are_not_kept():
+    """The same of frames as the decoder gives them: four at a time take 2 MiB as RGB, with those before them eight."""
+    alive, most = weakref.WeakSet(), []
+
+    class Passing:
+        def frames(self, indices, planes=False):
+            for index in indices.tolist():
+                picture = planes_of(VideoFrame(512, 340, "yuv420p"))
+                alive.add(picture)
+                most.append(len(alive))
+                yield index, picture
+                del picture
+
+    view = ViewSpec(num_frames=100, size=8)
+    cut_clips(Passing(), {name: np.arange(100) for name in "ab"}, {"a": view, "b": view}, np.random.default_rng(0))
+    assert 4 <= max(most) <= 9
+
+
+def test_frames_and_clips_of_different_lengths_are_refused(videos):
+    view = ViewSpec(num_frames=4, size=16, crop="center")
+    with decode.open_reader(videos.paths[0]) as reader, pytest.raises(ValueError, match=r"shorter|longer"):
+        cut_clips(reader, {"a": np.arange(5)}, {"a": view}, None, out={"a": np.zeros((4, 16, 16, 3), np.uint8)})
 
 
 def test_batches_do_not_depend_on_hosts_threads_or_where_they_start(damaged):

@@ -167,6 +167,20 @@ def test_it_is_close_to_resizing_rgb():
         assert np.abs(clip[0].astype(float) - expected).mean() < 2
 
 
+@pytest.mark.parametrize(
+    "cut", [Cut(-1, 0, 8, 8, False), Cut(0, -1, 8, 8, False), Cut(9, 0, 8, 8, False), Cut(0, 5, 8, 8, False)]
+)
+def test_a_crop_outside_of_the_picture_is_refused(cut):
+    with pytest.raises(ValueError, match="is not within a picture of 16 x 12"):
+        cut_planes([planes_of(picture(16, 12))], [0], cut, np.zeros((1, 4, 4, 3), np.uint8))
+
+
+@pytest.mark.parametrize("place", [-1, 2])
+def test_a_place_outside_of_the_clip_is_refused(place):
+    with pytest.raises(ValueError, match="are not within a clip of 2 frames"):
+        cut_planes([planes_of(picture(16, 16))] * 2, [0, place], Cut(0, 0, 8, 8, False), np.zeros((2, 4, 4, 3), np.uint8))
+
+
 def test_code_is_compiled_anew_where_it_cannot_be_kept(monkeypatch):
     def without_a_folder(*arguments, cache: bool, **options):
         if cache:

@@ -231,7 +231,7 @@ def cut_clips(
     halves: Mapping[str, int] | None = None,
     out: dict[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Reads frames of a video once and cuts each view from them as they come, so that few full frames are kept.
+    """Reads frames of a video once and cuts each view from them, a few at a time, so that few full frames are kept.
 
     Args:
       reader: the open video.
@@ -250,7 +250,7 @@ def cut_clips(
     clips = out or {name: np.empty((len(frames[name]), view.size, view.size, 3), np.uint8) for name, view in views.items()}
     places: dict[str, dict[int, list[int]]] = {name: defaultdict(list) for name in frames}
     for name, indices in frames.items():
-        for place, index in enumerate(indices.tolist()):
+        for index, place in zip(indices.tolist(), range(len(clips[name])), strict=True):
             places[name][index].append(place)
     wanted = np.array(sorted(set().union(*places.values())))
     cuts: dict[str, Cut] = {}

@@ -98,7 +98,15 @@ def cut_planes(pictures: Sequence[Planes], places: Sequence[int], cut: Cut, clip
       places: where in the clip each goes.
       cut: the crop, within the pictures.
       clip: uint8 [T, size, size, 3], contiguous; written to.
+
+    Raises:
+      ValueError: the crop is not within the pictures, or a place not within the clip.
     """
+    height, width, _ = pictures[0].shape
+    if min(cut[:2]) < 0 or cut.top + cut.rows > height or cut.left + cut.columns > width:
+        raise ValueError(f"{cut} is not within a picture of {height} x {width}")
+    if not 0 <= min(places) <= max(places) < len(clip):
+        raise ValueError(f"places {list(places)} are not within a clip of {len(clip)} frames")
     halvings, before, boxes, tables = _plan(cut, clip.shape[1])
     if halvings:
         halved = [picture.halved(before, halvings) for picture in pictures]

@@ -1,7 +1,8 @@
 """What a view of a video is, and its spatial part: crop, resize and flip, drawn once per clip.
 
 A method names its views and describes each with a `ViewSpec`. The frames are chosen in `sampling`, cropped and resized
-here, and the costly pixel part (`PixelSpec`) is finished on the device by `wt_jax.augment`.
+here or, where they come as planes, in `planes`, and the costly pixel part (`PixelSpec`) is finished on the device by
+`wt_jax.augment`.
 The random crop is the "random resized crop" of Szegedy et al., "Going Deeper with Convolutions" (2015).
 """
 
@@ -155,7 +156,8 @@ def cut_frame(frame: np.ndarray, cut: Cut, out: np.ndarray) -> None:
 def apply_view(frames: np.ndarray, view: ViewSpec, rng: np.random.Generator | None, half: int = 1) -> np.ndarray:
     """Crops, resizes and flips a clip; one draw for the whole clip, so that nothing jumps between its frames.
 
-    The pipeline does the same frame by frame, without keeping whole frames: `wt_jax.data.pipeline.cut_clips`.
+    The pipeline does so without keeping all frames, and cuts most videos from their planes, within a level or two of this:
+    `wt_jax.data.pipeline.cut_clips`, `wt_jax.data.planes.cut_planes`.
 
     Args:
       frames: uint8 [T, H, W, 3], T of any length.

@@ -1,7 +1,8 @@
 """The same clips by a PyTorch `DataLoader`, with torchcodec, decord or PyAV, as a competent user would write it.
 
 Each video is opened once and asked for the union of its wanted frames in one call; worker processes with one decoding
-thread each; crop, resize and flip by the very functions of `wt_jax.data.views`, so what differs is decoding and transport.
+thread each; crop and flip drawn by the very functions of `wt_jax.data.views`, and RGB frames resized by OpenCV as there. Our
+own pipeline cuts 4:2:0 video from its planes instead.
 torchcodec seeks by `seek_mode="approximate"`, which does not read all packets first and is exact for files of constant rate,
 as those measured here; NHWC output avoids a transposition. decord is asked by `get_batch`, once. PyAV seeks to the keyframe
 and converts wanted frames only.
