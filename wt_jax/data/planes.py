@@ -109,8 +109,8 @@ def cut_planes(pictures: Sequence[Planes], places: Sequence[int], cut: Cut, clip
         raise ValueError(f"places {list(places)} are not within a clip of {len(clip)} frames")
     halvings, before, boxes, tables = _plan(cut, clip.shape[1])
     if halvings:
-        halved = [picture.halved(before, halvings) for picture in pictures]
-        memory = [(*(plane.ctypes.data for plane in planes), planes[0].strides[0], planes[1].strides[0]) for planes in halved]
+        small = [picture.halved(before, halvings) for picture in pictures]
+        memory = [(*(plane.ctypes.data for plane in planes), planes[0].strides[0], planes[1].strides[0]) for planes in small]
     else:
         memory = [picture.memory for picture in pictures]
     sources = [(*where, picture.factors, place) for where, picture, place in zip(memory, pictures, places, strict=True)]
@@ -131,10 +131,8 @@ def _plan(cut: Cut, size: int) -> tuple[int, tuple[Box, Box], np.ndarray, np.nda
     top, left, rows, columns, flip = cut
     low, high = (top // 2, left // 2), ((top + rows + 1) // 2, (left + columns + 1) // 2)
     chroma = *low, high[0] - low[0], high[1] - low[1]
-    halvings = 0
-    while rows >= 2 * size and columns >= 2 * size:
-        rows, columns, halvings = rows // 2, columns // 2, halvings + 1
-    fewer = max(halvings - 1, 0)
+    halvings = halvings_of(rows, columns, size)
+    rows, columns, fewer = rows >> halvings, columns >> halvings, max(halvings - 1, 0)
     tall, wide = chroma[2] >> fewer, chroma[3] >> fewer
     boxes = [(0, 0, rows, columns), (0, 0, tall, wide)] if halvings else [cut[:4], chroma]
     tables = np.empty((2, 4, size), np.uint64)
@@ -159,11 +157,20 @@ def _fill(table, begin, covered, count, mirrored):
 
 
 def _halved(plane: av.video.plane.VideoPlane, box: Box, times: int) -> np.ndarray:
-    """A part of a plane, each sample the mean of two by two, so many times: uint8, its rows without a gap within."""
+    """A part of a plane, `halved`: uint8, its rows without a gap within."""
     top, left, rows, columns = box
-    part = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[top : top + rows, left : left + columns]
+    return halved(np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[top : top + rows, left : left + columns], times)
+
+
+def halvings_of(rows: int, columns: int, size: int) -> int:
+    """How often a crop is halved before it is interpolated: while both its sides are at least twice the target's."""
+    return max((min(rows, columns) // size).bit_length() - 1, 0)
+
+
+def halved(part: np.ndarray, times: int) -> np.ndarray:
+    """A picture or plane, uint8 [H, W, ...], each value the mean of two by two, so many times; an odd last row is left out."""
     for _ in range(times):
-        rows, columns = rows // 2, columns // 2
+        rows, columns = part.shape[0] // 2, part.shape[1] // 2
         part = cv2.resize(part[: 2 * rows, : 2 * columns], (columns, rows), interpolation=cv2.INTER_AREA)
     return part
 

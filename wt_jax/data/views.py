@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from wt_jax.data.flow import KINDS, LEAST_SIZE, encode_motion
-from wt_jax.data.planes import Cut
+from wt_jax.data.planes import Cut, halved, halvings_of
 
 # The pipeline works on several clips at once; OpenCV's own threads would only fight with it over the same cores.
 cv2.setNumThreads(0)
@@ -144,10 +144,7 @@ def cut_frame(frame: np.ndarray, cut: Cut, out: np.ndarray) -> None:
     """
     size = len(out)
     box = frame[cut.top : cut.top + cut.rows, cut.left : cut.left + cut.columns]
-    rows, columns = cut.rows, cut.columns
-    while rows >= 2 * size and columns >= 2 * size:
-        rows, columns = rows // 2, columns // 2
-        box = cv2.resize(box[: 2 * rows, : 2 * columns], (columns, rows), interpolation=cv2.INTER_AREA)
+    box = halved(box, halvings_of(cut.rows, cut.columns, size))
     cv2.resize(box, (size, size), out, interpolation=cv2.INTER_LINEAR)
     if cut.flip:
         cv2.flip(out, 1, out)
