@@ -13,7 +13,7 @@ from video_files import frame_numbers, write_video
 
 from wt_jax.data.views import ViewSpec
 from wt_jax.tools.bench_clips import HEIGHT, WIDTH, _pictures
-from wt_jax.tools.bench_loader import _run, _said
+from wt_jax.tools.bench_loader import _go_on, _run, _said
 from wt_jax.tools.bench_stages import time_stages
 from wt_jax.tools.memory import memory_of
 from wt_jax.tools.peers.measure import Job, measure
@@ -59,6 +59,15 @@ def test_what_libraries_print_is_passed_over():
     command = [sys.executable, "-c", f"print(*{lines!r}, sep=chr(10))"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert [_said(process, start) for start in ("ready", "{", "{")] == ["ready\n", '{"rate": 1}\n', ""]
+
+
+def test_who_has_ended_is_not_waited_for():
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", ""], text=True, **pipes) as process:
+        process.wait()
+        assert _said(process, "ready") == ""
+        _go_on(process)
+    assert process.returncode == 0
 
 
 @pytest.mark.parametrize(("reader", "package"), [("torchcodec", "torchcodec"), ("decord", "decord"), ("PyAV", "av")])

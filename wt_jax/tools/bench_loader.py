@@ -164,8 +164,9 @@ def _said(process: subprocess.Popen, start: str) -> str:
 
 
 def _go_on(process: subprocess.Popen) -> None:
-    with suppress(BrokenPipeError):  # it has ended
-        print(file=process.stdin, flush=True)
+    """Answers a process that waits; one that has ended needs no answer, and is left nothing that closing it would send."""
+    with suppress(BrokenPipeError):
+        os.write(process.stdin.fileno(), b"\n")
 
 
 def _read_once(paths: Sequence[str]) -> None:
