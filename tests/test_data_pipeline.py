@@ -158,11 +158,15 @@ def test_decoded_frames_are_not_kept():
     """The same of frames as the decoder gives them: four at a time take 2 MiB as RGB, with those before them eight."""
     alive, most = weakref.WeakSet(), []
 
+    class Kept(list):
+        __hash__ = object.__hash__
+
     class Passing:
         def frames(self, indices, planes=False):
             for index in indices.tolist():
                 picture = planes_of(VideoFrame(512, 340, "yuv420p"))
-                alive.add(picture)
+                picture = picture._replace(planes=Kept(picture.planes))
+                alive.add(picture.planes)
                 most.append(len(alive))
                 yield index, picture
                 del picture

@@ -23,11 +23,13 @@ import io
 import os
 import statistics
 import threading
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
+from itertools import compress, count, filterfalse, islice
+from operator import attrgetter, itemgetter, not_, sub
 
 import av
 import numpy as np
@@ -48,6 +50,10 @@ _BRIEF_CODECS = ("h264",)
 # Not having seen pictures, the decoder must hold back as many as the standard allows, lest one comes out too early.
 _BRIEF_DECODER = {"strict": "1"}
 _KEPT_BYTES = 4 << 20  # of packets, from looking at a file to reading frames of it
+_LOOKED_AT = 256  # packets at once
+# What is asked of a packet, by one call: a small video takes as long to be asked about as some of its pictures to decode.
+_SIZE = attrgetter("size")
+_FACTS = attrgetter("size", "is_corrupt", "pts", "dts", "is_keyframe", "is_discard")
 _KNOWN_VIDEOS = 4096
 # A title that is not UTF-8 must not make a video unreadable. PyAV 19 has no such setting any more.
 _TOLERANT = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
@@ -194,9 +200,9 @@ class Reader:
     ):
         self._source, self._container, self._stream, self._version = source, container, stream, version
         self._packets: list[av.Packet] = []  # All of a small video, where it has just been looked at.
+        self._starts: dict[int, int] = {}  # By the times of keyframes, their places among these.
         self.info = info or self._look()
         self._read_through = info is None and not self._packets
-        self._starts = {packet.pts: place for place, packet in enumerate(self._packets) if packet.is_keyframe}
         self._rgb = VideoReformatter()  # One for all frames: making its tables takes longer than using them.
 
     def frames(self, indices: np.ndarray, planes: bool = False) -> Iterator[tuple[int, np.ndarray | Planes]]:
@@ -217,28 +223,28 @@ class Reader:
         if not len(wanted) or wanted[0] < 0 or wanted[-1] >= info.num_frames:
             raise IndexError(f"{_name(self._source)}: frames {wanted.tolist()} of a video with {info.num_frames} frames")
         shape, left = None, set(wanted.tolist())
-        for index, frame in self._decoded(wanted):
-            if index in left:
-                left.remove(index)
-                picture = (planes_of(frame) if planes else None) or self._picture(frame)
-                if picture.shape != (shape or picture.shape):
-                    raise VideoError(f"{_name(self._source)}: the frame size changes within the video")
-                shape = picture.shape
-                yield index, picture
+        for index, frame in self._decoded(wanted, left):
+            left.remove(index)
+            picture = (planes_of(frame) if planes else None) or self._picture(frame)
+            if picture.shape != (shape or picture.shape):
+                raise VideoError(f"{_name(self._source)}: the frame size changes within the video")
+            shape = picture.shape
+            yield index, picture
         if left:
             raise VideoError(f"{_name(self._source)}: frame {min(left)} of {info.num_frames} cannot be decoded")
 
     def _look(self) -> VideoInfo:
         """What is in the video, from all its packets. Those of a small one are kept: they need not be read again."""
-        kept, left, entries = [], _KEPT_BYTES if _is_brief(self._container) else 0, []
-        for packet in _demuxed(self._container, self._stream):
-            if (size := packet.size) and not packet.is_corrupt:
-                entries.append((packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
-            left -= size
-            if left >= 0:
-                kept.append(packet)
-        self._packets = kept if left >= 0 else []
-        return _list_frames(self._source, self._container, self._stream, entries)
+        packets, facts, left = _demuxed(self._container, self._stream), [], _KEPT_BYTES if _is_brief(self._container) else 0
+        while some := list(islice(packets, _LOOKED_AT)):
+            facts += map(_FACTS, some)
+            left -= sum(map(_SIZE, some))
+            self._packets = self._packets + some if left >= 0 else []
+        if self._packets:
+            _, _, times, _, is_key, _ = zip(*facts, strict=True)
+            self._starts = dict(zip(compress(times, is_key), compress(count(), is_key), strict=True))
+        whole = filterfalse(itemgetter(1), filter(itemgetter(0), facts))
+        return _list_frames(self._source, self._container, self._stream, list(whole))
 
     @contextmanager
     def _unread(self) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
@@ -259,22 +265,21 @@ class Reader:
         container.seek(start, stream=stream)  # To the first keyframe too, for the same reason.
         return _demuxed(container, stream)
 
-    def _decoded(self, wanted: np.ndarray) -> Iterator[tuple[int, av.VideoFrame]]:
-        """The wanted frames that can be decoded: by the quick way, then what is left by the sure one, where any is."""
-        left = set(wanted.tolist())
+    def _decoded(self, wanted: np.ndarray, left: set[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+        """The wanted frames that can be decoded: by the quick way, then what is left by the sure one, where any is.
+
+        Who reads them takes each from `left`.
+        """
         if self.info.keyframes.size:
             with suppress(av.error.FFmpegError, VideoError), self._unread() as (container, stream):
                 for start, run in _runs(self.info, wanted):
                     packets = self._packets_from(start, container, stream)
-                    for index, frame in self._quickly(run, packets, stream.codec_context):
-                        left.discard(index)
-                        yield index, frame
+                    yield from self._quickly(run, packets, stream.codec_context)
         if left:  # The time stamps do not identify the frames, or a seek failed or overshot, as in some containers.
             with _opened(self._source) as (container, stream):
                 for place, frame in enumerate(_decoded(container, stream)):
                     index = _index(self.info, place, frame)
                     if index in left:
-                        left.discard(index)
                         yield index, frame
                     if not left or (index is not None and index > wanted[-1]):
                         return
@@ -372,18 +377,19 @@ def _list_frames(
     source: str | bytes,
     container: av.container.InputContainer,
     stream: av.VideoStream,
-    packets: Sequence[tuple[int | None, int | None, bool, bool]],
+    packets: Sequence[tuple],
 ) -> VideoInfo:
-    """What is in a video, from its packets where these tell: (pts, dts, whether a keyframe, whether not shown) of each."""
+    """What is in a video, from the `_FACTS` of its packets where these tell."""
     codec, time_base, rate = stream.codec_context, stream.time_base, stream.average_rate
     name, width, height = codec.name, codec.width, codec.height
     guessed = container.format.name == "avi"  # AVI stores no presentation times: those of B-frames are guesses.
-    keyframes = [pts for pts, _, is_keyframe, _ in packets if is_keyframe]
-    times = [pts for pts, _, _, is_discard in packets if not is_discard]  # An edit list may discard some.
-    timed = bool(keyframes) and all(pts is not None and (pts == dts or not guessed) for pts, dts, _, _ in packets)
+    _, _, pts, dts, is_key, is_discarded = zip(*packets, strict=True) if packets else ((),) * 6
+    keyframes = list(compress(pts, is_key))
+    timed = bool(keyframes) and None not in pts and (pts == dts or not guessed)
     if timed:
+        times = sorted(compress(pts, map(not_, is_discarded)))  # An edit list may discard some.
         # What is shown before the first keyframe refers to frames that are not in the file.
-        times = [time for time in times if time >= keyframes[0]]
+        times = times[bisect_left(times, keyframes[0]) :]
     if not timed or name in _HIDDEN_PACKETS or len(set(times)) < len(times):
         with _opened(source) as (container, stream):
             times = [frame.pts for frame in _decoded(container, stream)]
@@ -395,7 +401,7 @@ def _list_frames(
     if not times:
         raise VideoError(f"{_name(source)}: it has a video stream without a single frame")
     times.sort()
-    steps = [after - before for before, after in pairwise(times)]
+    steps = list(map(sub, times[1:], times))
     last = int(statistics.median(steps)) if steps else round(1 / (rate * time_base)) if rate else 1
     return VideoInfo(
         pts=np.array(times, np.int64),
@@ -409,8 +415,13 @@ def _list_frames(
 
 def _runs(info: VideoInfo, wanted: np.ndarray) -> list[tuple[int, np.ndarray]]:
     """Wanted frames, increasing, as runs to read on end, each with the time of the keyframe to start at."""
-    last_key = np.searchsorted(info.keyframes, info.pts[wanted], side="right") - 1
+    # Nothing between neighbours is worth a seek: most of what is wanted, and quicker found out than where to seek.
+    gaps = wanted[1:] - wanted[:-1]
+    on_end = not len(gaps) or gaps.max() <= _WORTH_A_SEEK
+    last_key = np.searchsorted(info.keyframes, info.pts[wanted[:1] if on_end else wanted], side="right") - 1
     keys = info.keyframes[np.maximum(last_key, 0)]
+    if on_end:
+        return [(int(keys[0]), wanted)]
     skipped = np.searchsorted(info.pts, keys[1:]) - wanted[:-1]
     cuts = np.flatnonzero(skipped > _WORTH_A_SEEK) + 1
     return list(zip([int(keys[0]), *keys[cuts].tolist()], np.split(wanted, cuts), strict=True))

@@ -11,9 +11,9 @@ and says so, evaluation marks it as not valid.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
+from typing import Any
 
 import grain
 import numpy as np
@@ -78,7 +78,7 @@ def train_batches(
     if taken := _NUMBERS & views.keys():
         raise ValueError(f"a view must not be called {taken.pop()!r}: batches use the names {sorted(_NUMBERS)}")
     share = _share(batch_size, host, num_hosts)
-    elements = _order(videos, seed).random_map(_with_generator)
+    elements = _order(videos, seed).random_map(_with_state)
     stop = None if num_steps is None else (start_step + num_steps) * batch_size
     shares = elements[:stop].batch(share, batch_fn=_TrainBatch(videos, dict(views)))
     return iterate(shares[start_step * num_hosts + host :: num_hosts], workers, threads)
@@ -141,11 +141,9 @@ def describe_failure(record: Record) -> str:
     return f"{record.path}: it can be decoded now; the failure was passing, or the file has changed"
 
 
-def _with_generator(index: int, rng: np.random.Generator) -> tuple[int, np.random.Generator]:
-    """The place of a video and the generator of its element, for later: grain uses its own again for other elements."""
-    kept = np.random.Philox(key=0)
-    kept.state = rng.bit_generator.state
-    return index, np.random.Generator(kept)
+def _with_state(index: int, rng: np.random.Generator) -> tuple[int, Mapping[str, Any]]:
+    """The place of a video and the state of its element's generator, which grain uses again for other elements."""
+    return index, rng.bit_generator.state
 
 
 class _TrainBatch:
@@ -155,10 +153,12 @@ class _TrainBatch:
         self.videos = videos
         self.views = views
 
-    def __call__(self, elements: Sequence[tuple[int, np.random.Generator]]) -> dict[str, np.ndarray]:
-        count = len(elements)
+    def __call__(self, elements: Sequence[tuple[int, Mapping[str, Any]]]) -> dict[str, np.ndarray]:
+        count, rng, shown = len(elements), np.random.Generator(np.random.Philox(0)), []
         clips = {name: empty((count, view.num_frames, view.size, view.size, 3)) for name, view in self.views.items()}
-        shown = [self._show(*element, {name: clips[name][i] for name in clips}) for i, element in enumerate(elements)]
+        for place, (index, state) in enumerate(elements):
+            rng.bit_generator.state = state
+            shown.append(self._show(index, rng, {name: clips[name][place] for name in clips}))
         numbers = zip(("label", "video", "failed"), np.array(shown, np.int32).T, strict=True)
         return clips | {name: values.copy() for name, values in numbers}
 
@@ -248,40 +248,38 @@ def cut_clips(
       VideoError: a frame cannot be decoded.
     """
     clips = out or {name: np.empty((len(frames[name]), view.size, view.size, 3), np.uint8) for name, view in views.items()}
-    places: dict[str, dict[int, list[int]]] = {name: defaultdict(list) for name in frames}
-    for name, indices in frames.items():
-        for index, place in zip(indices.tolist(), range(len(clips[name])), strict=True):
-            places[name][index].append(place)
-    wanted = np.array(sorted(set().union(*places.values())))
+    indices = {name: numbers.tolist() for name, numbers in frames.items()}
+    wanted = np.array(sorted(set().union(*indices.values())))
     cuts: dict[str, Cut] = {}
     for pictures in _some_at_once(reader.frames(wanted, planes=True)):
         if not cuts:
-            size = pictures[0][1].shape[:2]
+            size = next(iter(pictures.values())).shape[:2]
             cuts = {name: draw_cut(*size, view, rng, halves[name] if halves else 1) for name, view in views.items()}
         for name, cut in cuts.items():
-            shown = [(picture, place) for index, picture in pictures for place in places[name].get(index, ())]
-            _cut_pictures(shown, cut, clips[name])
+            places = zip(indices[name], range(len(clips[name])), strict=True)
+            _cut_pictures([(pictures[index], place) for index, place in places if index in pictures], cut, clips[name])
     for name, view in views.items():
         if view.content != "rgb":
             clips[name][:] = encode_motion(clips[name], view.content)
     return clips
 
 
-def _some_at_once(pictures: Iterator[tuple[int, np.ndarray | Planes]]) -> Iterator[list[tuple[int, np.ndarray | Planes]]]:
+def _some_at_once(pictures: Iterator[tuple[int, np.ndarray | Planes]]) -> Iterator[dict[int, np.ndarray | Planes]]:
     """Small frames many at once: the decoder and what cuts are quicker where they find themselves in the processor's caches."""
     for index, first in pictures:
         room = max(_TOGETHER_BYTES // math.prod(first.shape), 1)
-        yield [(index, first), *islice(pictures, room - 1)]
+        yield {index: first} | dict(islice(pictures, room - 1))
 
 
-def _cut_pictures(pictures: Sequence[tuple[np.ndarray | Planes, int]], cut: Cut, clip: np.ndarray) -> None:
+def _cut_pictures(shown: Sequence[tuple[np.ndarray | Planes, int]], cut: Cut, clip: np.ndarray) -> None:
     """Cuts each picture to its place in the clip."""
-    planes = [(picture, place) for picture, place in pictures if isinstance(picture, Planes)]
+    planes = [each for each in shown if type(each[0]) is Planes]
     if planes:
         cut_planes(*zip(*planes, strict=True), cut, clip)
-    for picture, place in pictures:
-        if not isinstance(picture, Planes):
-            cut_frame(picture, cut, clip[place])
+    if len(planes) < len(shown):
+        for picture, place in shown:
+            if type(picture) is not Planes:
+                cut_frame(picture, cut, clip[place])
 
 
 def _order(videos: VideoList, seed: int) -> grain.MapDataset:

