@@ -13,9 +13,9 @@ from video_files import frame_numbers, write_video
 
 from wt_jax.data.views import ViewSpec
 from wt_jax.tools.bench_clips import HEIGHT, WIDTH, _pictures
-from wt_jax.tools.bench_loader import _go_on, _run, _said
+from wt_jax.tools.bench_loader import _go_on, _result, _run
 from wt_jax.tools.bench_stages import time_stages
-from wt_jax.tools.memory import memory_of
+from wt_jax.tools.memory import memory_of, peak_of
 from wt_jax.tools.peers.measure import Job, measure
 
 VIEWS = {
@@ -41,7 +41,7 @@ def test_contenders(paths, contender):
     told = []
     result = measure(Job(contender, paths, VIEWS, batch_size=2, workers=0, seed=0, steps=3, warm_up=1), told.append)
     assert result["rate"] > 0
-    assert told == ["ready", json.dumps(result)]
+    assert told == [json.dumps(result)]
 
 
 def test_a_turn_in_a_process_of_its_own(paths, monkeypatch):
@@ -49,23 +49,24 @@ def test_a_turn_in_a_process_of_its_own(paths, monkeypatch):
     result = _run(job)
     assert result["rate"] > 0
     assert result["first_batch"] > 0
+    assert not memory_of(os.getpid()) or 50 < result["memory"] < 2000
     with pytest.raises(subprocess.CalledProcessError) as caught:
         _run(replace(job, paths=("nowhere.mp4",)))
     assert "nowhere.mp4" in caught.value.stderr
 
 
 def test_what_libraries_print_is_passed_over():
-    lines = ["a library greets", "ready", "oh", '{"rate": 1}']
+    lines = ["a library greets", '{"rate": 1}']
     command = [sys.executable, "-c", f"print(*{lines!r}, sep=chr(10))"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert [_said(process, start) for start in ("ready", "{", "{")] == ["ready\n", '{"rate": 1}\n', ""]
+        assert [_result(process), _result(process)] == ['{"rate": 1}\n', ""]
 
 
 def test_who_has_ended_is_not_waited_for():
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", ""], text=True, **pipes) as process:
         process.wait()
-        assert _said(process, "ready") == ""
+        assert _result(process) == ""
         _go_on(process)
     assert process.returncode == 0
 
@@ -110,3 +111,15 @@ def test_memory_of_a_process():
             block.write(bytes(1 << 20))
         assert 50 < memory_of(os.getpid()) - before < 80
     assert memory_of(2**22 + 1) == 0
+
+
+def test_the_most_memory_that_a_process_and_its_children_have_held():
+    if not memory_of(os.getpid()):
+        pytest.skip("this system does not tell")
+    hold = "import mmap\nwith mmap.mmap(-1, 64 << 20) as block: block.write(bytes(64 << 20))"
+    code = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {hold!r} + '\\nprint(); input()'])"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        assert peak_of(process.pid) > memory_of(process.pid) + 60
+        process.stdin.close()
+    assert peak_of(2**22 + 1) == 0

@@ -21,7 +21,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -37,7 +36,7 @@ from wt_jax.data.sources import open_source
 from wt_jax.methods import build_method
 from wt_jax.tools.bench_clips import make_clips
 from wt_jax.tools.bench_stages import time_stages
-from wt_jax.tools.memory import memory_of
+from wt_jax.tools.memory import peak_of
 from wt_jax.tools.peers.measure import LIMITS, Job
 
 log = logging.getLogger("wt_jax")
@@ -53,7 +52,7 @@ _ROUNDS = flags.DEFINE_integer("rounds", 3, "Turns of each contender.")
 _STEPS = flags.DEFINE_integer("steps", 20, "Batches timed per turn.")
 
 _PEERS = {"torchcodec": "torchcodec", "decord": "decord", "PyAV": "av"}  # contender -> the package that it needs
-_SAMPLED_EVERY = 0.2  # seconds between two looks at the memory
+_WARM_UP = 8  # batches: the first ones of new workers are slower, by a tenth where videos are small
 _STAGE_VIDEOS = 48
 _READ_BYTES = 2 << 30
 
@@ -63,14 +62,14 @@ def bench(config: Config, against: str, workers: Sequence[int], rounds: int, ste
     videos = open_source(config.data.train, config.data.root, config.data.max_bad_fraction)
     views = dict(build_method(config, 1).views)
     _read_once(videos.paths)
-    job = Job("wt_jax", tuple(videos.paths), views, config.train.batch_size, 0, config.seed, steps, warm_up=2)
+    job = Job("wt_jax", tuple(videos.paths), views, config.train.batch_size, 0, config.seed, steps, _WARM_UP)
     spread = [videos.paths[place * len(videos) // _STAGE_VIDEOS] for place in range(min(_STAGE_VIDEOS, len(videos)))]
     stages = time_stages(spread, views, min(config.train.batch_size, len(spread)))
     report = [_about(job, spread), "", "| stage | ms per video |", "| --- | ---: |"]
     report += [f"| {name} | {value:.2f} |" for name, value in stages.items()]
     report += [
         "",
-        "| workers | videos/s | clips/s | first batch, s | memory, MiB |",
+        "| workers | videos/s | clips/s | first batch, s | peak memory, MiB |",
         "| ---: | ---: | ---: | ---: | ---: |",
     ]
     for count in workers:
@@ -105,7 +104,7 @@ def _compare(job: Job, rounds: int) -> list[str]:
     lines = [
         f"{job.workers} workers, {rounds} turns: the median, and the least and most.",
         "",
-        "| contender | videos/s | clips/s | least to most | wt_jax is faster by | first batch, s | memory, MiB |",
+        "| contender | videos/s | clips/s | least to most | wt_jax is faster by | first batch, s | peak memory, MiB |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, turns in results.items():
@@ -122,10 +121,7 @@ def _compare(job: Job, rounds: int) -> list[str]:
 
 
 def _run(job: Job) -> dict[str, float]:
-    """One turn in a fresh process; adds "memory", the most MiB that it and its workers were seen to hold together.
-
-    They are looked at before and after what is timed, not meanwhile: looking holds up whoever is looked at.
-    """
+    """One turn in a fresh process; adds "memory", the most MiB that it and its workers held."""
     with tempfile.NamedTemporaryFile(suffix=".pkl") as file, tempfile.TemporaryFile("w+") as errors:
         file.write(pickle.dumps(job))
         file.flush()
@@ -133,34 +129,19 @@ def _run(job: Job) -> dict[str, float]:
         log.info("measuring %s, %d workers", job.contender, job.workers)
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
         with subprocess.Popen(command, text=True, **pipes) as process:
-            most, told = [0.0], threading.Event()
-
-            def look() -> None:
-                most[0] = max(most[0], memory_of(process.pid))
-
-            def watch() -> None:
-                while not told.wait(_SAMPLED_EVERY):
-                    look()
-
-            watcher = threading.Thread(target=watch)
-            watcher.start()
-            _said(process, "ready")
-            told.set()
-            watcher.join()
-            _go_on(process)
-            result = _said(process, "{")
-            look()
+            result = _result(process)
+            memory = peak_of(process.pid)  # not before: looking holds up whoever is looked at
             _go_on(process)
             process.stdout.read()
         if process.returncode or not result:
             errors.seek(0)
             raise subprocess.CalledProcessError(process.returncode, command, stderr=errors.read())
-    return json.loads(result) | {"memory": most[0]}
+    return json.loads(result) | {"memory": memory}
 
 
-def _said(process: subprocess.Popen, start: str) -> str:
-    """The next line that begins so, whatever libraries print before it; nothing where the process has ended."""
-    return next((line for line in iter(process.stdout.readline, "") if line.startswith(start)), "")
+def _result(process: subprocess.Popen) -> str:
+    """The line of JSON, whatever libraries print before it; nothing where the process has ended."""
+    return next((line for line in iter(process.stdout.readline, "") if line.startswith("{")), "")
 
 
 def _go_on(process: subprocess.Popen) -> None:

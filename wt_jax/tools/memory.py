@@ -5,6 +5,28 @@ from pathlib import Path
 
 def memory_of(pid: int) -> float:
     """MiB held by a process and all below it, shared pages counted once; 0 where /proc does not tell."""
+    return sum(_kilobytes(f"/proc/{each}/smaps_rollup", "Pss:") for each in _all_of(pid)) / 1024
+
+
+def peak_of(pid: int) -> float:
+    """The most MiB that a process and all below it have held: what they hold, and how much more each has held by itself.
+
+    Processes that have ended do not count; 0 where /proc does not tell.
+    """
+    total = 0
+    for each in _all_of(pid):
+        status = f"/proc/{each}/status"
+        total += _kilobytes(f"/proc/{each}/smaps_rollup", "Pss:") + _kilobytes(status, "VmHWM:") - _kilobytes(status, "VmRSS:")
+    return total / 1024
+
+
+def peak_of_self() -> float:
+    """The most MiB that this process has held; 0 where /proc does not tell. (`getrusage` counts what it was forked from.)"""
+    return _kilobytes("/proc/self/status", "VmHWM:") / 1024
+
+
+def _all_of(pid: int) -> list[int]:
+    """A process and all below it."""
     children: dict[int, list[int]] = {}
     for place in Path("/proc").glob("[0-9]*"):
         try:
@@ -12,20 +34,16 @@ def memory_of(pid: int) -> float:
         except (OSError, IndexError):
             continue
         children.setdefault(parent, []).append(int(place.name))
-    total, left = 0, [pid]
-    while left:
-        current = left.pop()
-        left += children.get(current, [])
-        try:
-            rows = Path(f"/proc/{current}/smaps_rollup").read_text().splitlines()
-            total += sum(int(row.split()[1]) for row in rows if row.startswith("Pss:"))
-        except OSError:
-            continue
-    return total / 1024
+    found = [pid]
+    for each in found:
+        found += children.get(each, [])
+    return found
 
 
-def peak_of_self() -> float:
-    """The most MiB that this process has held; 0 where /proc does not tell. (`getrusage` counts what it was forked from.)"""
-    status = Path("/proc/self/status")
-    rows = status.read_text().splitlines() if status.exists() else []
-    return sum(int(row.split()[1]) for row in rows if row.startswith("VmHWM:")) / 1024
+def _kilobytes(path: str, name: str) -> int:
+    """A number of a file of /proc; 0 where it is not there."""
+    try:
+        rows = Path(path).read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(row.split()[1]) for row in rows if row.startswith(name))

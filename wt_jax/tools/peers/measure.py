@@ -1,6 +1,6 @@
 """Runs one contender in a process of its own: `python -m wt_jax.tools.peers.measure JOB`, a pickled `Job`.
 
-It prints a line when the timing is to begin and one of JSON when it is over, and after each waits for a line to be read.
+It prints a line of JSON when the timing is over, and then waits for a line to be read.
 
 "wt_jax" is this project's pipeline, "decode only" what the machine could do if nothing but decoding had to be done: the same
 windows of the same files by PyAV, from the keyframe to the last wanted frame, nothing converted; "decode needed only" leaves
@@ -42,12 +42,11 @@ class Job:
 
 
 def measure(job: Job, tell: Callable[[str], None]) -> dict[str, float]:
-    """Videos per second, and the seconds from the first call to the first batch; both are told, after a word before the timing.
+    """Videos per second, and the seconds from the first call to the first batch; both are told.
 
     While the result is told, batches are still being made ahead: what the process holds can be looked at.
     """
     if job.contender in LIMITS:
-        tell("ready")
         result = _decode_rate(job)
         tell(json.dumps(result))
         return result
@@ -55,8 +54,7 @@ def measure(job: Job, tell: Callable[[str], None]) -> dict[str, float]:
     batches = _batches(job)
     next(batches)
     first = time.perf_counter() - start
-    tell("ready")
-    for _ in range(job.warm_up - 1):  # also what was made ahead meanwhile
+    for _ in range(job.warm_up - 1):
         next(batches)
     start = time.perf_counter()
     for _ in range(job.steps):
@@ -105,10 +103,12 @@ def _decode_videos(job: Job, process: int, count: int) -> float:
         info = probe(job.paths[place])
         windows = random_windows(info, job.views, rng)
         work.append((job.paths[place], info, np.unique(np.concatenate(list(windows.values())))))
-    start = time.perf_counter()
-    for path, info, wanted in work:
+    first = job.warm_up * count // (job.warm_up + job.steps)
+    for place, (path, info, wanted) in enumerate(work):
+        if place == first:
+            start = time.perf_counter()
         _decode(path, info, wanted, LIMITS[job.contender])
-    return count / (time.perf_counter() - start)
+    return (count - first) / (time.perf_counter() - start)
 
 
 def _decode(path: str, info, wanted: np.ndarray, leave_out: bool) -> None:
