@@ -96,15 +96,12 @@ def _colour(typing_context, above, below, weights, factors, out):
             value = builder.select(builder.icmp_signed(">", value, _all(255)), _all(255), value)
             builder.store(builder.trunc(value, _BYTES), _at(builder, address, _BYTES), align=1)
 
-        # 65536ths that fit: a weight of 1 leaves out less than a 256th of a level.
-        weights = [
-            builder.trunc(
-                builder.sub(builder.shl(each, ir.Constant(each.type, 8)), builder.lshr(each, ir.Constant(each.type, 8))),
-                ir.IntType(16),
-            )
-            for each in weights
-        ]
-        luma, chroma = (_spread(builder, each) for each in weights)
+        def part(weight: ir.Value) -> ir.Value:
+            """Of 65536ths; 1 becomes one less, so that it fits, which is less than a 256th of a level."""
+            eight = ir.Constant(weight.type, 8)
+            return builder.trunc(builder.sub(builder.shl(weight, eight), builder.lshr(weight, eight)), ir.IntType(16))
+
+        luma, chroma = (_spread(builder, part(each)) for each in weights)
         gain, offset, red_in_red, blue_in_green, red_in_green, blue_in_blue = (
             _spread(builder, builder.load(_at(builder, factors, ir.IntType(16), 2 * place), align=2)) for place in range(6)
         )
@@ -133,13 +130,14 @@ def _fill(at, by, begin, covered, count, mirrored):
 
 
 @compiled()
-def _share_out(at, by, left, line, starts, orders, weights):
+def _share_out(at, by, box, line, starts, orders, weights):
     """Fills in, for each sixteen targets, the first byte of a line to read, the places of their samples from there, and the
     weights; returns whether all of them are near enough for that."""
-    size, near = len(at), line >= _REACH
+    size, near, left = len(at), line >= _REACH, box[1]
+    last_start = max(left + box[3], _REACH) - _REACH  # so that nothing beyond the box is read, or at least beyond the line
     for block in range(len(starts)):
         some = at[_LANES * block : _LANES * (block + 1)]
-        starts[block] = start = min(left + some.min(), line - _REACH)
+        starts[block] = start = min(left + some.min(), last_start)
         near &= left + some.max() - start < 2 * _LANES
         for lane in range(_LANES):
             target = min(_LANES * block + lane, size - 1)
@@ -209,8 +207,8 @@ def cut(sources, places, crop, mirrored, halvings, factors, clip):
         if source[3] != luma_line or source[4] != chroma_line:
             luma_line, chroma_line = source[3], source[4]
             near = (
-                _share_out(at[0, 1], by[0, 1], luma[1], luma_line, starts[0], orders[0], weights[0]),
-                _share_out(at[1, 1], by[1, 1], chroma[1], chroma_line, starts[1], orders[1], weights[1]),
+                _share_out(at[0, 1], by[0, 1], luma, luma_line, starts[0], orders[0], weights[0]),
+                _share_out(at[1, 1], by[1, 1], chroma, chroma_line, starts[1], orders[1], weights[1]),
             )
         _across(source[0], luma_line, luma, near[0], at[0, 1], by[0, 1], starts[0], orders[0], weights[0], luma_lines)
         _across(source[1], chroma_line, chroma, near[1], at[1, 1], by[1, 1], starts[1], orders[1], weights[1], blue_lines)
