@@ -1,5 +1,6 @@
 """decode: frame i is the same picture however it is reached, and what cannot be read is named."""
 
+import gc
 import subprocess
 import sys
 from fractions import Fraction
@@ -249,6 +250,35 @@ def test_a_video_that_is_opened_briefly_gives_the_same(tmp_path, monkeypatch, to
         assert (info.pts == plain.pts).all()
         assert (info.keyframes == plain.keyframes).all()
         assert (info.width, info.height, info.end) == (plain.width, plain.height, plain.end)
+
+
+@pytest.mark.parametrize(("brief", "most"), [(True, 40), (False, 3)])
+def test_packets_of_a_large_video_are_not_kept(tmp_path, monkeypatch, brief, most):
+    path = write_video(tmp_path / "a.mp4", 80)
+    expected, plain, held = decode(path, [5, 40, 79]), probe(path), [0]
+    sizes, demuxed = [packet.size for packet in packets_of(path)], decode_module._demuxed
+
+    def counted(container, stream):
+        for packet in demuxed(container, stream):
+            held[0] = max(held[0], sum(type(each) is av.Packet for each in gc.get_objects()))
+            yield packet
+
+    monkeypatch.setattr(decode_module, "_KEPT_BYTES", sum(sizes[:20]))
+    monkeypatch.setattr(decode_module, "_demuxed", counted)
+    if not brief:
+        monkeypatch.setattr(decode_module, "_is_mp4", lambda source: False)
+    decode_module.forget()
+    info = probe(path)
+    assert (info.pts == plain.pts).all()
+    assert (info.keyframes == plain.keyframes).all()
+    assert 0 < held[0] <= most
+    decode_module.forget()
+    np.testing.assert_array_equal(decode(path, [5, 40, 79]), expected)
+
+
+def packets_of(path):
+    with av.open(path) as container:
+        return list(container.demux(video=0))
 
 
 def test_runs_with_a_seek_between_equal_one_full_pass(shared_data):

@@ -151,6 +151,16 @@ def test_a_large_crop_is_halved_first(top, left, rows, size):
     assert np.abs(differences[0] - differences[1]).max() / 2 < 0.1
 
 
+@pytest.mark.parametrize(
+    ("top", "left", "rows", "columns", "size"), [(11, 20, 71, 53, 50), (3, 6, 90, 81, 20), (80, 79, 16, 17, 8)]
+)
+def test_what_is_mirrored_is_the_same_from_the_right(top, left, rows, columns, size):
+    frame, clip = planes_of(picture(96, 96)), np.zeros((2, size, size, 3), np.uint8)
+    for place in range(2):
+        cut_planes([frame], [place], Cut(top, left, rows, columns, bool(place)), clip)
+    np.testing.assert_array_equal(clip[0], clip[1, :, ::-1])
+
+
 def test_a_halved_crop_of_noise_is_its_mean():
     frame, clip = picture(256, 256), np.zeros((1, 32, 32, 3), np.uint8)
     cut_planes([planes_of(frame)], [0], Cut(0, 0, 256, 256, False), clip)

@@ -324,6 +324,37 @@ def test_a_worker_reads_packed_and_tfds_records(packed, tfds_home):
     assert digests(both, 3, workers=2) == digests(both, 3)
 
 
+TOGETHER = """
+import contextlib, threading, time
+from etils import epy
+from wt_jax.data.video import example_features
+
+late, lazy = threading.Event(), epy.lazy_imports
+
+@contextlib.contextmanager
+def slow(*arguments, **options):
+    with lazy(*arguments, **options):
+        late.set()
+        time.sleep(0.5)
+        yield
+
+def second():
+    late.wait()
+    example_features(b"")
+
+epy.lazy_imports = slow
+other = threading.Thread(target=second, daemon=True)
+other.start()
+example_features(b"")
+assert late.is_set()
+other.join()
+"""
+
+
+def test_two_threads_may_read_their_first_tfds_example_at_once():
+    subprocess.run([sys.executable, "-c", TOGETHER], timeout=60, check=True)
+
+
 def test_nothing_in_data_imports_jax():
     package = Path(sys.modules["wt_jax.data"].__file__).parent
     modules = [path.stem for path in package.glob("*.py") if path.stem not in ("__init__", "pipeline", "workers")]

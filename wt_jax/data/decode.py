@@ -50,9 +50,8 @@ _BRIEF_CODECS = ("h264",)
 # Not having seen pictures, the decoder must hold back as many as the standard allows, lest one comes out too early.
 _BRIEF_DECODER = {"strict": "1"}
 _KEPT_BYTES = 4 << 20  # of packets, from looking at a file to reading frames of it
-_LOOKED_AT = 256  # packets at once
+_LOOKED_AT = 16  # packets at once
 # What is asked of a packet, by one call: a small video takes as long to be asked about as some of its pictures to decode.
-_SIZE = attrgetter("size")
 _FACTS = attrgetter("size", "is_corrupt", "pts", "dts", "is_keyframe", "is_discard")
 _KNOWN_VIDEOS = 4096
 # A title that is not UTF-8 must not make a video unreadable. PyAV 19 has no such setting any more.
@@ -235,14 +234,17 @@ class Reader:
 
     def _look(self) -> VideoInfo:
         """What is in the video, from all its packets. Those of a small one are kept: they need not be read again."""
-        packets, facts, left = _demuxed(self._container, self._stream), [], _KEPT_BYTES if _is_brief(self._container) else 0
-        while some := list(islice(packets, _LOOKED_AT)):
-            facts += map(_FACTS, some)
-            left -= sum(map(_SIZE, some))
-            self._packets = self._packets + some if left >= 0 else []
-        if self._packets:
+        packets, facts, kept = _demuxed(self._container, self._stream), [], []
+        left = _KEPT_BYTES if _is_brief(self._container) else 0
+        while left > 0 and (more := list(map(_FACTS, _added(kept, packets)))):
+            facts += more
+            left -= sum(map(itemgetter(0), more))
+        if left > 0:
             _, _, times, _, is_key, _ = zip(*facts, strict=True)
-            self._starts = dict(zip(compress(times, is_key), compress(count(), is_key), strict=True))
+            self._packets, self._starts = kept, dict(zip(compress(times, is_key), compress(count(), is_key), strict=True))
+        else:
+            kept.clear()
+            facts += map(_FACTS, packets)
         whole = filterfalse(itemgetter(1), filter(itemgetter(0), facts))
         return _list_frames(self._source, self._container, self._stream, list(whole))
 
@@ -441,6 +443,13 @@ def _demuxed(container: av.container.InputContainer, stream: av.VideoStream) -> 
     """The stream's packets, then an empty one. PyAV's own iterator loses 150 bytes when it is dropped rather than closed."""
     with closing(container.demux(stream)) as packets:
         yield from packets
+
+
+def _added(kept: list[av.Packet], packets: Iterator[av.Packet]) -> list[av.Packet]:
+    """Adds some packets to those that are kept, and names them."""
+    start = len(kept)
+    kept += islice(packets, _LOOKED_AT)
+    return kept[start:]
 
 
 def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:

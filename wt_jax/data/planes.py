@@ -112,12 +112,13 @@ def cut_planes(pictures: Sequence[Planes], places: Sequence[int], cut: Cut, clip
 
 
 def _halved(picture: Planes, boxes: tuple[Box, Box], times: int) -> list[np.ndarray]:
-    """Parts of luma, blue and red, `halved` so many times, chroma once less: uint8, a row without a gap within."""
+    """Parts of luma, blue and red, `halved` so many times, chroma once less: uint8, without gaps."""
     parts = []
     for plane, box, fewer in zip(picture.planes, (boxes[0], boxes[1], boxes[1]), (0, 1, 1), strict=True):
         top, left, rows, columns = box
         lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
-        parts.append(halved(lines[top : top + rows, left : left + columns], times - fewer))
+        part = halved(lines[top : top + rows, left : left + columns], times - fewer)
+        parts.append(np.ascontiguousarray(part))  # also where nothing was halved: the kernel reads as far as a line goes
     return parts
 
 

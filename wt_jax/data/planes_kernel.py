@@ -173,7 +173,7 @@ def cut(sources, places, crop, mirrored, halvings, factors, clip):
       places: [n], where in the clip each goes.
       crop: top, left, rows and columns in pixels.
       mirrored: whether left becomes right.
-      halvings: where not 0, the planes hold the crop alone, luma halved so many times and chroma once less.
+      halvings: where not 0, the planes hold the crop alone, without gaps, luma halved so many times and chroma once less.
       factors: see `wt_jax.data.planes`.
       clip: [T, size, size, 3], written to.
     """

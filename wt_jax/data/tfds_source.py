@@ -19,7 +19,7 @@ from etils import epath
 
 from wt_jax.data.decode import VideoError
 from wt_jax.data.records import SourceError, VideoList
-from wt_jax.data.video import read_record
+from wt_jax.data.video import example_features, read_record
 
 log = logging.getLogger(__name__)
 
@@ -113,9 +113,7 @@ def _is_video(feature: dict[str, Any]) -> bool:
 
 
 def _label(path: str, key: str) -> int:
-    from tensorflow_datasets.proto import tf_example_pb2
-
     try:
-        return tf_example_pb2.Example.FromString(read_record(path)).features.feature[key].int64_list.value[0]
+        return example_features(read_record(path))[key].int64_list.value[0]
     except VideoError as error:
         raise SourceError(str(error)) from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -163,12 +164,9 @@ def _from_pack(name: str, record: bytes) -> Video:
 
 def _from_example(name: str, record: bytes) -> Video:
     """The video of a TFDS example: of its byte features the longest list of images, else the largest value."""
-    from google.protobuf.message import DecodeError
-    from tensorflow_datasets.proto import tf_example_pb2
-
     try:
-        features = tf_example_pb2.Example.FromString(record).features.feature
-    except DecodeError as error:
+        features = example_features(record)
+    except ValueError as error:
         raise VideoError(f"{name}: the record is neither of pack's nor a TFDS example") from error
     values = [list(feature.bytes_list.value) for feature in features.values() if feature.bytes_list.value]
     images = [value for value in values if _image_codec(value[0])]
@@ -177,6 +175,24 @@ def _from_example(name: str, record: bytes) -> Video:
     if not values:
         raise VideoError(f"{name}: the example holds no video")
     return _Encoded(name, max((value[0] for value in values), key=len))
+
+
+def example_features(record: bytes) -> Mapping[str, Any]:
+    """The features of a TFDS example by name, as protocol buffers; raises ValueError for anything else."""
+    # While TFDS is imported it makes imports lazy, those of other threads too, and two can wait for each other for ever.
+    with _importing:
+        from google.protobuf.message import DecodeError
+        from tensorflow_datasets.proto import tf_example_pb2
+
+        example = tf_example_pb2.Example()
+    try:
+        example.ParseFromString(record)
+    except DecodeError as error:
+        raise ValueError("the record is no TFDS example") from error
+    return example.features.feature
+
+
+_importing = threading.Lock()
 
 
 def _image_codec(content: bytes) -> str | None:

@@ -121,7 +121,7 @@ def _compare(job: Job, rounds: int) -> list[str]:
 
 
 def _run(job: Job) -> dict[str, float]:
-    """One turn in a fresh process; adds "memory", the most MiB that it and its workers held."""
+    """One turn in a fresh process; adds "memory", see `peak_of`, of it and its workers."""
     with tempfile.NamedTemporaryFile(suffix=".pkl") as file, tempfile.TemporaryFile("w+") as errors:
         file.write(pickle.dumps(job))
         file.flush()
@@ -168,11 +168,13 @@ def _about(job: Job, paths: Sequence[str]) -> str:
         except importlib.metadata.PackageNotFoundError:
             continue
     models = [line.partition(": ")[2] for line in _read("/proc/cpuinfo").splitlines() if line.startswith("model name")]
+    shown = (job.warm_up + job.steps) * job.batch_size / len(job.paths)
     frames, keys = (statistics.mean(map(len, values)) for values in ([i.pts for i in infos], [i.keyframes for i in infos]))
     return (
         f"{len(job.paths)} videos, {infos[0].width} x {infos[0].height}, {frames:.0f} frames and {keys:.1f} keyframes on "
-        f"average; views: {shapes}; {job.batch_size} videos a batch. {len(os.sched_getaffinity(0))} cores "
-        f"({models[0] if models else platform.machine()}), Python {platform.python_version()}, {', '.join(versions)}."
+        f"average; views: {shapes}; {job.batch_size} videos a batch. A turn shows each video {shown:.1f} times. "
+        f"{len(os.sched_getaffinity(0))} cores ({models[0] if models else platform.machine()}), "
+        f"Python {platform.python_version()}, {', '.join(versions)}."
     )
 
 

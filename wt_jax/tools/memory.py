@@ -9,15 +9,18 @@ def memory_of(pid: int) -> float:
 
 
 def peak_of(pid: int) -> float:
-    """The most MiB that a process and all below it have held: what they hold, and how much more each has held by itself.
+    """The most MiB that a process and all below it may have held: what they hold, and how much more each has held by itself,
+    be it at another time than the others.
 
     Processes that have ended do not count; 0 where /proc does not tell.
     """
-    total = 0
+    beyond = 0
     for each in _all_of(pid):
-        status = f"/proc/{each}/status"
-        total += _kilobytes(f"/proc/{each}/smaps_rollup", "Pss:") + _kilobytes(status, "VmHWM:") - _kilobytes(status, "VmRSS:")
-    return total / 1024
+        # The lesser first: a process that grows meanwhile must not seem to have held less than it does.
+        now = _kilobytes(f"/proc/{each}/status", "VmRSS:")
+        beyond += max(_kilobytes(f"/proc/{each}/status", "VmHWM:") - now, 0)
+    held = memory_of(pid)
+    return held and held + beyond / 1024
 
 
 def peak_of_self() -> float:

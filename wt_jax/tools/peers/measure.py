@@ -103,7 +103,7 @@ def _decode_videos(job: Job, process: int, count: int) -> float:
         info = probe(job.paths[place])
         windows = random_windows(info, job.views, rng)
         work.append((job.paths[place], info, np.unique(np.concatenate(list(windows.values())))))
-    first = job.warm_up * count // (job.warm_up + job.steps)
+    first, start = job.warm_up * count // (job.warm_up + job.steps), time.perf_counter()
     for place, (path, info, wanted) in enumerate(work):
         if place == first:
             start = time.perf_counter()
