@@ -104,7 +104,7 @@ def test_a_name_that_is_no_text(tmp_path):
     except OSError:
         pytest.skip("this file system takes no such name")
     assert frame_numbers(decode(os.fsdecode(path), [5])) == [5]
-    with pytest.raises(VideoError, match="a.b.mp4: .*embedded null"):
+    with pytest.raises(VideoError, match=r"a.b.mp4: .*embedded null"):
         probe("a\0b.mp4")
 
 
