@@ -1,6 +1,6 @@
-"""A very small run for `python -m wt_jax.tools.chaos`, which kills and restarts it again and again.
+"""A very small run for `python -m wt_jax.bench.chaos`, which kills and restarts it again and again.
 
-Command:   python -m wt_jax.tools.chaos --config=configs/chaos.py --kills=100
+Command:   python -m wt_jax.bench.chaos --config=configs/chaos.py --kills=100
 Hardware:  one CPU core; two simulated devices in one process, or one device in each of two.
 Expect:    "the end state equals the undisturbed run bit for bit". Nothing is learnt.
 """

@@ -8,7 +8,7 @@ Hardware:  meant for 8 accelerators of 32 GB or more, bfloat16; 32 or more CPU c
 Expect:    NOT RUN YET: no result of this configuration is known. For comparison, CoCLR's InfoNCE baseline (S3D, the
            same clip, pre-trained on UCF101) reaches R@1 33.1 and linear 46.8 on UCF101 split 1.
 
-Clip, augmentation, head, queue and optimiser are those of CoCLR's InfoNCE baseline (arXiv 2010.09709, its public code):
+Clip, augmentation, head, queue and optimizer are those of CoCLR's InfoNCE baseline (arXiv 2010.09709, its public code):
 32 frames at stride 1, 128 x 128, Adam 1e-3 with weight decay 1e-5 at 128 clips per step (4 GPUs x 32), divided by 10 at
 epochs 250 and 280 of 300. That the weak teacher's authors used them is not known. What is the weak teacher's own (label
 weight, its temperature) is our inference; see wt_jax/methods/weak_teacher.py.
@@ -28,6 +28,6 @@ def get_config(method: str = "weak_teacher") -> ConfigDict:
     config.train.duration, config.train.batch_size = "300 epochs", 128
     # 1e-3 at 128 clips; config.optim.learning_rate is per 256.
     config.optim.name, config.optim.learning_rate, config.optim.weight_decay = "adam", 2e-3, 1e-5
-    config.optim.schedule, config.optim.drops = "step", ("250 epochs", "280 epochs")
+    config.optim.schedule, config.optim.milestones = "step", ("250 epochs", "280 epochs")
     config.train.eval_every = "10 epochs"
     return config

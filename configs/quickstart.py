@@ -4,7 +4,7 @@ Command:   launch/quickstart.sh   (or python -m wt_jax.tools.quickstart)
 Hardware:  two CPU cores.
 Expect:    docs/results.md has the table over three seeds and the time it took.
 
-Methods share data, steps, backbone, optimiser, evaluation, and the sizes of queue and head, all sized for this small set;
+Methods share data, steps, backbone, optimizer, evaluation, and the sizes of queue and head, all sized for this small set;
 temperatures and what is a method's own are its source's.
 """
 

@@ -4,7 +4,7 @@ Command:   python -m wt_jax.main --config=configs/ssv2.py --workdir=DIR --config
 Hardware:  meant for 8 accelerators of 40 GB or more, bfloat16; 64 CPU cores for decoding.
 Expect:    NOT RUN YET. Of the rivals, rho-MoCo pre-trained on Kinetics-400 reaches 52.7 on SSv2 after fine-tuning.
 
-Backbone, frame size, optimiser, queue and temperature follow the rho study (arXiv 2104.14558): SGD 0.4 per 512 clips,
+Backbone, frame size, optimizer, queue and temperature follow the rho study (arXiv 2104.14558): SGD 0.4 per 512 clips,
 weight decay 1e-4, the teacher's momentum rising from 0.994 by a cosine, temperature 0.1, queue 65,536, 200 epochs. Flips
 are off, since classes differ by side ("from left to right"). SSv2 clips last about 4 s at 12 frames per second, so the
 stride is 4 instead of 8. These two changes are ours; so is the two-layer head.

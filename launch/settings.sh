@@ -42,7 +42,7 @@
 
 # Seconds that a machine gives between SIGTERM and the end; a checkpoint must fit in.
 : "${GRACE=120}"
-# What wt_jax ends with when it was stopped and nothing is lost (wt_jax/train/preemption.py): run the same command again.
+# What wt_jax ends with when it was stopped and nothing is lost (wt_jax/cluster/preemption.py): run the same command again.
 : "${RUN_AGAIN=75}"
 # How often a run that crashed, rather than being preempted, is started again.
 : "${MAX_CRASHES=5}"

@@ -37,9 +37,9 @@ def small_set(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture
 def onednn() -> None:
     """oneDNN is here."""
-    from wt_jax.models import onednn_ops
+    from wt_jax.kernels import operations
 
-    if not onednn_ops.available():
+    if not operations.available():
         pytest.skip("no oneDNN here: pip install onednn-cpu-gomp, on an x86-64 Linux")
 
 
@@ -48,11 +48,11 @@ def way(request, monkeypatch) -> str:
     """How a CPU does it: both, where there is oneDNN."""
     import jax
 
-    from wt_jax.models import onednn_ops
+    from wt_jax.kernels import operations
 
     jax.clear_caches()  # what was traced the one way must not be found the other
     if request.param == "composed":
-        monkeypatch.setattr(onednn_ops, "available", lambda: False)
+        monkeypatch.setattr(operations, "available", lambda: False)
     else:
         request.getfixturevalue("onednn")
     return request.param

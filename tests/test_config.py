@@ -8,14 +8,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from training import teacher_folder
+from support.training import teacher_folder
 
 from wt_jax.config import ConfigError, default_config, resolve, steps_of, to_dict
 from wt_jax.data.records import VideoList
 from wt_jax.methods import METHODS, Entry, build_method, fit_to_data
-from wt_jax.models.weights import load_encoder
 from wt_jax.train.optim import learning_rate, make_optimizer
 from wt_jax.train.step import batch_shapes, make_init, make_step
+from wt_jax.weights.folder import load_encoder
 
 SHIPPED = ("folder", "k400", "quickstart", "ssv2", "ucf101")
 CASES = [*((name, "weak_teacher") for name in SHIPPED), *(("quickstart", method) for method in METHODS)]

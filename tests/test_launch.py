@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from wt_jax.train.preemption import RUN_AGAIN
+from wt_jax.cluster.preemption import RUN_AGAIN
 
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCH = ROOT / "launch"
@@ -27,7 +27,7 @@ class Cloud:
         self.folder = folder
         (folder / "bin").mkdir()
         for tool in TOOLS:
-            (folder / "bin" / tool).write_text(f"#!{sys.executable}\n" + (ROOT / "tests/launch/standin.py").read_text())
+            (folder / "bin" / tool).write_text(f"#!{sys.executable}\n" + (ROOT / "tests/support/standin.py").read_text())
             (folder / "bin" / tool).chmod(0o755)
         self.environment = {
             "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",

@@ -82,10 +82,10 @@ def undisturbed(small_set, tmp_path_factory):
 
 def test_a_run_leaves_scores_pictures_metrics_and_its_record(undisturbed):
     workdir, done = undisturbed
-    assert "random-initialised" in done.stdout
+    assert "random-initialized" in done.stdout
     assert "pre-trained" in done.stdout
     results = json.loads((workdir / "results.json").read_text())
-    assert set(results) == {"random-initialised", "pre-trained"}
+    assert set(results) == {"random-initialized", "pre-trained"}
     assert all(0 <= score <= 1 for row in results.values() for score in row.values())
     report = (workdir / "report.html").read_text()
     assert f"{100 * results['pre-trained']['knn_top1']:.1f}" in report

@@ -15,16 +15,16 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
+from wt_jax.cluster.preemption import RUN_AGAIN, Interrupt, Preempted
+from wt_jax.cluster.processes import ClusterError, PeerLost, leave, lost_peer
 from wt_jax.config import ConfigError
-from wt_jax.data.decode import VideoError
 from wt_jax.data.records import SourceError
-from wt_jax.data.workers import WorkerError
+from wt_jax.data.video.decode import VideoError
+from wt_jax.data.workers.pool import WorkerError
 from wt_jax.methods import METHODS
-from wt_jax.models.weights import WeightsError
 from wt_jax.train.bad_videos import TrainingError
 from wt_jax.train.checkpoint import CheckpointError
-from wt_jax.train.distributed import ClusterError, PeerLost, leave, lost_peer
-from wt_jax.train.preemption import RUN_AGAIN, Interrupt, Preempted
+from wt_jax.weights.folder import WeightsError
 
 # Faults of the user's input or data, told in one line.
 KNOWN_ERRORS = (
@@ -70,7 +70,7 @@ def fail(message: str) -> NoReturn:
 
 
 @contextmanager
-def told_in_one_line() -> Iterator[None]:
+def user_errors() -> Iterator[None]:
     """Around a command's work: known errors, requests to stop and lost processes end it with their line and exit code."""
     try:
         with Interrupt():

@@ -35,7 +35,7 @@ class DataConfig:
 
     Attributes:
       train, test: a list file, an index, a folder, a pack, tfds:NAME or mix:0.7*ONE,0.3*OTHER; see
-        `wt_jax.data.sources.open_source`.
+        `wt_jax.data.sources.open.open_source`.
       root: folder that relative paths of a list start from; empty: the list's own folder. TFDS: its data folder.
       workers: processes that decode; 0: threads of the main process.
       threads: batches in flight per process.
@@ -72,7 +72,7 @@ class ViewConfig:
     pixels: PixelSpec = PixelSpec()
 
 
-# The strong list of US12210976B2, claim 1 (scaling, flip, colour jitter, gray, blur) with CoCLR's strengths, and its weak
+# The strong list of US12210976B2, claim 1 (scaling, flip, color jitter, gray, blur) with CoCLR's strengths, and its weak
 # list (scaling and cropping). The strengths are our inference: the claim names none.
 STRONG = ViewConfig(
     flip_probability=0.5,
@@ -100,15 +100,15 @@ class ViewsConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """The optimiser. Durations are "N steps", "N epochs" or "N %" of the training.
+    """The optimizer. Durations are "N steps", "N epochs" or "N %" of the training.
 
     Attributes:
       name: "sgd" (momentum 0.9), "lars", "adam" (weight decay as an L2 penalty, as in PyTorch) or "adamw".
       learning_rate: per 256 clips; the rate used is learning_rate * batch_size / 256.
       warmup: linear warm-up from 0.
-      schedule: "cosine" (to 0), "constant", or "step" (divided by 10 at each of `drops`).
-      drops: when a "step" schedule divides the rate.
-      weight_decay: with `decay_norms` also on biases and normalisation scales, as PyTorch does by default.
+      schedule: "cosine" (to 0), "constant", or "step" (divided by 10 at each of `milestones`).
+      milestones: when a "step" schedule divides the rate.
+      weight_decay: with `decay_norms` also on biases and normalization scales, as PyTorch does by default.
       clip_norm: largest global gradient norm; 0: no clipping.
       layer_decay: the rate of each layer of the encoder as a share of that of the layer above it; 1: all alike. What lies
         on top of the encoder has the full rate, its last layer `layer_decay` of it (as in BEiT, arXiv 2106.08254).
@@ -118,7 +118,7 @@ class OptimConfig:
     learning_rate: float = 0.03
     warmup: str = "0 steps"
     schedule: str = "cosine"
-    drops: tuple[str, ...] = ()
+    milestones: tuple[str, ...] = ()
     momentum: float = 0.9
     weight_decay: float = 1e-4
     decay_norms: bool = True
@@ -143,7 +143,7 @@ class TrainConfig:
       keep_checkpoints: how many of the last ones stay (the best by online kNN stays beside them).
       profile: (first step, last step) of a profiler trace; empty: none.
       tensorboard: also write TensorBoard event files (needs the extra `tensorboard`).
-      compile_cache: folder for compiled programs, so that the next start is quick (`wt_jax.train.kept_step`); empty: none.
+      compile_cache: folder for compiled programs, so that the next start is quick (`wt_jax.train.executable_cache`).
     """
 
     duration: str = "200 epochs"
@@ -167,7 +167,7 @@ class EvalConfig:
       windows: clips per video, evenly spread; their features are averaged.
       batch_size: videos per forward pass over all devices.
       k, temperature: of the weighted kNN.
-      centre: centre each set by its own mean before kNN and retrieval, as CoCLR does.
+      center: center each set by its own mean before kNN and retrieval, as CoCLR does.
       leave_out: column of the CSV list whose values are left out in turn (leave-one-group-out on `data.train`); empty: train
         on `data.train`, test on `data.test`.
       before: at the end of a run, also judge the encoder as it was before training.
@@ -177,7 +177,7 @@ class EvalConfig:
     batch_size: int = 64
     k: int = 20
     temperature: float = 0.07
-    centre: bool = True
+    center: bool = True
     leave_out: str = ""
     before: bool = True
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import config_flags
 
-from wt_jax.cli import parse_flags, set_up_logging, told_in_one_line
+from wt_jax.cli import parse_flags, set_up_logging, user_errors
+from wt_jax.cluster.processes import join
 from wt_jax.config import Config, ConfigError, resolve
+from wt_jax.kernels.process import fit_process
 from wt_jax.train.checkpoint import last_state
-from wt_jax.train.distributed import join
-from wt_jax.train.host import fit_process
 from wt_jax.train.loop import Run, prepare, train
 from wt_jax.train.step import TrainState
 from wt_jax.train.workdir import open_workdir, read_config
@@ -52,7 +52,7 @@ def read_flags() -> tuple[Config, Path]:
 def main(argv: Sequence[str]) -> None:
     """Dispatch on --mode."""
     set_up_logging()
-    with told_in_one_line():
+    with user_errors():
         if len(argv) > 1:
             raise ConfigError(f"unexpected argument {argv[1]!r}; options begin with --")
         config, workdir = read_flags()
@@ -74,8 +74,8 @@ def main(argv: Sequence[str]) -> None:
 
 def report(run: Run, state: TrainState, workdir: Path) -> None:
     """Judge, draw and print; all processes compute, the first one writes."""
-    from wt_jax.eval.judge import judge, table
     from wt_jax.eval.report import Subject, write_report
+    from wt_jax.eval.run import judge, table
 
     results, features = judge(run, state, workdir)
     if results:

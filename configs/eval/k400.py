@@ -12,7 +12,7 @@ configs/eval/k400_linear.py.
 
 from ml_collections import ConfigDict
 
-from wt_jax.eval.protocol import default_evaluation
+from wt_jax.eval.config import default_evaluation
 
 
 def get_config() -> ConfigDict:

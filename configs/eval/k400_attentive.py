@@ -7,7 +7,7 @@ Hardware:  meant for 8 accelerators, 64 CPU cores and a disk for the feature map
 Expect:    NOT RUN YET.
 
 V-JEPA's public config for Kinetics-400 (16x8x3): 16 frames at stride 4, 8 clips of each video, all attended to at once,
-learning rate 1e-3, weight decay 0.01, 20 epochs. Ours: one centre crop instead of three, no augmentation, a search around those
+learning rate 1e-3, weight decay 0.01, 20 epochs. Ours: one center crop instead of three, no augmentation, a search around those
 values on a held-out part of the training set.
 """
 

@@ -6,14 +6,15 @@ Hardware:  meant for 8 accelerators and 64 CPU cores.
 Expect:    NOT RUN YET. Slow R50 8x8 pre-trained on Kinetics-400 for 200 epochs, rho = 2: MoCo 66.6, BYOL 67.4, SimCLR 61.5,
            SwAV 62.6 (model zoo of arXiv 2104.14558).
 
-SGD, learning rate 4.0 per 512 clips, 60 epochs, 8 of warm-up, no weight decay, 30 views; inference: wt_jax/eval/recipes.py.
+SGD, learning rate 4.0 per 512 clips, 60 epochs, 8 of warm-up, no weight decay, 30 views; inference:
+wt_jax/eval/protocols/recipes.py.
 """
 
 from ml_collections import ConfigDict
 
 from configs.eval.k400 import get_config as get_k400_config
 from wt_jax.config import to_dict
-from wt_jax.eval.recipes import RHO_LINEAR_K400
+from wt_jax.eval.protocols.recipes import RHO_LINEAR_K400
 
 
 def get_config() -> ConfigDict:

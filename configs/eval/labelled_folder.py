@@ -14,7 +14,7 @@ All values are our choice. `--config.model` is the encoder that `random` means: 
 
 from ml_collections import ConfigDict
 
-from wt_jax.eval.protocol import default_evaluation
+from wt_jax.eval.config import default_evaluation
 
 
 def get_config() -> ConfigDict:

@@ -3,8 +3,8 @@
 from ml_collections import ConfigDict
 
 from wt_jax.config import to_dict
-from wt_jax.eval.finetune import ClipTraining
-from wt_jax.eval.protocol import default_evaluation
+from wt_jax.eval.config import default_evaluation
+from wt_jax.eval.protocols.finetune import ClipTraining
 
 
 def stored() -> ConfigDict:

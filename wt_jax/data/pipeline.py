@@ -18,15 +18,15 @@ from typing import Any
 import grain
 import numpy as np
 
-from wt_jax.data.decode import VideoError
-from wt_jax.data.flow import encode_motion
-from wt_jax.data.handover import empty
-from wt_jax.data.planes import Cut, Planes, cut_planes
+from wt_jax.data.optical_flow import encode_motion
 from wt_jax.data.records import Record, VideoList
 from wt_jax.data.sampling import random_windows, spread_windows
-from wt_jax.data.video import Reader, find_video, open_video
-from wt_jax.data.views import ViewSpec, check_crops, cut_frame, draw_cut
-from wt_jax.data.workers import iterate
+from wt_jax.data.video.decode import VideoError
+from wt_jax.data.video.reader import Reader, find_video, open_video
+from wt_jax.data.video.yuv420 import Crop, Planes, crop_planes
+from wt_jax.data.views import ViewSpec, check_crops, crop_frame, draw_crop
+from wt_jax.data.workers.pool import iterate
+from wt_jax.data.workers.shared_memory import empty
 
 _TRIES = 16
 _TOGETHER_BYTES = 2 << 20  # of frames as RGB
@@ -169,7 +169,7 @@ class _TrainBatch:
             record = self.videos[index]
             try:
                 with open_video(record.path) as reader:
-                    cut_clips(reader, random_windows(reader.info, self.views, rng), self.views, rng, out=clips)
+                    crop_clips(reader, random_windows(reader.info, self.views, rng), self.views, rng, out=clips)
             except VideoError as error:
                 last = str(error)  # not the error: it holds this frame, and the frame it, until a collection
                 failed = record.index if failed < 0 else failed
@@ -216,14 +216,14 @@ class _EvalClips:
             info = reader.info
             frames = np.stack(spread_windows(info, self.view, self.windows))
             views = dict.fromkeys(halves, self.view)
-            clips = cut_clips(reader, dict.fromkeys(halves, frames.ravel()), views, None, halves)
+            clips = crop_clips(reader, dict.fromkeys(halves, frames.ravel()), views, None, halves)
         time = (info.pts[frames[:, [0, -1]]] - info.pts[0]) * float(info.time_base)
         # Windows first, then the crops of each.
         crops = np.stack([clip.reshape(*frames.shape, *clip.shape[1:]) for clip in clips.values()], axis=1)
         return crops.reshape(-1, *crops.shape[2:]), time.astype(np.float32)
 
 
-def cut_clips(
+def crop_clips(
     reader: Reader,
     frames: Mapping[str, np.ndarray],
     views: Mapping[str, ViewSpec],
@@ -238,7 +238,7 @@ def cut_clips(
       frames: for each view, the indices [T] of its frames, in any order.
       views: the views, whose crops and flips are drawn one after the other.
       rng: where the draws come from; None is allowed for views without randomness.
-      halves: where the square of a view lies, see `views.draw_cut`; None: in the middle.
+      halves: where the square of a view lies, see `views.draw_crop`; None: in the middle.
       out: the arrays to write to; None: new ones.
 
     Returns:
@@ -250,11 +250,11 @@ def cut_clips(
     clips = out or {name: np.empty((len(frames[name]), view.size, view.size, 3), np.uint8) for name, view in views.items()}
     indices = {name: numbers.tolist() for name, numbers in frames.items()}
     wanted = np.array(sorted(set().union(*indices.values())))
-    cuts: dict[str, Cut] = {}
+    cuts: dict[str, Crop] = {}
     for pictures in _some_at_once(reader.frames(wanted, planes=True)):
         if not cuts:
             size = next(iter(pictures.values())).shape[:2]
-            cuts = {name: draw_cut(*size, view, rng, halves[name] if halves else 1) for name, view in views.items()}
+            cuts = {name: draw_crop(*size, view, rng, halves[name] if halves else 1) for name, view in views.items()}
         for name, cut in cuts.items():
             places = zip(indices[name], range(len(clips[name])), strict=True)
             _cut_pictures([(pictures[index], place) for index, place in places if index in pictures], cut, clips[name])
@@ -271,15 +271,15 @@ def _some_at_once(pictures: Iterator[tuple[int, np.ndarray | Planes]]) -> Iterat
         yield {index: first} | dict(islice(pictures, room - 1))
 
 
-def _cut_pictures(shown: Sequence[tuple[np.ndarray | Planes, int]], cut: Cut, clip: np.ndarray) -> None:
+def _cut_pictures(shown: Sequence[tuple[np.ndarray | Planes, int]], cut: Crop, clip: np.ndarray) -> None:
     """Cuts each picture to its place in the clip."""
     planes = [each for each in shown if type(each[0]) is Planes]
     if planes:
-        cut_planes(*zip(*planes, strict=True), cut, clip)
+        crop_planes(*zip(*planes, strict=True), cut, clip)
     if len(planes) < len(shown):
         for picture, place in shown:
             if type(picture) is not Planes:
-                cut_frame(picture, cut, clip[place])
+                crop_frame(picture, cut, clip[place])
 
 
 def _order(videos: VideoList, seed: int) -> grain.MapDataset:

@@ -14,7 +14,7 @@ class SourceError(ValueError):
 
 @dataclass(frozen=True)
 class Record:
-    """One video: its place in the list, its name (see `wt_jax.data.video.open_video`), and its class or -1."""
+    """One video: its place in the list, its name (see `wt_jax.data.video.reader.open_video`), and its class or -1."""
 
     index: int
     path: str

@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from wt_jax.data.decode import VideoInfo
+from wt_jax.data.video.decode import VideoInfo
 from wt_jax.data.views import ViewSpec
 
 _GAP_TRIES = 64

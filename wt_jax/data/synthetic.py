@@ -3,14 +3,14 @@
 A video is a stream of figures on a plain ground. Each figure lives for half a second, then another one appears somewhere
 else, with another shape, size and angle; a few are on stage at any time. All figures of a video show the *same motion*
 (kind and speed). So two stretches of one video that do not overlap share its motion and nothing else, and a network that
-is to recognise videos has to see motion.
+is to recognize videos has to see motion.
 
 Classes (`MOTIONS`) are kinds of motion. A figure has a place on a torus, an angle and a size; each of these is drawn
 uniformly at its birth, and a motion shifts them along a path that leaves that distribution as it is. The distribution
 of a single frame is therefore the same in every class: one frame says nothing about the label.
 
 Shortcuts and limits, to be known before a number from this set is believed:
-* Looks are useless by construction, which real videos do not grant: there a background often names the video. The colours
+* Looks are useless by construction, which real videos do not grant: there a background often names the video. The colors
   are the same everywhere, so nothing has to be learnt to ignore them.
 * Overlapping stretches show the same figures, so training takes stretches that lie apart (`config.clip.gap`).
 * Speed varies between videos, so it identifies a video too and is learnt beside the kind of motion.

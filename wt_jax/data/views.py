@@ -16,8 +16,8 @@ from fractions import Fraction
 import cv2
 import numpy as np
 
-from wt_jax.data.flow import KINDS, LEAST_SIZE, encode_motion
-from wt_jax.data.planes import Cut, halved, halvings_of
+from wt_jax.data.optical_flow import KINDS, LEAST_SIZE, encode_motion
+from wt_jax.data.video.yuv420 import Crop, halved, halvings_of
 
 # The pipeline works on several clips at once; OpenCV's own threads would only fight with it over the same cores.
 cv2.setNumThreads(0)
@@ -44,10 +44,10 @@ def _check_range(name: str, value: tuple[float, float]) -> None:
 
 @dataclass(frozen=True)
 class PixelSpec:
-    """Colour and blur of a view, drawn once per clip on the device.
+    """Color and blur of a view, drawn once per clip on the device.
 
     Probabilities are in [0, 1]. `brightness`, `contrast` and `saturation` are the largest relative change (0.4: a
-    factor in [0.6, 1.4]), `hue` the largest turn of the colour wheel in [0, 0.5], `blur_sigma` a range in pixels.
+    factor in [0.6, 1.4]), `hue` the largest turn of the color wheel in [0, 0.5], `blur_sigma` a range in pixels.
     """
 
     jitter_probability: float = 0.0
@@ -80,12 +80,12 @@ class ViewSpec:
       gap: least distance between the starts of two windows of a video, in `unit`s. Windows that overlap share what they
         show, which is the cheapest thing for two views to agree on (MaCLR takes 0.5 to 10 s).
       size: height and width of the clip in pixels.
-      crop: "random": a random box of the frame; "center": the largest centred square; "resize": the whole frame,
+      crop: "random": a random box of the frame; "center": the largest centered square; "resize": the whole frame,
         squeezed to a square.
       area: least and largest share of the frame area in a random crop.
       aspect: least and largest width / height of a random crop.
       flip_probability: chance of a mirror image.
-      content: "rgb", or the clip's motion as a picture, "flow" or "flow_edges": see `wt_jax.data.flow`.
+      content: "rgb", or the clip's motion as a picture, "flow" or "flow_edges": see `wt_jax.data.optical_flow`.
       pixels: the part that is finished on the device; nothing where the content is motion.
     """
 
@@ -120,17 +120,17 @@ class ViewSpec:
             _check(self.pixels == PixelSpec(), "pixels", "must do nothing to optical flow", self.pixels)
 
 
-def draw_cut(height: int, width: int, view: ViewSpec, rng: np.random.Generator | None, half: int = 1) -> Cut:
+def draw_crop(height: int, width: int, view: ViewSpec, rng: np.random.Generator | None, half: int = 1) -> Crop:
     """Draws the crop and the flip of one clip of frames of this size.
 
     None as rng is for a view without randomness. `half` is where the square of crop "center" lies, in half ways along the
-    longer side: 0, 1 (the centre) or 2.
+    longer side: 0, 1 (the center) or 2.
     """
     box = _box(height, width, view, rng, half)
-    return Cut(*box, view.flip_probability > 0 and rng.random() < view.flip_probability)
+    return Crop(*box, view.flip_probability > 0 and rng.random() < view.flip_probability)
 
 
-def cut_frame(frame: np.ndarray, cut: Cut, out: np.ndarray) -> None:
+def crop_frame(frame: np.ndarray, cut: Crop, out: np.ndarray) -> None:
     """Crops, resizes and mirrors one frame.
 
     A crop is halved, each pixel the mean of four, while both its sides are at least twice the target's: that keeps fine
@@ -154,21 +154,21 @@ def apply_view(frames: np.ndarray, view: ViewSpec, rng: np.random.Generator | No
     """Crops, resizes and flips a clip; one draw for the whole clip, so that nothing jumps between its frames.
 
     The pipeline does so without keeping all frames, and cuts most videos from their planes, within a level or two of this:
-    `wt_jax.data.pipeline.cut_clips`, `wt_jax.data.planes.cut_planes`.
+    `wt_jax.data.pipeline.crop_clips`, `wt_jax.data.video.yuv420.crop_planes`.
 
     Args:
       frames: uint8 [T, H, W, 3], T of any length.
       view: crop, size and flip to use.
       rng: where the draws come from; None is allowed for a view without randomness.
-      half: as in `draw_cut`.
+      half: as in `draw_crop`.
 
     Returns:
       uint8 [T, size, size, 3].
     """
-    cut = draw_cut(*frames.shape[1:3], view, rng, half)
+    cut = draw_crop(*frames.shape[1:3], view, rng, half)
     clip = np.empty((len(frames), view.size, view.size, 3), np.uint8)
     for target, frame in zip(clip, frames, strict=True):
-        cut_frame(frame, cut, target)
+        crop_frame(frame, cut, target)
     return clip if view.content == "rgb" else encode_motion(clip, view.content)
 
 
@@ -201,6 +201,6 @@ def _box(height: int, width: int, view: ViewSpec, rng: np.random.Generator | Non
             rows, columns = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
             if 0 < rows <= height and 0 < columns <= width:
                 return int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1)), rows, columns
-    # The largest square, centred but for test crops: also what is left when no random box fits, as in a very wide frame.
+    # The largest square, centered but for test crops: also what is left when no random box fits, as in a very wide frame.
     side = min(height, width)
     return (height - side) * half // 2, (width - side) * half // 2, side, side

@@ -12,15 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from wt_jax.config import ConfigError
-from wt_jax.eval.features import EMBEDDING, Extractor, make_extractor
-from wt_jax.eval.protocol import EvaluationConfig
+from wt_jax.eval.config import EvaluationConfig
+from wt_jax.eval.features.extract import EMBEDDING, Extractor, make_extractor
 from wt_jax.methods import build_method
 from wt_jax.methods.base import Method, Tree, encoder_variables
 from wt_jax.models import ModelConfig, build_encoder
-from wt_jax.models.weights import load_encoder, save_encoder
 from wt_jax.train.checkpoint import read_student
 from wt_jax.train.sharding import wait_for_all
 from wt_jax.train.workdir import read_config
+from wt_jax.weights.folder import load_encoder, save_encoder
 
 RANDOM = "random"
 

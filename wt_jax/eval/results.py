@@ -13,8 +13,8 @@
         "confusion": [[test videos of class t (row) taken for class p (column), over all splits]]}}}
 
 with the last two only where a protocol makes one prediction per video. Names of numbers: "top1" and "top5"; "top1_sweep" of
-kNN; "top1_5%" of low-shot; "recall@k" and "mean_average_precision" of retrieval, centred, and "..._uncentred".
-`outcomes/ENCODER/SPLIT_PROTOCOL.npz` has what was said of each video; see `wt_jax.eval.scores.Result`.
+kNN; "top1_5%" of low-shot; "recall@k" and "mean_average_precision" of retrieval, centered, and "..._uncentered".
+`outcomes/ENCODER/SPLIT_PROTOCOL.npz` has what was said of each video; see `wt_jax.eval.statistics.Result`.
 """
 
 import json
@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from wt_jax.eval.lists import Lists
-from wt_jax.eval.scores import Number, Result, confusion_matrix, join, per_class_accuracy
+from wt_jax.eval.splits import Lists
+from wt_jax.eval.statistics import Number, Result, confusion_matrix, join, per_class_accuracy
 from wt_jax.eval.table import format_table
 
 # What goes into the short table, under which heading; shares of low-shot join by their name.
@@ -71,7 +71,7 @@ def read_result(path: Path, about: Mapping[str, Any]) -> Result | None:
         )
 
 
-def summarise(results: Sequence[Result], lists: Lists) -> dict[str, Any]:
+def summarize(results: Sequence[Result], lists: Lists) -> dict[str, Any]:
     """What the results of one protocol, one per split, come to; see the module."""
     whole = join(results, one_fold=lists.pooled)
     summary: dict[str, Any] = {

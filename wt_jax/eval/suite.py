@@ -18,16 +18,16 @@ from jax.sharding import Mesh
 
 from wt_jax.config import ConfigError, to_dict
 from wt_jax.data.records import VideoList
+from wt_jax.eval.config import STORED, EvaluationConfig
 from wt_jax.eval.encoders import Candidate, load_candidate
-from wt_jax.eval.feature_file import FeatureFile, extract_to_file, is_current, read_features
-from wt_jax.eval.features import Reading
-from wt_jax.eval.finetune import train_and_predict
-from wt_jax.eval.held_out import top_classes
-from wt_jax.eval.lists import Lists, Split, digest, open_lists
-from wt_jax.eval.protocol import STORED, EvaluationConfig
-from wt_jax.eval.results import read_result, summarise, write_result, write_results
-from wt_jax.eval.scores import Result
-from wt_jax.eval.stored import Predicted, Unlabelled, judge, score
+from wt_jax.eval.features.extract import Reading
+from wt_jax.eval.features.store import FeatureFile, extract_to_file, is_current, read_features
+from wt_jax.eval.protocols.finetune import train_and_predict
+from wt_jax.eval.protocols.stored import Predicted, Unlabeled, judge, score
+from wt_jax.eval.results import read_result, summarize, write_result, write_results
+from wt_jax.eval.splits import Lists, Split, digest, open_lists
+from wt_jax.eval.statistics import Result
+from wt_jax.eval.validation_split import top_classes
 from wt_jax.train.sharding import make_mesh, replicated
 from wt_jax.train.workdir import environment
 
@@ -69,7 +69,7 @@ def evaluate(config: EvaluationConfig, places: Mapping[str, str], folder: Path) 
     table = ""
     for candidate in candidates:
         results = judge_candidate(candidate, config, lists, folder, mesh)
-        summaries[candidate.name] = {protocol: summarise(found, lists) for protocol, found in results.items()}
+        summaries[candidate.name] = {protocol: summarize(found, lists) for protocol, found in results.items()}
         if jax.process_index() == 0:
             table = write_results(folder, summaries, lists)
     return table
@@ -154,10 +154,10 @@ def judge_stored(protocol: str, features: FeatureFile, split: Split, videos: Vid
     """One protocol on stored features; videos that could not be decoded are in neither set."""
     row_of = {path: row for row, path in enumerate(features.paths)}
 
-    def part(places: np.ndarray) -> tuple[Unlabelled, np.ndarray, np.ndarray]:
+    def part(places: np.ndarray) -> tuple[Unlabeled, np.ndarray, np.ndarray]:
         places = np.array([place for place in places if videos.paths[place] in row_of], np.int64)
         rows = np.array([row_of[videos.paths[place]] for place in places], np.int64)
-        return Unlabelled(features.values[rows], features.tokens, rows), videos.labels[places], places
+        return Unlabeled(features.values[rows], features.tokens, rows), videos.labels[places], places
 
     train, train_labels, _ = part(split.train)
     test, test_labels, items = part(split.test)
@@ -198,5 +198,5 @@ def judge_trained(
 
 def _line(result: Result) -> str:
     """Means of the numbers, without intervals, for the log."""
-    names: Sequence[str] = [name for name in result.values if not name.endswith("_uncentred")]
+    names: Sequence[str] = [name for name in result.values if not name.endswith("_uncentered")]
     return "  ".join(f"{name} {100 * float(np.mean(result.values[name])):.1f}" for name in names)

@@ -6,7 +6,7 @@ from jax import Array
 
 
 def byol_loss(prediction: Array, target: Array) -> Array:
-    """|p - t|^2 = 2 - 2 p.t of embeddings (B, D) that the caller has L2-normalised.
+    """|p - t|^2 = 2 - 2 p.t of embeddings (B, D) that the caller has L2-normalized.
 
     The gradient flows into `prediction` alone.
 

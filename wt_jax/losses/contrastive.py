@@ -24,8 +24,8 @@ def similarity_logits(query: Array, key: Array, queue: Array, *, temperature: Ar
     """Logits of "which of these is my other view": the positive in slot 0, then the queue.
 
     Args:
-      query, key: (B, D) float, L2-normalised by the caller; row i of `key` is the positive of row i of `query`.
-      queue: (K, D) float, L2-normalised; the negatives.
+      query, key: (B, D) float, L2-normalized by the caller; row i of `key` is the positive of row i of `query`.
+      queue: (K, D) float, L2-normalized; the negatives.
       temperature: positive scalar.
       mask: (B, K) bool, True where a queue slot may serve as a negative of that row; None: everywhere.
 
@@ -80,7 +80,7 @@ def nt_xent(views: Array, *, temperature: ArrayLike = 0.1) -> Array:
     the same video are no negatives of one another is how the rho study has it (arXiv 2104.14558).
 
     Args:
-      views: (B, V, D) float, L2-normalised; V views of each of B videos, V at least 2. Gradient flows into all.
+      views: (B, V, D) float, L2-normalized; V views of each of B videos, V at least 2. Gradient flows into all.
       temperature: positive scalar; 0.1 is CVRL's (arXiv 2008.03800).
 
     Returns:

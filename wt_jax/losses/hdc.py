@@ -20,8 +20,8 @@ def in_batch_info_nce(
         L_i = -log( exp(q_i.k_i / t) / (sum_j exp(q_i.k_j / t) + exp(q_i.n_i / t)) )
 
     Args:
-      query, key: (B, D) float, L2-normalised; gradient flows into both.
-      negative: (B, D) float, L2-normalised: another view of the same video that must look different; None: no such term.
+      query, key: (B, D) float, L2-normalized; gradient flows into both.
+      negative: (B, D) float, L2-normalized: another view of the same video that must look different; None: no such term.
       temperature: positive scalar.
       video: (B,) int32; keys of the same video are no negatives. None: all rows are different videos.
 

@@ -24,7 +24,7 @@ def modist_terms(
         "motion_motion" = InfoNCE(q_m, k_m; Q_m)     "motion_visual" = InfoNCE(q_m, k_v; Q_v)
 
     Args:
-      queries, keys: "visual" and "motion", each (B, D) float, L2-normalised; gradient flows into the queries alone.
+      queries, keys: "visual" and "motion", each (B, D) float, L2-normalized; gradient flows into the queries alone.
       queues: "visual" and "motion", each (K, D) float: past keys, slot j of both from one video.
       temperature: positive scalar.
       mask: (B, K) bool, True where a slot may serve as a negative.

@@ -1,7 +1,7 @@
 """Losses that teach relations: how like a clip is to the clips of a queue. ReSSL, CLSA, CO2 and SEED.
 
 All compare the student's `similarity_logits` with a target of `wt_jax.losses.targets`; gradient flows into the student's
-embeddings alone. Embeddings are (B, D) float and L2-normalised by the caller, queues (K, D), masks (B, K) bool with True
+embeddings alone. Embeddings are (B, D) float and L2-normalized by the caller, queues (K, D), masks (B, K) bool with True
 where a slot may be compared; each loss is (B,) float32.
 """
 

@@ -11,7 +11,7 @@ from wt_jax.losses.contrastive import soft_cross_entropy
 def sinkhorn(scores: Array, *, epsilon: ArrayLike = 0.05, iterations: int = 3, valid: Array | None = None) -> Array:
     """Codes: the scores' soft assignment that uses all prototypes equally (section 3.1, eq. 3 and 4).
 
-    Rows and columns of exp(scores / epsilon) are normalised in turn; in logarithms, which neither over- nor underflow.
+    Rows and columns of exp(scores / epsilon) are normalized in turn; in logarithms, which neither over- nor underflow.
 
     Args:
       scores: (N, P) float, similarities of embeddings to prototypes.

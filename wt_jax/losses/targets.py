@@ -24,8 +24,8 @@ def relations(anchor: Array, queue: Array, *, temperature: ArrayLike, mask: Arra
     """softmax(anchor.queue / temperature) over the slots that the (B, K) bool mask allows.
 
     Args:
-      anchor: (B, D) float, L2-normalised.
-      queue: (K, D) float, L2-normalised.
+      anchor: (B, D) float, L2-normalized.
+      queue: (K, D) float, L2-normalized.
       temperature: positive scalar.
       mask: (B, K) bool; None: all slots.
 
@@ -44,8 +44,8 @@ def similarity_labels(
     """The similarity distribution of an anchor over [key, queue], as a target.
 
     Args:
-      anchor: (B, D) float, L2-normalised.
-      key: (B, D) float, L2-normalised, compared in slot 0; None: slot 0 gets nothing.
+      anchor: (B, D) float, L2-normalized.
+      key: (B, D) float, L2-normalized, compared in slot 0; None: slot 0 gets nothing.
       queue, temperature, mask: as in `relations`.
 
     Returns:
@@ -65,8 +65,8 @@ def artificial_labels(
     """One-hot labels smoothed by the weak teacher's similarities to other videos; see `wt_jax.losses.weak_teacher`.
 
     Args:
-      weak_key: (B, D) float, L2-normalised; the weak teacher's view of each video.
-      weak_queue: (K, D) float, L2-normalised; its view of other videos.
+      weak_key: (B, D) float, L2-normalized; the weak teacher's view of each video.
+      weak_queue: (K, D) float, L2-normalized; its view of other videos.
       temperature: positive scalar t_w; infinity spreads the mass evenly.
       label_weight: scalar l in [0, 1], the mass that leaves the positive; it may be traced (a schedule).
       mask: (B, K) bool, True where a slot may serve as a negative; a row without any keeps its one-hot label.

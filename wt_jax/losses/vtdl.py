@@ -18,7 +18,7 @@ def vtdl_loss(
     Without the last term it is `info_nce`.
 
     Args:
-      query: (B, D) float, L2-normalised like all the others: the anchor, by the student.
+      query: (B, D) float, L2-normalized like all the others: the anchor, by the student.
       key: (B, D) float, the same segment, by the teacher; a constant.
       negative: (B, D) float, another segment of the video, by the student: gradient flows into it too.
       queue: (K, D) float, past keys.

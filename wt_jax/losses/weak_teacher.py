@@ -39,7 +39,7 @@ def weak_teacher_loss(
     weak temperature it is InfoNCE with plain label smoothing; with label_weight 1 only the relations teach.
 
     Args:
-      query: (B, D) float, the student's strong view, L2-normalised by the caller like all the others. The only argument
+      query: (B, D) float, the student's strong view, L2-normalized by the caller like all the others. The only argument
         that receives a gradient: (p - y) / temperature with respect to the similarities.
       key: (B, D) float, the first teacher's strong view.
       weak_key: (B, Dw) float, the second (weak) teacher's weak view; Dw may differ from D.

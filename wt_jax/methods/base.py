@@ -22,11 +22,11 @@ class Init(NamedTuple):
     """Everything a method carries from step to step, as plain pytrees.
 
     Attributes:
-      params: what the optimiser trains; its entry "encoder" is what evaluation reads.
+      params: what the optimizer trains; its entry "encoder" is what evaluation reads.
       model_state: what a forward pass of the student changes (BatchNorm statistics), by flax collection, each again with
         an entry "encoder" where the encoder has any.
       teacher: what `update_teacher` moves; empty if there is none.
-      memory: queues and running centres.
+      memory: queues and running centers.
     """
 
     params: Tree
@@ -54,7 +54,7 @@ class Method(Protocol):
 
     @property
     def weights(self) -> Mapping[str, str]:
-        """Folders of exported weights (`wt_jax.models.weights`) that `init` is to be given, by names of the method's choice."""
+        """Folders of exported weights (`wt_jax.weights.folder`) that `init` is to be given, by names of the method's choice."""
         ...
 
     def init(self, rng: Array, batch: Mapping[str, Array], given: Mapping[str, Tree]) -> Init:

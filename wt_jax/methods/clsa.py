@@ -2,7 +2,7 @@
 
 Wang & Qi 2021 (arXiv 2104.07713). What the paper calls weak is MoCo v2's augmentation, here `config.views.strong`; its strong
 view takes five random operations on top, several of which this project does not have. Ours is the same view with its
-colour jitter made certain and stronger: our inference.
+color jitter made certain and stronger: our inference.
 """
 
 from collections.abc import Mapping

@@ -4,7 +4,7 @@ Plan after Zhang & Crandall 2022 (arXiv 2011.11261): two subtasks made by what e
 depths, invariance as weights. No formula, setting or code of theirs could be read: everything below that is our inference.
 
     spatial pair    anchor and another window with its frames shuffled: only what is seen can match
-    temporal pair   anchor and the same window under strong crop and colour: how it moves must match
+    temporal pair   anchor and the same window under strong crop and color: how it moves must match
     negatives       the batch's other videos; for the temporal pair also the shuffled window of the same video
 """
 
@@ -23,10 +23,10 @@ from wt_jax.losses import in_batch_info_nce, invariance_weights
 from wt_jax.methods import parts
 from wt_jax.methods.base import Built, Init, Tree, encoder_variables
 from wt_jax.methods.settings import check, check_in_batch
-from wt_jax.models.embedder import l2_normalise
+from wt_jax.models.embedder import l2_normalize
+from wt_jax.models.feature_maps import layer_maps
 from wt_jax.models.heads import LevelHeads
 from wt_jax.models.layers import global_pool
-from wt_jax.models.maps import layer_maps
 
 KINDS = ("spatial", "temporal")
 
@@ -141,12 +141,12 @@ class HDC(Built):
         return teacher, {}
 
     def _embed(self, params: Tree, model_state: Tree, clips: Array) -> tuple[Tree, Tree]:
-        """{"spatial" or "temporal": {level: (B, dim), L2-normalised}}, and the new model state."""
+        """{"spatial" or "temporal": {level: (B, dim), L2-normalized}}, and the new model state."""
         variables = encoder_variables(params, model_state)
         _, maps, encoder_state = layer_maps(self.encoder, variables, clips, self.levels, train=True)
         heads = {"params": params["heads"], **{k: v["heads"] for k, v in model_state.items() if "heads" in v}}
         outputs, head_state = parts.look(self.heads, heads, jax.tree.map(global_pool, maps))
-        return jax.tree.map(l2_normalise, outputs), _joined(encoder_state, head_state)
+        return jax.tree.map(l2_normalize, outputs), _joined(encoder_state, head_state)
 
 
 def _joined(encoder: Tree, heads: Tree) -> Tree:

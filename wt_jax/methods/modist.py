@@ -30,8 +30,9 @@ class MoDistSettings:
     """Settings of MoDist; names not listed are those of `wt_jax.methods.settings`.
 
     Attributes:
-      motion: what the motion pathway sees: "difference" of neighbouring frames (computed on the device), optical "flow", or
-        "flow_edges" (both computed by the data workers: `wt_jax.data.flow`). Which one the authors took could not be read.
+      motion: what the motion pathway sees: "difference" of neighboring frames (computed on the device), optical "flow", or
+        "flow_edges" (both computed by the data workers: `wt_jax.data.optical_flow`).
+        Which one the authors took could not be read.
       motion_rate: frames of the motion clip for each frame of the RGB clip, over the same time: 16 x 4 beside 8 x 8.
       narrowing: width of the visual encoder over that of the motion encoder, 8. The authors' motion encoder has no kernels in
         time; ours is the visual one, made narrow: our inference.
@@ -89,7 +90,7 @@ class MoDist(parts.Headed):
 
     @property
     def views(self) -> Mapping[str, ViewSpec]:
-        """An RGB and a motion clip of each of two windows; the motion clips have crops of their own and no colour change."""
+        """An RGB and a motion clip of each of two windows; the motion clips have crops of their own and no color change."""
         settings, rgb = self.settings, self.setup.strong
         stride = Fraction(str(rgb.stride)) / settings.motion_rate
         content = "rgb" if settings.motion == "difference" else settings.motion

@@ -11,10 +11,10 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from wt_jax.data.views import ViewSpec
+from wt_jax.kernels.operations import behind
 from wt_jax.methods.base import Built, Tree, where_written, with_encoder
 from wt_jax.models.embedder import Embedder
 from wt_jax.models.heads import MLP
-from wt_jax.models.onednn_ops import behind
 from wt_jax.queue import Queue
 from wt_jax.teacher import cosine_momentum, distance, ema_update
 
@@ -67,8 +67,8 @@ def first_variables(
 def look(network: nn.Module, variables: Tree, *clips: Array, after: Array | None = None) -> tuple[Any, Tree]:
     """A training-mode pass: outputs, and the new collections.
 
-    Teachers too normalise by the batch they see, as MoCo's key encoder does. A pass that is not differentiated may be told
-    to come after an array of another one (`wt_jax.models.onednn_ops.behind`).
+    Teachers too normalize by the batch they see, as MoCo's key encoder does. A pass that is not differentiated may be told
+    to come after an array of another one (`wt_jax.kernels.operations.behind`).
     """
     if after is not None:
         clips = tuple(behind(clip, after) for clip in clips)

@@ -1,6 +1,6 @@
 """SEED: a small student learns the relations that a frozen, trained and possibly larger teacher sees.
 
-Fang et al. 2021 (arXiv 2101.04731) and its public code. The teacher is any exported encoder (`wt_jax.models.weights`), of
+Fang et al. 2021 (arXiv 2101.04731) and its public code. The teacher is any exported encoder (`wt_jax.weights.folder`), of
 videos or of images applied to clips. The paper's teacher ends in its own projection head; an exported encoder has none, so
 here its pooled feature is the embedding and the student's head has its width: our inference.
 """
@@ -23,9 +23,9 @@ from wt_jax.methods import parts
 from wt_jax.methods.base import Init, Tree
 from wt_jax.methods.settings import check
 from wt_jax.models import build_encoder
-from wt_jax.models.embedder import l2_normalise
-from wt_jax.models.weights import load_encoder
+from wt_jax.models.embedder import l2_normalize
 from wt_jax.queue import Queue, empty_queue, enqueue, negatives_mask
+from wt_jax.weights.folder import load_encoder
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class SEED(parts.Headed):
         settings = self.settings
         teacher, memory = jax.lax.stop_gradient((teacher, memory))
         (student, _), model_state = parts.look(self.network, {"params": params, **model_state}, batch["clip"])
-        key = l2_normalise(self.teacher.apply(teacher, batch["clip"], False))  # frozen: by its own statistics
+        key = l2_normalize(self.teacher.apply(teacher, batch["clip"], False))  # frozen: by its own statistics
         mask = negatives_mask(memory, batch["video"], drop_same_video=settings.drop_same_video)
         temperatures = {"temperature": settings.temperature, "teacher_temperature": settings.teacher_temperature}
         loss = seed_loss(student, key, memory["key"], **temperatures, mask=mask)

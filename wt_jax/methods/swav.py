@@ -17,7 +17,7 @@ from wt_jax.losses import similarities, sinkhorn, swapped_prediction
 from wt_jax.methods import parts
 from wt_jax.methods.base import Init, Tree
 from wt_jax.methods.settings import check
-from wt_jax.models.embedder import l2_normalise
+from wt_jax.models.embedder import l2_normalize
 from wt_jax.queue import Queue, empty_queue, enqueue
 
 _ASSIGNED = ("clip1", "clip2")  # clips that give codes; further ones only predict (section 3.2)
@@ -78,7 +78,7 @@ class SwAV(parts.Headed):
         params, model_state = parts.first_variables(self.network, rng, batch["clip1"], given)
         prototypes = jax.random.normal(jax.random.fold_in(rng, 1), (settings.prototypes, settings.dim), jnp.float32)
         queue = empty_queue(settings.queue_size, dict.fromkeys(_ASSIGNED, settings.dim)) if settings.queue_size else {}
-        return Init({**params, "prototypes": l2_normalise(prototypes)}, model_state, {}, queue)
+        return Init({**params, "prototypes": l2_normalize(prototypes)}, model_state, {}, queue)
 
     def loss(
         self,
@@ -97,9 +97,9 @@ class SwAV(parts.Headed):
             self.network, {"params": params, **model_state}, [batch[name] for name in self.views]
         )
         embeddings = dict(zip(self.views, (embedding for embedding, _ in looks), strict=True))
-        # The source normalises the prototypes after each step; here, where they are used. Frozen ones get no gradient,
+        # The source normalizes the prototypes after each step; here, where they are used. Frozen ones get no gradient,
         # and a decay of their length changes nothing.
-        prototypes = l2_normalise(params["prototypes"])
+        prototypes = l2_normalize(params["prototypes"])
         frozen = step < round(settings.freeze_prototypes * num_steps)
         prototypes = jnp.where(frozen, jax.lax.stop_gradient(prototypes), prototypes)
         scores = {name: similarities(embedding, prototypes) for name, embedding in embeddings.items()}

@@ -25,7 +25,7 @@ from wt_jax.losses import (
 from wt_jax.methods import parts
 from wt_jax.methods.base import Init, Tree
 from wt_jax.methods.settings import check
-from wt_jax.models.embedder import l2_normalise
+from wt_jax.models.embedder import l2_normalize
 from wt_jax.queue import Queue, empty_queue, enqueue, negatives_mask
 
 LABELS = ("weak_teacher", "strong_teacher", "uniform", "one_hot", "relational")
@@ -126,7 +126,7 @@ class WeakTeacher(parts.Headed):
         weight = self.label_weight(step)
         if settings.needs_weak_view:
             (weak, feature), _ = parts.look(self.network, teacher, batch["weak"], after=key)
-            entries["weak"] = weak = weak if settings.shared == "all" else l2_normalise(feature)
+            entries["weak"] = weak = weak if settings.shared == "all" else l2_normalize(feature)
             weak_temperature = settings.weak_temperature
             labels = artificial_labels(weak, memory["weak"], temperature=weak_temperature, label_weight=weight, mask=mask)
         else:

@@ -3,7 +3,7 @@
 `build_encoder(ModelConfig(name="r3d_18"))` gives a module with one interface whatever its name:
 `encoder.apply(variables, clips (B, T, H, W, 3) in [0, 1], train) -> features (B, encoder.feature_dim)` in float32, averaged
 over time and space; `pool=False` returns the last feature map (B, t, h, w, C). `encoder.layers` names its
-parts from input to output; `wt_jax.models.maps.layer_maps` keeps what they compute. `train=True` needs
+parts from input to output; `wt_jax.models.feature_maps.layer_maps` keeps what they compute. `train=True` needs
 `mutable=["batch_stats"]` unless the norm is "group".
 """
 
@@ -15,7 +15,6 @@ from functools import partial
 import flax.linen as nn
 import jax.numpy as jnp
 
-from wt_jax.models.conv import conv3d
 from wt_jax.models.flops import forward_flops
 from wt_jax.models.heads import MLP
 from wt_jax.models.layers import IMAGENET_MEAN, IMAGENET_STD
@@ -24,6 +23,7 @@ from wt_jax.models.resnet import mc3_18, r2plus1d_10, r2plus1d_18, r3d_18, r3d_3
 from wt_jax.models.s3d import s3d, s3d_coclr, s3dg
 from wt_jax.models.small import SmallR2Plus1D
 from wt_jax.models.vit import vit_base, vit_large, vit_small
+from wt_jax.ops.conv3d import conv3d
 
 __all__ = ["MLP", "MODELS", "ModelConfig", "Norm", "build_encoder", "conv3d", "forward_flops"]
 
@@ -56,9 +56,9 @@ class ModelConfig:
 
     `norm` is "batch", "sub_batch" (in `sub_batches` parts) or "group"; see `wt_jax.models.norm`. The ViTs have LayerNorm
     whatever it says. `dtype` is that of the
-    arithmetic; parameters, statistics and features stay float32. `remat` trades time for memory. `mean` and `std` normalise
+    arithmetic; parameters, statistics and features stay float32. `remat` trades time for memory. `mean` and `std` normalize
     RGB in [0, 1]; the default is ImageNet's, the field's convention. `weights` is a folder of exported weights
-    (`wt_jax.models.weights`) that the encoder starts from; empty: it starts from random ones.
+    (`wt_jax.weights.folder`) that the encoder starts from; empty: it starts from random ones.
     """
 
     name: str = "s3d"

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 
 
-def l2_normalise(x: Array) -> Array:
+def l2_normalize(x: Array) -> Array:
     """Rows of (..., D) scaled to length 1, float32; a row shorter than 1e-6 becomes zeros and passes no gradient on.
 
     A row with a NaN becomes NaN: were it zeros, the loss of a network that has diverged would stay finite.
@@ -19,7 +19,7 @@ def l2_normalise(x: Array) -> Array:
 
 
 class Embedder(nn.Module):
-    """Clips (B, T, S, S, 3) -> embedding (B, D) and pooled feature (B, F), both float32, the embedding L2-normalised.
+    """Clips (B, T, S, S, 3) -> embedding (B, D) and pooled feature (B, F), both float32, the embedding L2-normalized.
 
     With a `predictor` the embedding is its prediction (BYOL, MoCo v3); the teacher is then an embedder without one.
     """
@@ -34,7 +34,7 @@ class Embedder(nn.Module):
         embedding = self.head(feature, train)
         if self.predictor is not None:
             embedding = self.predictor(embedding, train)
-        return l2_normalise(embedding), feature
+        return l2_normalize(embedding), feature
 
 
 class Pathways(nn.Module):
@@ -45,5 +45,5 @@ class Pathways(nn.Module):
     motion: Embedder
 
     def __call__(self, clips: Array, motion: Array, train: bool) -> tuple[Array, Array]:
-        """Visual and motion embedding, L2-normalised; `train` needs `mutable=["batch_stats"]`."""
-        return l2_normalise(self.head(self.encoder(clips, train), train)), self.motion(motion, train)[0]
+        """Visual and motion embedding, L2-normalized; `train` needs `mutable=["batch_stats"]`."""
+        return l2_normalize(self.head(self.encoder(clips, train), train)), self.motion(motion, train)[0]

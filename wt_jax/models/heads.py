@@ -25,7 +25,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """(B, D) of any float dtype -> (B, `out`) in float32, not normalised to the sphere."""
+        """(B, D) of any float dtype -> (B, `out`) in float32, not normalized to the sphere."""
         for index in range(self.layers - 1):
             x = nn.Dense(self.hidden, use_bias=self.norm is None, dtype=self.dtype, name=f"dense{index + 1}")(x)
             if self.norm is not None:

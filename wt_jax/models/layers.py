@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from wt_jax.models import onednn_ops
-from wt_jax.models.conv import conv3d
-from wt_jax.models.onednn import Padding
+from wt_jax.kernels import operations
+from wt_jax.kernels.onednn import Padding
+from wt_jax.ops.conv3d import conv3d
 
 Size3 = tuple[int, int, int]
 RGB = tuple[float, float, float]
@@ -19,7 +19,7 @@ IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
 IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
 
 
-def normalise_input(clips: jax.Array, mean: RGB, std: RGB) -> jax.Array:
+def normalize_input(clips: jax.Array, mean: RGB, std: RGB) -> jax.Array:
     """(..., 3) RGB in [0, 1] -> the same shape, float32, less `mean` and divided by `std` per channel."""
     return (clips - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
 
@@ -65,7 +65,7 @@ class ConvNorm(nn.Module):
 def max_pool(x: jax.Array, window: Size3, strides: Size3) -> jax.Array:
     """Max-pool (B, T, H, W, C), each axis padded so that it comes out as ceil(size / stride), hence never 0.
 
-    Odd windows are centred as in PyTorch's models, even ones start at the edge. On a CPU with oneDNN it is oneDNN's, and of
+    Odd windows are centered as in PyTorch's models, even ones start at the edge. On a CPU with oneDNN it is oneDNN's, and of
     equal maxima the first one gets the gradient; elsewhere they share it. Behind a ReLU, whose zeros pass none on, that is
     the same but for equal maxima above 0.
     """
@@ -79,7 +79,7 @@ def max_pool(x: jax.Array, window: Size3, strides: Size3) -> jax.Array:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _max_pool(x: jax.Array, window: Size3, strides: Size3, padding: Padding) -> jax.Array:
     where = {"window": window, "strides": strides, "padding": padding}
-    cpu = _max_pool_onednn if onednn_ops.available() else _max_pool_by_axis
+    cpu = _max_pool_onednn if operations.available() else _max_pool_by_axis
     return lax.platform_dependent(x, cpu=functools.partial(cpu, **where), default=functools.partial(_max_pool_by_axis, **where))
 
 
@@ -94,16 +94,16 @@ def _max_pool_backward(window, strides, padding, x, dy):
         return jax.vjp(functools.partial(_max_pool_by_axis, **where), x)[1](dy)[0]
 
     def by_onednn(x, dy):
-        return onednn_ops.max_pool_gradient(x.astype(jnp.float32), dy.astype(jnp.float32), **where).astype(x.dtype)
+        return operations.max_pool_gradient(x.astype(jnp.float32), dy.astype(jnp.float32), **where).astype(x.dtype)
 
-    return (lax.platform_dependent(x, dy, cpu=by_onednn if onednn_ops.available() else by_axis, default=by_axis),)
+    return (lax.platform_dependent(x, dy, cpu=by_onednn if operations.available() else by_axis, default=by_axis),)
 
 
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def _max_pool_onednn(x: jax.Array, **where) -> jax.Array:
-    return onednn_ops.max_pool(x.astype(jnp.float32), **where).astype(x.dtype)
+    return operations.max_pool(x.astype(jnp.float32), **where).astype(x.dtype)
 
 
 def _max_pool_by_axis(x: jax.Array, window: Size3, strides: Size3, padding: Padding) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Normalisation layers of the encoders: one choice, named in the config.
+"""Normalization layers of the encoders: one choice, named in the config.
 
 * "batch": BatchNorm. Under `jit` the batch axis is the global batch, so its statistics are those of all devices.
 * "sub_batch": BatchNorm whose statistics are taken in `sub_batches` contiguous parts of the batch. It stands in for the
@@ -17,15 +17,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from wt_jax.models.batch_norm import batch_norm, scaled
-from wt_jax.models.conv_norm import Layer, conv_batch_norm
-from wt_jax.models.group_norm import group_norm
+from wt_jax.ops.batch_norm import batch_norm, scaled
+from wt_jax.ops.conv_batch_norm import Layer, conv_batch_norm
+from wt_jax.ops.group_norm import group_norm
 
 KINDS = ("batch", "sub_batch", "group")
 
 
 class Norm(nn.Module):
-    """Normalise the channels (last axis) of an array by statistics in float32, then scale and shift; then ReLU if `relu`.
+    """Normalize the channels (last axis) of an array by statistics in float32, then scale and shift; then ReLU if `relu`.
 
     The running statistics of "batch" and "sub_batch" live in the collection "batch_stats". GroupNorm has none. Its
     groups are 32, or the largest power of two that divides the channels. Nor has LayerNorm.
@@ -42,8 +42,8 @@ class Norm(nn.Module):
     def __call__(self, x: jax.Array, train: bool, conv: nn.Module | None = None) -> jax.Array:
         """(B, ..., C) of any float dtype -> the same shape in `dtype`. With `conv`, a `Conv3D`, it is of that of `x`.
 
-        With `train` the batch is normalised by its own statistics, and the running ones move by 1 - `momentum`;
-        without, the running ones normalise. GroupNorm and LayerNorm ignore `train`.
+        With `train` the batch is normalized by its own statistics, and the running ones move by 1 - `momentum`;
+        without, the running ones normalize. GroupNorm and LayerNorm ignore `train`.
         """
         channels = conv.features if conv else x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)

@@ -12,7 +12,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 
-from wt_jax.models.layers import IMAGENET_MEAN, IMAGENET_STD, RGB, ConvNorm, Size3, global_pool, max_pool, normalise_input
+from wt_jax.models.layers import IMAGENET_MEAN, IMAGENET_STD, RGB, ConvNorm, Size3, global_pool, max_pool, normalize_input
 
 
 class Factorised(nn.Module):
@@ -33,19 +33,19 @@ class Factorised(nn.Module):
 
 
 class Basic(nn.Module):
-    """Two convolutions of `kernel`, or of 3x3x3 factorised into space and time if `factorised`, and the shortcut."""
+    """Two convolutions of `kernel`, or of 3x3x3 factorized into space and time if `factorized`, and the shortcut."""
 
     width: int
     strides: Size3
     norm: Callable[..., nn.Module]
-    factorised: bool = False
+    factorized: bool = False
     kernel: Size3 = (3, 3, 3)
     expansion = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """(B, T, H, W, Cin) -> (B, T', H', W', features)."""
-        if self.factorised:
+        if self.factorized:
             # As many parameters as the 3x3x3 convolution had; torchvision uses the first one's for both.
             middle = 27 * x.shape[-1] * self.width // (9 * x.shape[-1] + 3 * self.width)
             conv = partial(Factorised, self.width, middle)
@@ -123,7 +123,7 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, clips: jax.Array, train: bool, pool: bool = True) -> jax.Array:
         """(B, T, H, W, 3) in [0, 1] -> features (B, `feature_dim`) float32, or without `pool` the last map (B, t, h, w, C)."""
-        x = normalise_input(clips, self.mean, self.std)
+        x = normalize_input(clips, self.mean, self.std)
         for index, (features, kernel, strides) in enumerate(self.stem):
             x = ConvNorm(features, kernel, strides, self.norm, name=f"stem{index + 1}")(x, train)
         if self.pool:
@@ -181,7 +181,7 @@ def slow_r50(width: int, **options) -> ResNet:
 
 def _r2plus1d(depths, width, **options):
     stem = ((45 * width // 64, (1, 7, 7), (1, 2, 2)), (width, (3, 1, 1), (1, 1, 1)))
-    return ResNet(stem, _stages(depths, Basic, {"factorised": True}), width=width, **options)
+    return ResNet(stem, _stages(depths, Basic, {"factorized": True}), width=width, **options)
 
 
 def _r3d_hara(stages, width, **options):

@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from wt_jax.models.layers import IMAGENET_MEAN, IMAGENET_STD, RGB, ConvNorm, Size3, global_pool, max_pool, normalise_input
+from wt_jax.models.layers import IMAGENET_MEAN, IMAGENET_STD, RGB, ConvNorm, Size3, global_pool, max_pool, normalize_input
 
 # Channels of the published blocks: 1x1; 1x1 -> 3x3x3; 1x1 -> 3x3x3; max-pool -> 1x1.
 BLOCKS = {
@@ -121,7 +121,7 @@ class S3D(nn.Module):
             "5b": ((2, 2, 2), (2, 2, 2)),
         }
         block = nn.remat(Inception, static_argnums=(2,)) if self.remat else Inception
-        x = Separable(self._scaled(64), 7, 2, self.norm, name="stem1")(normalise_input(clips, self.mean, self.std), train)
+        x = Separable(self._scaled(64), 7, 2, self.norm, name="stem1")(normalize_input(clips, self.mean, self.std), train)
         x = max_pool(x, (1, 3, 3), (1, 2, 2))
         x = ConvNorm(self._scaled(64), (1, 1, 1), norm=self.norm, name="stem2")(x, train)
         x = Separable(self._scaled(192), 3, 1, self.norm, name="stem3")(x, train)

@@ -1,4 +1,4 @@
-"""A small encoder for CPUs and small frames: three factorised (2+1)D convolutions in a row, no shortcuts.
+"""A small encoder for CPUs and small frames: three factorized (2+1)D convolutions in a row, no shortcuts.
 
 Each is the pair of R(2+1)D (Tran et al. 2018, https://arxiv.org/abs/1711.11248), first space, then time. Not a published
 structure.
@@ -9,7 +9,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 
-from wt_jax.models.layers import IMAGENET_MEAN, IMAGENET_STD, RGB, ConvNorm, global_pool, normalise_input
+from wt_jax.models.layers import IMAGENET_MEAN, IMAGENET_STD, RGB, ConvNorm, global_pool, normalize_input
 
 
 class SmallR2Plus1D(nn.Module):
@@ -36,7 +36,7 @@ class SmallR2Plus1D(nn.Module):
     def __call__(self, clips: jax.Array, train: bool, pool: bool = True) -> jax.Array:
         """(B, T, H, W, 3) in [0, 1] -> features (B, `feature_dim`) float32, or without `pool` the last map (B, T, h, w, C)."""
         conv = nn.remat(ConvNorm, static_argnums=(2,)) if self.remat else ConvNorm
-        x = normalise_input(clips, self.mean, self.std)
+        x = normalize_input(clips, self.mean, self.std)
         for stage in range(self.stages):
             features = self.width * 2**stage
             x = conv(features, (1, 3, 3), (1, 2, 2), self.norm, name=f"space{stage + 1}")(x, train)

@@ -5,8 +5,8 @@ height, width) grid, so any clip length and size has them (VideoMAE, https://arx
 `width` is the width of one head; 64 is the published value. The norm is LayerNorm whatever the config names: the
 constructors set its kind, as `s3d` sets its epsilon.
 
-Two forms of each size differ in the last norm. `vit_base` normalises every token and then averages them: the form of
-pre-trained models. `vit_base_fc_norm` averages first and normalises the average: that of VideoMAE's fine-tuned models.
+Two forms of each size differ in the last norm. `vit_base` normalizes every token and then averages them: the form of
+pre-trained models. `vit_base_fc_norm` averages first and normalizes the average: that of VideoMAE's fine-tuned models.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
-from wt_jax.models.layers import IMAGENET_MEAN, IMAGENET_STD, RGB, Size3, global_pool, normalise_input
+from wt_jax.models.layers import IMAGENET_MEAN, IMAGENET_STD, RGB, Size3, global_pool, normalize_input
 
 TUBELET: Size3 = (2, 16, 16)
 # The deviation is timm's and that of VideoMAE's fine-tuning; VideoMAE pre-trains from Xavier's uniform distribution.
@@ -96,7 +96,7 @@ class Block(nn.Module):
 class ViT(nn.Module):
     """Tubelets, blocks of attention, last norm, average over all tokens.
 
-    `fc_norm` normalises the average instead of the tokens; the map is then that of the last block. `remat` recomputes each
+    `fc_norm` normalizes the average instead of the tokens; the map is then that of the last block. `remat` recomputes each
     block in the backward pass instead of keeping its activations.
     """
 
@@ -123,7 +123,7 @@ class ViT(nn.Module):
     def __call__(self, clips: jax.Array, train: bool, pool: bool = True) -> jax.Array:
         """(B, T, H, W, 3) in [0, 1] -> features (B, `feature_dim`) float32, or without `pool` the last map (B, t, h, w, C)."""
         norm = self.norm(name="fc_norm", dtype=jnp.float32) if self.fc_norm else self.norm(name="norm")
-        clips = normalise_input(clips, self.mean, self.std)
+        clips = normalize_input(clips, self.mean, self.std)
         x = Tubelets(self.feature_dim, self.norm(parent=None).dtype, name="tubelets")(clips)
         block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         for index in range(self.depth):

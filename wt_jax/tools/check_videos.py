@@ -15,15 +15,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from wt_jax.data.annotations import compare
-from wt_jax.data.decode import VideoError
-from wt_jax.data.index import Facts, broken, look_at, rows_of, with_facts, write_index
-from wt_jax.data.lists import OK
+from wt_jax.data.parallel import ProgressLine, run_parallel
 from wt_jax.data.records import VideoList
-from wt_jax.data.sources import open_source
-from wt_jax.data.video import file_of, find_video, is_remote
-from wt_jax.tools.commands import command, told_in_one_line
-from wt_jax.tools.parallel import ProgressLine, run_parallel
+from wt_jax.data.sources.annotations import compare
+from wt_jax.data.sources.index import Facts, broken, look_at, rows_of, with_facts, write_index
+from wt_jax.data.sources.lists import OK
+from wt_jax.data.sources.open import open_source
+from wt_jax.data.video.decode import VideoError
+from wt_jax.data.video.reader import file_of, find_video, is_remote
+from wt_jax.tools.commands import command, user_errors
 
 _NAMED = 10  # broken videos that are printed; the index has all of them
 
@@ -128,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--decode", action="store_true", help="decode every frame")
     parser.add_argument("--dataset", default="", metavar="NAME/SPLIT", help="compare with the official count of this split")
     args = parser.parse_args(argv)
-    with told_in_one_line():
+    with user_errors():
         compare(args.dataset, 0)  # A wrong name is told before the work.
         videos = open_source(args.source, args.root, max_bad_fraction=1.0)
         rows = check_videos(videos, args.out, every_frame=args.decode, workers=args.workers)

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from wt_jax.data.decode import VideoError
 from wt_jax.data.records import SourceError
+from wt_jax.data.video.decode import VideoError
 
 
 def command(doc: str, workers: bool = False) -> argparse.ArgumentParser:
@@ -25,7 +25,7 @@ def command(doc: str, workers: bool = False) -> argparse.ArgumentParser:
 
 
 @contextmanager
-def told_in_one_line() -> Iterator[None]:
+def user_errors() -> Iterator[None]:
     """Turns faults of the user's input or machine, and Ctrl-C, into one line on stderr and exit code 2."""
     try:
         yield

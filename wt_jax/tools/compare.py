@@ -17,9 +17,9 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from wt_jax.cli import config_for, parse_flags, set_up_logging, told_in_one_line
+from wt_jax.cli import config_for, parse_flags, set_up_logging, user_errors
 from wt_jax.config import ConfigError
-from wt_jax.eval.rivals import compare
+from wt_jax.eval.compare.runs import compare
 
 log = logging.getLogger("wt_jax")
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
     set_up_logging()
     # Shapes are all that is asked of JAX here; the accelerator belongs to the runs.
     jax.config.update("jax_platforms", "cpu")
-    with told_in_one_line():
+    with user_errors():
         if len(argv) > 1:
             raise ConfigError(f"unexpected argument {argv[1]!r}; options begin with --")
         file, overrides = config_for(_METHODS.value)

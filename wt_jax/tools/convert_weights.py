@@ -12,10 +12,10 @@ from pathlib import Path
 
 from absl import app, flags
 
-from wt_jax.cli import fail, parse_flags, set_up_logging, told_in_one_line
+from wt_jax.cli import fail, parse_flags, set_up_logging, user_errors
 from wt_jax.config import ConfigError
-from wt_jax.models.convert import KINDS
-from wt_jax.models.convert.folder import convert_weights
+from wt_jax.weights.convert import KINDS
+from wt_jax.weights.convert.folder import convert_weights
 
 _KIND = flags.DEFINE_string("kind", None, f"What the file holds: {', '.join(KINDS)}.")
 _LICENCE = flags.DEFINE_string("licence", "", "Licence of the weights, for the model card.")
@@ -24,7 +24,7 @@ _LICENCE = flags.DEFINE_string("licence", "", "Licence of the weights, for the m
 def main(argv: Sequence[str]) -> None:
     """Read the command line."""
     set_up_logging()
-    with told_in_one_line():
+    with user_errors():
         if _KIND.value is None or len(argv) != 3:
             raise ConfigError("usage: python -m wt_jax.tools.convert_weights --kind=KIND FILE OUT; kinds: " + ", ".join(KINDS))
         try:

@@ -14,10 +14,10 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import config_flags
 
-from wt_jax.cli import fail, parse_flags, set_up_logging, told_in_one_line
+from wt_jax.cli import fail, parse_flags, set_up_logging, user_errors
 from wt_jax.config import ConfigError
+from wt_jax.eval.config import resolve_evaluation
 from wt_jax.eval.encoders import named_places
-from wt_jax.eval.protocol import resolve_evaluation
 from wt_jax.eval.suite import EvaluationError, evaluate
 
 log = logging.getLogger("wt_jax")
@@ -30,7 +30,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for features and results
 def main(argv: Sequence[str]) -> None:
     """Run the evaluation that the flags describe."""
     set_up_logging()
-    with told_in_one_line():
+    with user_errors():
         if len(argv) > 1:
             raise ConfigError(f"unexpected argument {argv[1]!r}; options begin with --")
         if _CONFIG.value is None:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from absl import app, flags
 
-from wt_jax.cli import fail, parse_flags, set_up_logging, told_in_one_line
+from wt_jax.cli import fail, parse_flags, set_up_logging, user_errors
 from wt_jax.config import ConfigError
-from wt_jax.train.export import export_weights
+from wt_jax.weights.export import export_weights
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 _BEST = flags.DEFINE_bool(
@@ -24,7 +24,7 @@ _LICENCE = flags.DEFINE_string("licence", "", "Licence of the weights, for the m
 def main(argv: Sequence[str]) -> None:
     """Read the command line."""
     set_up_logging()
-    with told_in_one_line():
+    with user_errors():
         if _WORKDIR.value is None or len(argv) != 2:
             raise ConfigError("usage: python -m wt_jax.tools.export_weights --workdir=RUN OUT [--best] [--licence=TEXT]")
         try:

@@ -13,17 +13,17 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from wt_jax.data.annotations import READERS, Split, compare
 from wt_jax.data.records import SourceError
-from wt_jax.data.video import EXTENSIONS
-from wt_jax.tools.commands import command, told_in_one_line
+from wt_jax.data.sources.annotations import READERS, Split, compare
+from wt_jax.data.video.reader import EXTENSIONS
+from wt_jax.tools.commands import command, user_errors
 
 
 def make_lists(name: str, annotations: Path, videos: Path, out: Path) -> list[str]:
     """Writes the lists and returns one line per split: date, counts, what is missing.
 
     Args:
-      name: a data set of `wt_jax.data.annotations.READERS`.
+      name: a data set of `wt_jax.data.sources.annotations.READERS`.
       annotations: folder of its official files.
       videos: folder of its videos.
       out: folder for the lists; it is made.
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--videos", type=Path, required=True, metavar="FOLDER", help="the videos, in any layout")
     parser.add_argument("--out", type=Path, default=Path(), metavar="FOLDER", help="folder for the lists")
     args = parser.parse_args(argv)
-    with told_in_one_line():
+    with user_errors():
         print("\n".join(make_lists(args.name, args.annotations, args.videos, args.out)))
 
 

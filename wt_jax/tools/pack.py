@@ -13,15 +13,15 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from wt_jax.data.decode import VideoError
-from wt_jax.data.index import rows_of
-from wt_jax.data.lists import OK
 from wt_jax.data.packing import PackSettings, Row, Shard, finish, pack_shard, plan_shards
+from wt_jax.data.parallel import ProgressLine, run_parallel
 from wt_jax.data.records import SourceError
-from wt_jax.data.sources import open_source
-from wt_jax.data.video import is_remote
-from wt_jax.tools.commands import command, told_in_one_line
-from wt_jax.tools.parallel import ProgressLine, run_parallel
+from wt_jax.data.sources.index import rows_of
+from wt_jax.data.sources.lists import OK
+from wt_jax.data.sources.open import open_source
+from wt_jax.data.video.decode import VideoError
+from wt_jax.data.video.reader import is_remote
+from wt_jax.tools.commands import command, user_errors
 
 _NAMED = 10  # broken videos that are printed; the index has all of them
 
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = command(__doc__, workers=True)
     add_arguments(parser)
     args = parser.parse_args(argv)
-    with told_in_one_line():
+    with user_errors():
         print(report(pack(plan(args), args.out, args.workers)))
         print(f"train on it with --config.data.train={args.out}")
 

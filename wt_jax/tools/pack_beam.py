@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from wt_jax.data.packing import Row, Shard, finish, pack_shard
 from wt_jax.data.records import SourceError
-from wt_jax.tools.commands import command, told_in_one_line
+from wt_jax.tools.commands import command, user_errors
 from wt_jax.tools.pack import add_arguments, plan
 
 
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = command(__doc__)
     add_arguments(parser)
     args, options = parser.parse_known_args(argv)
-    with told_in_one_line():
+    with user_errors():
         try:
             import apache_beam  # noqa: F401
         except ImportError as error:

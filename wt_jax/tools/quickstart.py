@@ -17,12 +17,12 @@ import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from wt_jax.cli import parse_flags, set_up_logging, told_in_one_line
+from wt_jax.cli import parse_flags, set_up_logging, user_errors
 from wt_jax.config import resolve
-from wt_jax.eval.judge import judge
 from wt_jax.eval.report import Subject, write_report
+from wt_jax.eval.run import judge
 from wt_jax.eval.table import format_table
-from wt_jax.train.host import fit_process
+from wt_jax.kernels.process import fit_process
 from wt_jax.train.loop import prepare, train
 from wt_jax.train.workdir import open_workdir
 
@@ -67,7 +67,7 @@ def quickstart(config: ConfigDict, folder: Path, seeds: Sequence[int]) -> str:
         baseline = run_one(one_frame(config), folder / f"one_frame_{name}_seed{seed}")
         method = run_one(config, folder / f"{name}_seed{seed}")
         rows = {
-            "random-initialised": method["random-initialised"],
+            "random-initialized": method["random-initialized"],
             "one-frame baseline": baseline["pre-trained"],
             f"pre-trained ({name})": method["pre-trained"],
         }
@@ -85,7 +85,7 @@ def quickstart(config: ConfigDict, folder: Path, seeds: Sequence[int]) -> str:
 def main(argv: Sequence[str]) -> None:
     """Run the quick start."""
     set_up_logging()
-    with told_in_one_line():
+    with user_errors():
         fit_process(_CONFIG.value.data.workers)
         print(quickstart(_CONFIG.value, Path(_WORKDIR.value), [int(seed) for seed in _SEEDS.value]))
 

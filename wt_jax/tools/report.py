@@ -10,7 +10,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from wt_jax.cli import KNOWN_ERRORS, parse_flags, set_up_logging, told_in_one_line
+from wt_jax.cli import KNOWN_ERRORS, parse_flags, set_up_logging, user_errors
 from wt_jax.config import ConfigError
 from wt_jax.eval.report import Subject, write_report
 from wt_jax.train.checkpoint import last_state
@@ -38,7 +38,7 @@ def open_subject(workdir: Path) -> Subject | str:
 def main(argv: Sequence[str]) -> None:
     """Write the report."""
     set_up_logging()
-    with told_in_one_line():
+    with user_errors():
         if len(argv) > 1:
             raise ConfigError(f"unexpected argument {argv[1]!r}; options begin with --")
         if not _WORKDIR.value:

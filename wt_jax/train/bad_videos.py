@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from wt_jax.cluster.processes import is_primary_process
 from wt_jax.data.pipeline import describe_failure
-from wt_jax.data.sources import VideoList
-from wt_jax.train.distributed import is_chief
+from wt_jax.data.sources.open import VideoList
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class BadVideos:
             if record.path in self._known:
                 continue
             self._known[record.path] = record.path
-            if is_chief():
+            if is_primary_process():
                 cause = self._known[record.path] = describe_failure(record)
                 with self._path.open("a") as file:
                     file.write(json.dumps({"path": record.path, "cause": cause}) + "\n")

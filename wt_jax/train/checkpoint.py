@@ -13,9 +13,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from wt_jax.models.weights import differences, first_faults
-from wt_jax.train.distributed import by_chief, from_chief, is_chief, lost_peer
+from wt_jax.cluster.processes import by_chief, from_chief, is_primary_process, lost_peer
 from wt_jax.train.step import TrainState
+from wt_jax.weights.folder import differences, first_faults
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class Checkpoints:
     def _failed(self, manager: ocp.CheckpointManager, error: Exception) -> Exception:
         if lost_peer(error):
             return error
-        for draft in manager.directory.glob("*orbax-checkpoint-tmp*") if is_chief() else ():
+        for draft in manager.directory.glob("*orbax-checkpoint-tmp*") if is_primary_process() else ():
             shutil.rmtree(draft, ignore_errors=True)  # it may be what fills the disk
         cause = "No space left on device" if "No space left" in str(error) else _line(error)
         good = max(manager.all_steps(read=True), default=None)

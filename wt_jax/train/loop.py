@@ -13,24 +13,24 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from wt_jax.cluster import host_signals
+from wt_jax.cluster.goodput import Goodput
+from wt_jax.cluster.heartbeat import Heartbeat, memory, silent_processes
+from wt_jax.cluster.preemption import Interrupt, Preempted
+from wt_jax.cluster.processes import PeerLost, is_primary_process, lost_peer, meet
 from wt_jax.config import Config, ConfigError, steps_of
 from wt_jax.data.pipeline import train_batches
 from wt_jax.data.records import VideoList
-from wt_jax.data.sources import open_source
-from wt_jax.eval.evaluate import Evaluator
-from wt_jax.eval.features import make_extractor
+from wt_jax.data.sources.open import open_source
+from wt_jax.eval.features.extract import make_extractor
+from wt_jax.eval.online import Evaluator
+from wt_jax.experiment import Program, build
+from wt_jax.kernels import operations
 from wt_jax.methods import fit_to_data
-from wt_jax.models import onednn_ops
-from wt_jax.train import together
 from wt_jax.train.bad_videos import BadVideos, TrainingError
-from wt_jax.train.build import Program, build
 from wt_jax.train.checkpoint import Checkpoints
-from wt_jax.train.distributed import PeerLost, is_chief, lost_peer, meet
-from wt_jax.train.goodput import Goodput
-from wt_jax.train.heartbeat import Heartbeat, memory, silent_processes
-from wt_jax.train.kept_step import compiled_step
+from wt_jax.train.executable_cache import compiled_step
 from wt_jax.train.metrics import MetricsWriter, Progress
-from wt_jax.train.preemption import Interrupt, Preempted
 from wt_jax.train.profile import ProfileWindow
 from wt_jax.train.sharding import put_batch
 from wt_jax.train.step import TrainState, batch_shapes
@@ -115,11 +115,11 @@ def _train(run: Run, workdir: Path, interrupt: Interrupt, heartbeat: Heartbeat) 
         processes,
         f", from step {start}" if start else "",
     )
-    if jax.devices()[0].platform == "cpu" and not onednn_ops.available():
+    if jax.devices()[0].platform == "cpu" and not operations.available():
         log.info("no oneDNN 3 was found here: convolutions take two to three times as long (docs/performance.md)")
     writer = MetricsWriter(workdir, start, config.train.tensorboard)
     bad_videos = BadVideos(run.videos, workdir, config.data.max_bad_fraction)
-    goodput = Goodput(workdir, start) if is_chief() else None
+    goodput = Goodput(workdir, start) if is_primary_process() else None
     eval_every = steps_of(config.train.eval_every, steps_per_epoch=run.program.steps_per_epoch)
     checkpoint_every = max(1, steps_of(config.train.checkpoint_every, steps_per_epoch=run.program.steps_per_epoch))
     scores = {line["step"]: line["knn_top1"] for line in writer.kept if "knn_top1" in line}
@@ -139,7 +139,7 @@ def _train(run: Run, workdir: Path, interrupt: Interrupt, heartbeat: Heartbeat) 
         """Read the oldest pending step; whether some process was asked to stop."""
         nonlocal last_finish
         step, shared, metrics, waited = pending.popleft()
-        known = together.read(shared)
+        known = host_signals.read(shared)
         metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
         now = time.perf_counter()
         if last_finish:
@@ -153,11 +153,11 @@ def _train(run: Run, workdir: Path, interrupt: Interrupt, heartbeat: Heartbeat) 
         if not np.isfinite(metrics["loss"]):
             ids = workdir / f"not_finite_step_{step}.json"
             paths = [run.videos[int(v)].path for v in known.video]
-            if is_chief():
+            if is_primary_process():
                 ids.write_text(json.dumps({"step": step, "metrics": repr(metrics), "videos": paths}, indent=1))
             raise TrainingError(f"the loss of step {step} is {metrics['loss']}; its videos are in {ids}")
         if step % config.train.log_every == 0 or step == num_steps:
-            if slow := together.slow_host(np.array(busy), progress.seconds):
+            if slow := host_signals.slow_host(np.array(busy), progress.seconds):
                 log.warning("%s", slow)
             busy.clear()
             metrics |= progress.rates(step) | memory()
@@ -181,7 +181,7 @@ def _train(run: Run, workdir: Path, interrupt: Interrupt, heartbeat: Heartbeat) 
     def due(step: int) -> bool:
         return bool(step and eval_every and run.evaluator.possible and step % eval_every == 0)
 
-    share = together.make_share(run.program.mesh)
+    share = host_signals.make_share(run.program.mesh)
     source = _batches(run, start)
     profile = ProfileWindow(config.train.profile, workdir)
     stop = False

@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from wt_jax.train.distributed import is_chief
+from wt_jax.cluster.processes import is_primary_process
 
 # Dense bfloat16 peak of one chip in FLOP/s, by jax's device kind, from the vendors' data sheets.
 PEAK_FLOPS = {
@@ -44,7 +44,7 @@ class MetricsWriter:
         self._path = workdir / "metrics.jsonl"
         self.kept = [line for line in read_metrics(self._path) if line["step"] <= start_step]
         self._file = self._board = None
-        if not is_chief():
+        if not is_primary_process():
             return
         fresh = self._path.with_suffix(".tmp")
         fresh.write_text("".join(json.dumps(line) + "\n" for line in self.kept))

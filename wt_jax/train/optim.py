@@ -1,4 +1,4 @@
-"""The optimiser of a configuration, with the learning rate per 256 clips scaled in one visible line."""
+"""The optimizer of a configuration, with the learning rate per 256 clips scaled in one visible line."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,8 +19,8 @@ def learning_rate(config: OptimConfig, *, batch_size: int, num_steps: int, steps
     elif config.schedule == "constant":
         body = optax.constant_schedule(peak)
     else:
-        drops = {steps_of(drop, **durations) - warmup: 0.1 for drop in config.drops}
-        body = optax.piecewise_constant_schedule(peak, drops)
+        boundaries = {steps_of(milestone, **durations) - warmup: 0.1 for milestone in config.milestones}
+        body = optax.piecewise_constant_schedule(peak, boundaries)
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), body], [warmup]) if warmup else body
 
 
@@ -54,7 +54,7 @@ def make_optimizer(
             # You et al. 2017 (arXiv 1708.03888); biases and norms are neither decayed nor rescaled, as in BYOL.
             body = optax.lars(schedule, config.weight_decay, matrices, trust_ratio_mask=matrices, momentum=config.momentum)
         case _:
-            raise ValueError(f"unknown optimiser {config.name!r}")
+            raise ValueError(f"unknown optimizer {config.name!r}")
     if config.clip_norm > 0:
         body = optax.chain(optax.clip_by_global_norm(config.clip_norm), body)
     if config.layer_decay < 1:

@@ -1,6 +1,6 @@
 """Where arrays live: a mesh of two axes, and one rule for everything in the train state.
 
-The batch is split over both axes. Parameters, optimiser state, teacher and queues are split over "fsdp" (1: data-parallel)
+The batch is split over both axes. Parameters, optimizer state, teacher and queues are split over "fsdp" (1: data-parallel)
 along their largest axis that divides; statistics and counters are on every device.
 
 Devices stand in the order of their processes, not in one that jax picks for the network: each process then owns one stretch of

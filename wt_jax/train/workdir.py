@@ -9,9 +9,9 @@ from typing import Any
 
 import jax
 
+from wt_jax.cluster.processes import by_chief
+from wt_jax.cluster.workdir_lock import lock_workdir
 from wt_jax.config import Config, ConfigError, resolve, to_dict
-from wt_jax.train.distributed import by_chief
-from wt_jax.train.lock import lock_workdir
 
 # What may differ between two starts of one run: it changes neither the parameters nor the order of the data.
 _FREE = {

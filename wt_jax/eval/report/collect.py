@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from wt_jax.config import ConfigError
-from wt_jax.data.decode import VideoError
+from wt_jax.data.video.decode import VideoError
 from wt_jax.eval.report import pictures
 from wt_jax.eval.report.curves import panels
 from wt_jax.eval.report.pictures import Subject
 from wt_jax.eval.report.scores import classes, evaluated_classes, score_tables
-from wt_jax.eval.scores import confusion_matrix
+from wt_jax.eval.statistics import confusion_matrix
 from wt_jax.train.metrics import read_metrics
 
 log = logging.getLogger(__name__)

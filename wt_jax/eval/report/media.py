@@ -1,6 +1,6 @@
 """Clips as pictures inside an HTML file: each is one film strip, its frames side by side, which CSS plays.
 
-Why strips of WebP and no video: a picture needs no permission to start, plays in step with its neighbours, stops where the
+Why strips of WebP and no video: a picture needs no permission to start, plays in step with its neighbors, stops where the
 reader asks for less motion, can be printed, and every browser since 2020 shows it. Videos in data URIs do not play
 everywhere, and an animated picture cannot be stopped. The price is that no frame is predicted from another, so strips are
 small: at most FRAMES frames of SIDE pixels, a multiple of 16, so that no block of the codec has part in two frames. All
@@ -28,7 +28,7 @@ class Strip:
 def strip(clip: np.ndarray) -> Strip:
     """A film strip of a (T, S, S, 3) uint8 clip: every n-th frame, so that at most FRAMES remain, brought to SIDE pixels."""
     clip = clip[:: -(-len(clip) // FRAMES)]
-    # Small frames are enlarged too: a browser that does it mixes neighbours on the strip.
+    # Small frames are enlarged too: a browser that does it mixes neighbors on the strip.
     kind = cv2.INTER_AREA if clip.shape[1] > SIDE else cv2.INTER_CUBIC
     tiles = [cv2.resize(frame, (SIDE, SIDE), interpolation=kind) for frame in clip]
     return Strip(data_uri(np.concatenate(tiles, axis=1)), len(tiles))

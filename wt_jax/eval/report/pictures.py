@@ -17,10 +17,10 @@ from wt_jax.augment import finish_view, finish_views, to_uint8
 from wt_jax.data.pipeline import eval_batches, train_batches
 from wt_jax.data.records import VideoList
 from wt_jax.data.views import PixelSpec, ViewSpec
-from wt_jax.eval.features import Features
-from wt_jax.eval.report.looks import contributions, focus, heat, motion, overlay
+from wt_jax.eval.features.extract import Features
+from wt_jax.eval.protocols.retrieval import centered, nearest
 from wt_jax.eval.report.media import SIDE, sheet, strip
-from wt_jax.eval.retrieval import centred, nearest
+from wt_jax.eval.report.saliency import contributions, focus, heat, motion, overlay
 from wt_jax.methods.base import encoder_variables
 from wt_jax.train.loop import Run
 from wt_jax.train.step import TrainState
@@ -48,7 +48,7 @@ class Subject:
 
 
 def views(subject: Subject) -> dict[str, Any]:
-    """What the network reads in training: some videos, all views of each, after colour and blur."""
+    """What the network reads in training: some videos, all views of each, after color and blur."""
     run = subject.run
     specs = dict(list(run.program.method.views.items())[:MOST_VIEWS])
     videos = min(VIDEOS, len(run.videos))
@@ -73,7 +73,7 @@ def retrieval(subject: Subject) -> dict[str, Any] | str:
         return "There is only one video, so there is nothing to compare it with."
     chosen = _spread(len(queries.videos), QUERIES)
     values, gallery_values = _comparable(subject, queries)[chosen], _comparable(subject, gallery)
-    found = nearest(values, gallery_values, k + one_list, centre=False)
+    found = nearest(values, gallery_values, k + one_list, center=False)
     # Within one list the nearest video is the query itself.
     found = [[n for n in row if not (one_list and n == q)][:k] for q, row in zip(chosen, found, strict=True)]
     view = _small(subject)
@@ -174,9 +174,9 @@ def _heats(run: Run, state: TrainState, clips: np.ndarray, shown: np.ndarray) ->
 
 
 def _comparable(subject: Subject, features: Features) -> np.ndarray:
-    """The features as the run's evaluation compares them: less the mean of their set, if it centres."""
-    if subject.run.config.eval.centre and len(features.values) > 1:
-        return centred("features", features.values)
+    """The features as the run's evaluation compares them: less the mean of their set, if it centers."""
+    if subject.run.config.eval.center and len(features.values) > 1:
+        return centered("features", features.values)
     return features.values
 
 
@@ -203,6 +203,6 @@ def _name(videos: VideoList, index: int) -> str:
 
 
 def _describe(view: ViewSpec) -> str:
-    pixels = "colour and blur vary" if view.pixels != PixelSpec() else "colour as it is"
-    crop = {"random": "random crop", "center": "centre crop", "resize": "whole frame"}[view.crop]
+    pixels = "color and blur vary" if view.pixels != PixelSpec() else "color as it is"
+    crop = {"random": "random crop", "center": "center crop", "resize": "whole frame"}[view.crop]
     return f"window {view.window}, {view.num_frames} frames of {view.size} pixels, {crop}, {pixels}"

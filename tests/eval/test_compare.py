@@ -1,0 +1,135 @@
+"""The comparison of methods: its arithmetic, its configurations, and the command on real videos, stopped and gone on with."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wt_jax.config import ConfigError
+from wt_jax.eval.compare.runs import config_of, finished
+from wt_jax.eval.compare.table import RANDOM, draw_comparison, format_comparison, summarize
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICKSTART = str(ROOT / "configs" / "quickstart.py")
+
+
+def scores(knn, **more):
+    return {"knn_top1": knn, "linear_top1": knn / 2, "recall@1": knn / 4, **more}
+
+
+@pytest.fixture
+def runs():
+    return {
+        "weak_teacher": {0: scores(0.5, parameters=10), 1: scores(0.7, parameters=10), 2: scores(0.6, parameters=10)},
+        "moco": {0: scores(0.4, parameters=10), 2: scores(0.7, parameters=10)},
+        RANDOM: {0: scores(0.3)},
+    }
+
+
+def test_summary_is_mean_and_sample_deviation_and_the_lead_is_paired_by_seed(runs):
+    summary = summarize(runs, reference="weak_teacher")
+    mean, deviation, count = summary["weak_teacher"]["knn_top1"]
+    assert (mean, count) == (pytest.approx(0.6), 3)
+    assert deviation == pytest.approx(np.std([0.5, 0.7, 0.6], ddof=1))
+    lead = summary["moco"]["lead"]
+    assert lead[0] == pytest.approx(np.mean([0.4 - 0.5, 0.7 - 0.6]))
+    assert lead[2] == 2
+    assert "lead" not in summary["weak_teacher"]
+    assert math.isnan(summary[RANDOM]["knn_top1"][1])
+
+
+def test_table_has_a_row_per_method_the_best_first(runs, tmp_path):
+    summary = summarize(runs, reference="weak_teacher")
+    rows = format_comparison(summary, "weak_teacher").splitlines()[2:]
+    assert [row.split("|")[1].strip() for row in rows] == ["weak_teacher", "moco", RANDOM]
+    assert "60.0 ± 10.0" in rows[0]
+    assert "| 30.0 |" in rows[2]
+    draw_comparison(summary, tmp_path / "comparison.png")
+    assert (tmp_path / "comparison.png").stat().st_size > 5000
+
+
+def test_overrides_reach_the_methods_that_have_them():
+    overrides = {"train.duration": "5 steps", "method.label_weight": 0.5, "method.no_such_key": 1}
+    config, used = config_of(QUICKSTART, "weak_teacher", 3, overrides)
+    assert config.seed == 3
+    assert config.method.label_weight == 0.5
+    assert "method.no_such_key" not in used
+
+
+def test_results_of_another_configuration_are_not_taken(tmp_path):
+    config, _ = config_of(QUICKSTART, "moco", 0, {})
+    assert not finished(tmp_path, config)
+    from wt_jax.train.workdir import open_workdir
+
+    open_workdir(tmp_path, config)
+    (tmp_path / "results.json").write_text("{}")
+    assert finished(tmp_path, config)
+    assert not finished(tmp_path, config_of(QUICKSTART, "moco", 1, {})[0])
+
+
+def test_a_wrong_override_is_refused_before_anything_runs():
+    with pytest.raises((ConfigError, KeyError)):
+        config_of(QUICKSTART, "moco", 0, {"train.batch_size": 33})
+
+
+def command(folder, workdir, *more, config=QUICKSTART):
+    changes = [
+        "clip.num_frames=4",
+        "clip.size=16",
+        "model.width=8",
+        "method.queue_size=16",
+        "train.batch_size=8",
+        "train.duration=4 steps",
+        "train.log_every=1",
+        "eval.windows=1",
+        "eval.batch_size=8",
+        "eval.k=5",
+        f"data.train={folder}/train",
+        f"data.test={folder}/test",
+        "data.max_bad_fraction=1.0",
+    ]
+    arguments = [f"--config={config}", *(f"--config.{change}" for change in changes), f"--workdir={workdir}", *more]
+    environment = {**os.environ, "XLA_FLAGS": ""}
+    return subprocess.run(
+        [sys.executable, "-m", "wt_jax.tools.compare", *arguments],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+
+
+def test_an_unknown_method_is_named_with_those_there_are():
+    done = command("data", "nowhere", "--methods=weak_teacher,mocco")
+    assert done.returncode == 2
+    assert "'mocco'" in done.stderr
+    assert "weak_teacher" in done.stderr
+
+
+def test_a_key_of_one_method_alone_reaches_it(small_set, tmp_path):
+    options = ["--config.method.teacher=nowhere", "--methods=moco,seed", "--seeds=1"]
+    done = command(small_set, tmp_path / "w", *options, config=f"{QUICKSTART}:seed")
+    assert done.returncode == 2
+    assert "nowhere" in done.stderr
+    assert not (tmp_path / "w").exists()  # refused before the first run
+
+
+@pytest.mark.slow
+def test_two_methods_and_then_a_third_without_repeating_the_first_two(small_set, tmp_path):
+    first = command(small_set, tmp_path, "--methods=weak_teacher,moco", "--seeds=1")
+    assert first.returncode == 0, first.stderr
+    logs = {name: (tmp_path / f"{name}_seed0" / "log.txt").stat() for name in ("weak_teacher", "moco")}
+    second = command(small_set, tmp_path, "--methods=weak_teacher,moco,relational", "--seeds=1")
+    assert second.returncode == 0, second.stderr
+    assert "run 3 of 3" in second.stderr
+    assert "run 1 of 3" not in second.stderr
+    for name, before in logs.items():
+        assert (tmp_path / f"{name}_seed0" / "log.txt").stat().st_mtime_ns == before.st_mtime_ns
+    table = json.loads((tmp_path / "comparison.json").read_text())
+    assert set(table["runs"]) == {"weak_teacher", "moco", "relational", RANDOM}
+    row = table["runs"]["moco"]["0"]
+    assert row["parameters"] > 1000
+    assert row["memory"] > 0.1
+    assert row["clips_per_second"] > 0

@@ -1,0 +1,193 @@
+"""The generic step with the weak teacher: devices, sharding, accumulation, precision; and the optimizers.
+
+What every method must pass is in test_methods.py.
+"""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from support.training import BATCH, STEPS, batches, build, filled, finished, first, largest_gap, mesh_of, run, small_config
+
+from wt_jax.augment import finish_views
+from wt_jax.experiment import build as whole_program
+from wt_jax.losses import weak_teacher_loss
+from wt_jax.methods import build_method
+from wt_jax.train.communication import bytes_per_step
+from wt_jax.train.optim import learning_rate, make_optimizer
+from wt_jax.train.sharding import put_batch
+
+# A queue that is large enough to be split.
+SPLIT = {"optim__learning_rate": 1e-2, "optim__name": "sgd", "method__queue_size": 256}
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return run(small_config(**SPLIT), mesh_of(1))
+
+
+@pytest.mark.parametrize("fsdp", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_four_devices_equal_one(alone, fsdp):
+    losses, state = run(small_config(**SPLIT), mesh_of(4, fsdp))
+    np.testing.assert_allclose(losses, alone[0], atol=1e-5)
+    assert largest_gap(state.teacher, alone[1].teacher) < 1e-6
+    np.testing.assert_array_equal(state.memory["video"], alone[1].memory["video"])
+    np.testing.assert_allclose(state.memory["strong"], alone[1].memory["strong"], atol=1e-4)
+
+
+def test_figures_of_whole_networks_are_there_where_metrics_are_written():
+    config = small_config(train__log_every=3, train__batch_size=BATCH, train__duration="5 steps")
+    program = whole_program(config, 12)
+    state, there = program.first_state(), []
+    for batch in batches(program.method, 5):
+        state, metrics = program.step(state, put_batch(batch, program.mesh))
+        there.append([bool(jnp.isfinite(metrics[name])) for name in ("gradient_norm", "teacher_distance")])
+    assert there == [[number in (3, 5)] * 2 for number in range(1, 6)]
+    after = {name: state.params[name] for name in state.teacher["params"]}
+    gap = optax.tree.norm(jax.tree.map(jnp.subtract, state.teacher["params"], after))
+    assert float(metrics["teacher_distance"]) == pytest.approx(float(gap / optax.tree.norm(after)), rel=1e-4)
+
+
+def test_batch_norm_is_that_of_the_global_batch():
+    config = small_config(model__norm="batch", optim__learning_rate=1e-2, optim__name="sgd")
+    one, four = run(config, mesh_of(1), 5), run(config, mesh_of(4), 5)
+    np.testing.assert_allclose(one[0], four[0], atol=1e-5)
+    assert largest_gap(one[1].model_state, four[1].model_state) < 1e-5
+
+
+def test_fsdp_shards_the_large_parameters():
+    method, state, _ = build(small_config(method__queue_size=256, model__name="small_r2plus1d"), mesh_of(4, 4))
+    big = [leaf for leaf in jax.tree.leaves(state.params) if leaf.size >= 2**12]
+    assert big
+    assert all(leaf.addressable_shards[0].data.size == leaf.size // 4 for leaf in big)
+    assert state.memory["strong"].addressable_shards[0].data.shape == (64, 16)  # the queue by slots
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fsdp", [1, 4])
+def test_what_devices_send_is_what_the_compiled_step_sends(fsdp):
+    config = small_config(method__queue_size=512)
+    method, state, step = build(config, mesh_of(4, fsdp))
+    batch = put_batch(next(batches(method, 1)), mesh_of(4, fsdp))
+    text = step.lower(state, batch).compile().as_text()
+    sent = sum(bytes_per_step(state, data=4 // fsdp, fsdp=fsdp, passes=2, rows=BATCH).values())
+    # Our sum is of the arrays that must travel; the compiler may choose another way for some, so the two agree in size.
+    assert 0.5 < sent / sent_by_rings(text, 4) < 1.5
+
+
+def sent_by_rings(text, devices):
+    """Bytes that each device sends, from the collectives of an HLO text in which every group has all devices."""
+    weights = {"all-reduce": 2 * (devices - 1) / devices, "all-gather": (devices - 1) / devices, "reduce-scatter": devices - 1}
+    total = 0.0
+    for line in text.splitlines():
+        match = re.search(r"= (.*?) (all-reduce|all-gather|reduce-scatter)(?:-start)?\(", line)
+        if match:
+            for kind, shape in re.findall(r"(f32|s32|u32|u8|bf16|pred)\[([\d,]*)\]", match[1]):
+                size = int(np.prod([int(n) for n in shape.split(",") if n])) * {"u8": 1, "pred": 1, "bf16": 2}.get(kind, 4)
+                total += weights[match[2]] * size
+    return total
+
+
+@pytest.mark.parametrize(("name", "shared"), [("weak_teacher", "all"), ("weak_teacher", "encoder"), ("one_hot", "all")])
+def test_method_loss_is_the_public_one(name, shared):
+    config = small_config(name, method__shared=shared)
+    method, state, _ = first(config)
+    batch, memory = finished(method, next(batches(method, 1))), filled(state.memory)
+
+    @jax.jit
+    def both(params):
+        rest = (state.model_state, state.teacher, memory, batch, jax.random.key(0), jnp.int32(3))
+        variables = {"params": params, **state.model_state}
+        query = method.network.apply(variables, batch["query"], True, mutable=["batch_stats"])[0][0]
+        return method.loss(params, *rest), query
+
+    (value, (_, new_memory, metrics)), query = both(state.params)
+    np.testing.assert_array_equal(new_memory["video"][:BATCH], batch["video"])
+    settings = config.method
+    column, weight = ("strong", 0.0) if name == "one_hot" else ("weak", settings.label_weight)  # MoCo has no weak queue
+    expected = weak_teacher_loss(
+        query,
+        new_memory["strong"][:BATCH],
+        new_memory[column][:BATCH],
+        memory["strong"],
+        memory[column],
+        label_weight=weight,
+        temperature=settings.temperature,
+        weak_temperature=settings.weak_temperature,
+    )
+    assert float(value) == pytest.approx(float(expected.mean()), abs=1e-5)
+
+
+def test_same_video_clips_are_no_negatives():
+    method, state, _ = first(small_config())
+    batch = finished(method, next(batches(method, 1)))
+    memory = {**filled(state.memory), "video": jnp.full(16, batch["video"][0])}
+    arguments = (state.params, state.model_state, state.teacher, memory, batch, jax.random.key(0), jnp.int32(0))
+    assert float(jax.jit(method.loss)(*arguments)[1][2]["negatives"]) == pytest.approx(16 * (BATCH - 1) / BATCH)
+
+
+def test_label_ramp_begins_at_zero_and_ends_at_the_weight():
+    method = build_method(small_config(method__label_ramp=0.5), STEPS)
+    weights = [float(method.label_weight(step)) for step in (0, STEPS // 4, STEPS // 2, STEPS)]
+    np.testing.assert_allclose(weights, [0.0, 0.1, 0.2, 0.2], atol=1e-6)
+
+
+def test_accumulated_gradient_is_the_mean_over_pieces():
+    config = small_config(method__head_norm="")
+    method, state, step = build(config, mesh_of(1), accumulate=2)
+    state = dataclasses.replace(state, memory=filled(state.memory))
+    batch = next(batches(method, 1))
+    view_key, loss_key = jax.random.split(jax.random.fold_in(jax.random.key(0), 0))
+    memory, total = state.memory, None
+    for piece in range(2):
+        rows = finish_views({k: jnp.asarray(v[piece::2]) for k, v in batch.items()}, method.views, view_key)
+
+        def loss(params, memory=memory, rows=rows):
+            return method.loss(params, state.model_state, state.teacher, memory, rows, loss_key, jnp.int32(0))
+
+        grads, (_, memory, _) = jax.jit(jax.grad(loss, has_aux=True))(state.params)
+        total = grads if total is None else jax.tree.map(jnp.add, total, grads)
+    expected = optax.tree.norm(total) / 2
+    after, metrics = step(state, put_batch(batch, mesh_of(1)))
+    assert float(metrics["gradient_norm"]) == pytest.approx(float(expected), rel=1e-4)
+    np.testing.assert_array_equal(after.memory["video"], memory["video"])
+
+
+def test_accumulation_is_the_same_on_four_devices():
+    one, four = (run(small_config(), mesh_of(count), 3, accumulate=2) for count in (1, 4))
+    np.testing.assert_allclose(one[0], four[0], atol=1e-5)
+    np.testing.assert_array_equal(one[1].memory["video"], four[1].memory["video"])
+
+
+def test_bfloat16_keeps_parameters_and_teacher_in_float32():
+    losses, state = run(small_config(model__dtype="bfloat16"), mesh_of(1), 3)
+    assert np.isfinite(losses).all()
+    assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.teacher))} == {np.dtype("float32")}
+
+
+@pytest.mark.parametrize("name", ["sgd", "lars", "adam", "adamw"])
+def test_every_optimizer_descends_and_spares_biases_from_decay(name):
+    rate = 3.0 if name == "lars" else 0.05
+    config = small_config(optim__name=name, optim__clip_norm=1.0, optim__decay_norms=False, optim__weight_decay=0.1).optim
+    optimizer = make_optimizer(config, optax.constant_schedule(rate))
+    params = {"kernel": jnp.full((3, 3), 2.0), "bias": jnp.full(3, 2.0)}
+    state = optimizer.init(params)
+    for _ in range(20):
+        grads = jax.tree.map(lambda p: 2 * p, {"kernel": params["kernel"], "bias": jnp.zeros(3)})
+        updates, state = optimizer.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    assert float(jnp.abs(params["kernel"]).max()) < 2.0
+    np.testing.assert_array_equal(params["bias"], 2.0)
+
+
+def test_learning_rate_is_per_256_clips_with_warmup_and_drops():
+    config = small_config(
+        optim__learning_rate=0.8, optim__warmup="10 steps", optim__schedule="step", optim__milestones=("60 steps", "80 %")
+    ).optim
+    schedule = learning_rate(config, batch_size=64, num_steps=100, steps_per_epoch=5)
+    values = [float(schedule(step)) for step in (0, 5, 10, 59, 60, 79, 80)]
+    np.testing.assert_allclose(values, [0, 0.1, 0.2, 0.2, 0.02, 0.02, 0.002], rtol=1e-5)

@@ -1,0 +1,1 @@
+"""Measurements: loader, step, their peers, and kills."""

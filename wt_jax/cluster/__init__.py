@@ -1,0 +1,1 @@
+"""Several processes as one run: start, barriers, heartbeat, lock, preemption."""

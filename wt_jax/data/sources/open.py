@@ -1,0 +1,123 @@
+"""What there is to learn from: list files, indexes, class folders, packed shards, TFDS and mixtures -> a `VideoList`.
+
+Local or remote: gs://, s3:// and what else `etils.epath` knows. Nothing here opens a video.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+
+import numpy as np
+from etils import epath
+
+from wt_jax.data.records import Record, SourceError, VideoList, mix
+from wt_jax.data.sources.index import INDEX
+from wt_jax.data.sources.lists import read_list
+from wt_jax.data.sources.tfds import open_tfds
+from wt_jax.data.video.reader import EXTENSIONS, file_of, is_remote
+
+__all__ = ["Record", "SourceError", "VideoList", "open_source"]
+
+_PART = re.compile(r"\s*(?:(?P<weight>\d*\.?\d+)\s*\*)?\s*(?P<location>\S.*?)\s*")
+
+
+def open_source(location: str, root: str = "", max_bad_fraction: float = 0.01) -> VideoList:
+    """Lists the videos of a data source.
+
+    * A list file has lines `path label`, separated by space, comma or tab; the label, a name or an integer from 0, may be
+      left out (or -1) throughout. Blank lines and lines that start with # are skipped. A CSV file with a header needs a
+      column `path` and may have `label`, `name` (of an integer label) and others. A `classes.txt` beside the list, one
+      name per line, names integer labels.
+    * An index, which `wt_jax.tools.check_videos` and `wt_jax.tools.pack` write, is such a CSV with a column `status`:
+      videos that are not `ok` are left out and counted in the log, and no file is looked at.
+    * A folder that `pack` wrote is its index. A folder whose videos all lie in two or more direct subfolders is a set of
+      classes, numbered in sorted order. Any other tree is taken as unlabelled, sorted by path.
+    * `tfds:NAME[/CONFIG][:VERSION][#SPLIT]` is a prepared TFDS data set: see `wt_jax.data.sources.tfds`.
+    * `mix:0.7*ONE,0.3*OTHER` mixes sources by the shares of the clips that training shows; without weights each source has
+      the weight of its number of videos. No location within a mixture may hold a comma.
+
+    Args:
+      location: one of these; files and folders may be remote.
+      root: folder for relative paths in a list; by default the folder of the list. For TFDS its data folder.
+      max_bad_fraction: share of listed files that may be missing, in [0, 1]. They stay in the list, and loading
+        replaces and counts them. Remote files are not looked for.
+
+    Raises:
+      SourceError: there is nothing to read, or it contradicts itself.
+    """
+    if location.startswith("mix:"):
+        return _from_mixture(location, root, max_bad_fraction)
+    if location.startswith("tfds:"):
+        return open_tfds(location, root)
+    place = _place(location)
+    if place.is_dir():
+        packed = (place / INDEX).exists() and any(place.glob("*.array_record"))
+        videos = read_list(place / INDEX) if packed else _from_folder(place)
+    elif not place.exists():
+        raise SourceError(f"{location}: there is no such file or folder; give a list file or a folder of videos")
+    elif place.suffix.lower() in EXTENSIONS:
+        raise SourceError(f"{location}: this is a single video; give the folder that holds it, or a list file")
+    else:
+        videos = read_list(place, root, max_bad_fraction)
+    for path in {path.split("://")[0]: path for path in videos.paths if is_remote(path)}.values():
+        _place(file_of(path))  # A missing library is told once here, not by every video.
+    return videos
+
+
+def _from_mixture(location: str, root: str, max_bad_fraction: float) -> VideoList:
+    parts = [_PART.fullmatch(part) for part in location.removeprefix("mix:").split(",")]
+    if not all(parts):
+        raise SourceError(f"{location}: a part is empty; write mix:0.7*ONE,0.3*OTHER")
+    lists = [open_source(part["location"], root, max_bad_fraction) for part in parts]
+    given = [part["weight"] for part in parts]
+    if any(given) and not all(given):
+        raise SourceError(f"{location}: give every part a weight, or none")
+    weights = [float(weight) for weight in given] if all(given) else [len(videos) for videos in lists]
+    if not all(weights):
+        raise SourceError(f"{location}: a weight is 0; leave that part out")
+    return mix(lists, weights)
+
+
+def _from_folder(folder: epath.Path) -> VideoList:
+    paths = sorted(_remote_videos(folder) if is_remote(str(folder)) else _local_videos(folder))
+    if not paths:
+        raise SourceError(f"{folder}: no video below this folder; looked for {' '.join(EXTENSIONS)}")
+    below = [os.path.relpath(path, folder).split(os.sep) for path in paths]
+    names = sorted({parts[-2] for parts in below if len(parts) > 1})
+    if len(names) > 1 and all(len(parts) == 2 for parts in below):
+        number = {name: label for label, name in enumerate(names)}
+        return VideoList(tuple(paths), np.array([number[parts[0]] for parts in below], np.int32), tuple(names))
+    return VideoList(tuple(paths), np.full(len(paths), -1, np.int32))
+
+
+def _local_videos(folder: epath.Path) -> Iterator[str]:
+    for parent, _, names in os.walk(folder, followlinks=True):
+        yield from (os.path.join(parent, name) for name in names if _is_video(name))
+
+
+def _remote_videos(folder: epath.Path) -> Iterator[str]:
+    """One listing per folder; of the path library's own walk the paths lack their gs://."""
+    for path in folder.iterdir():
+        if _is_video(path.name):
+            yield str(path)
+        elif not path.suffix and path.is_dir():
+            yield from _remote_videos(path)
+
+
+def _is_video(name: str) -> bool:
+    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+
+
+def _place(location: str) -> epath.Path:
+    """The path of a location; of a remote one the store is asked, so that it is known to be within reach."""
+    try:
+        place = epath.Path(location).expanduser()
+        if is_remote(location):
+            place.exists()
+    except KeyError as error:
+        raise SourceError(f"{location}: {location.split('://')[0]}:// is no kind of store that is known here") from error
+    except ImportError as error:
+        raise SourceError(f"{location}: its store needs a library ({error}); for gs:// gcsfs, for s3:// s3fs") from error
+    return place

@@ -1,0 +1,1 @@
+"""One video: decoding, random access, and its planes."""

@@ -1,0 +1,278 @@
+"""Opens one video by its name, wherever it lies: a file, an object of a remote store, a record of a shard.
+
+A record `FILE.array_record#NUMBER` holds either what `wt_jax.tools.pack` wrote, a line of JSON and an MP4 file, or a
+TFDS example, whose video is a list of images or a video file.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+from array_record.python import array_record_module
+
+from wt_jax.data.video import decode
+from wt_jax.data.video.decode import VideoError, VideoInfo
+from wt_jax.data.video.yuv420 import Planes
+
+EXTENSIONS = (
+    ".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
+    ".webm", ".wmv",
+)  # fmt: skip
+_RECORD = re.compile(r"(?P<file>.+\.array_record[^#/]*)#(?P<place>\d+)")
+_IMAGES = {b"\x89PNG": "png", b"\xff\xd8\xff": "mjpeg"}  # how the files of these codecs start
+_IMAGE_RATE = 25  # frames per second of a video that is stored as images: TFDS keeps no rate, so this one is supposed
+_OPEN_SHARDS = 256
+
+
+class Reader(Protocol):
+    """A video that is open; of a video file it is a `wt_jax.data.video.decode.Reader`."""
+
+    info: VideoInfo
+
+    def frames(self, indices: np.ndarray, planes: bool = False) -> Iterator[tuple[int, np.ndarray | Planes]]:
+        """Yields (index, uint8 [height, width, 3]) for increasing indices, in no promised order, each once.
+
+        With `planes` a frame may come as `Planes` instead.
+        """
+
+
+class Video(Protocol):
+    """A video at hand. Everything raises VideoError, with the name of the video and the cause, where it is broken."""
+
+    def open(self) -> AbstractContextManager[Reader]:
+        """Opens it, to look at it and to read frames."""
+
+    def read_all(self) -> Iterator[np.ndarray]:
+        """Every frame, uint8 [height, width, 3], in order, one at a time."""
+
+    def check(self) -> VideoInfo:
+        """Decodes each frame once."""
+
+    def describe(self) -> tuple[str, int]:
+        """Codec and rotation, as `wt_jax.data.video.decode.describe` says."""
+
+
+@contextmanager
+def open_video(name: str) -> Iterator[Reader]:
+    """The open video of this name: a path, an address such as gs://bucket/a.mp4, or FILE.array_record#NUMBER.
+
+    Raises:
+      VideoError: there is none, or it cannot be read; also for what goes wrong while it is open.
+    """
+    with find_video(name).open() as reader:
+        yield reader
+
+
+def find_video(name: str) -> Video:
+    """The video of this name, as for `open_video`. Remote objects and records are read as a whole.
+
+    Raises:
+      VideoError: there is none, or it cannot be read.
+    """
+    if _RECORD.fullmatch(name):
+        record = read_record(name)
+        return _from_pack(name, record) if record.startswith(b"{") else _from_example(name, record)
+    return _Encoded(name, _read_remote(name) if is_remote(name) else name)
+
+
+def is_remote(name: str) -> bool:
+    """Whether a name is an address such as gs://bucket/a.mp4."""
+    return "://" in name
+
+
+def file_of(name: str) -> str:
+    """The file that holds a video: the shard of a record, else the video itself."""
+    match = _RECORD.fullmatch(name)
+    return match["file"] if match else name
+
+
+def read_record(name: str) -> bytes:
+    """The content of the record FILE.array_record#NUMBER.
+
+    Raises:
+      VideoError: there is no such file or record, or it is damaged.
+    """
+    match = _RECORD.fullmatch(name)
+    try:
+        record = _shard(match["file"]).read([int(match["place"])])[0]
+    except (ValueError, RuntimeError, IndexError, OSError) as error:
+        raise VideoError(f"{name}: the record cannot be read ({' '.join(str(error).split())})") from error
+    if not record:  # What a damaged record reads as.
+        raise VideoError(f"{name}: the record is empty or damaged")
+    return record
+
+
+@functools.lru_cache(maxsize=_OPEN_SHARDS)
+def _shard(path: str) -> array_record_module.ArrayRecordReader:
+    """A reader for random access, which may be shared by threads."""
+    reader = array_record_module.ArrayRecordReader(path, options="readahead_buffer_size:0", file_reader_buffer_size=32768)
+    if not reader.num_records():
+        raise ValueError("the file is missing, empty or truncated")
+    return reader
+
+
+def _read_remote(name: str) -> bytes:
+    from etils import epath
+
+    try:
+        return epath.Path(name).read_bytes()
+    except ImportError:
+        raise  # Not a fault of this video.
+    except Exception as error:  # Each store has errors of its own.
+        raise VideoError(f"{name}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+
+
+def pack_record(fields: Mapping[str, Any], info: VideoInfo, content: bytes) -> bytes:
+    """A record: what is known of a clip, what probing it gives, so that readers need not probe, and its file."""
+    probed = {
+        "pts": info.pts.tolist(),
+        "end": info.end,
+        "time_base": str(info.time_base),
+        "keyframes": info.keyframes.tolist(),
+        "width": info.width,
+        "height": info.height,
+    }
+    return json.dumps({"fields": dict(fields), "info": probed}).encode() + b"\n" + content
+
+
+def unpack_record(record: bytes) -> tuple[dict[str, Any], VideoInfo, bytes]:
+    """The inverse of `pack_record`; raises ValueError or KeyError for anything else."""
+    header, _, content = record.partition(b"\n")
+    entry = json.loads(header)
+    probed = entry["info"]
+    times = {name: np.array(probed[name], np.int64) for name in ("pts", "keyframes")}
+    return entry["fields"], VideoInfo(**probed | times | {"time_base": Fraction(probed["time_base"])}), content
+
+
+def _from_pack(name: str, record: bytes) -> Video:
+    try:
+        _, info, content = unpack_record(record)
+    except (ValueError, KeyError, TypeError) as error:
+        raise VideoError(f"{name}: the record is none of pack's") from error
+    return _Encoded(name, content, info)
+
+
+def _from_example(name: str, record: bytes) -> Video:
+    """The video of a TFDS example: of its byte features the longest list of images, else the largest value."""
+    try:
+        features = example_features(record)
+    except ValueError as error:
+        raise VideoError(f"{name}: the record is neither of pack's nor a TFDS example") from error
+    values = [list(feature.bytes_list.value) for feature in features.values() if feature.bytes_list.value]
+    images = [value for value in values if _image_codec(value[0])]
+    if images:
+        return _Images(name, tuple(max(images, key=len)))
+    if not values:
+        raise VideoError(f"{name}: the example holds no video")
+    return _Encoded(name, max((value[0] for value in values), key=len))
+
+
+def example_features(record: bytes) -> Mapping[str, Any]:
+    """The features of a TFDS example by name, as protocol buffers; raises ValueError for anything else."""
+    # While TFDS is imported it makes imports lazy, those of other threads too, and two can wait for each other for ever.
+    with _importing:
+        from google.protobuf.message import DecodeError
+        from tensorflow_datasets.proto import tf_example_pb2
+
+        example = tf_example_pb2.Example()
+    try:
+        example.ParseFromString(record)
+    except DecodeError as error:
+        raise ValueError("the record is no TFDS example") from error
+    return example.features.feature
+
+
+_importing = threading.Lock()
+
+
+def _image_codec(content: bytes) -> str | None:
+    return next((codec for start, codec in _IMAGES.items() if content.startswith(start)), None)
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """A video file: a path, or its content."""
+
+    name: str
+    source: str | bytes
+    info: VideoInfo | None = None
+
+    @contextmanager
+    def open(self) -> Iterator[Reader]:
+        with self._named(), decode.open_reader(self.source, self.info) as reader:
+            yield reader
+
+    def read_all(self) -> Iterator[np.ndarray]:
+        with self._named():
+            yield from decode.read_all(self.source)
+
+    def check(self) -> VideoInfo:
+        with self._named():
+            return decode.check(self.source)
+
+    def describe(self) -> tuple[str, int]:
+        with self._named():
+            return decode.describe(self.source)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Errors name the video instead of the number of its bytes."""
+        try:
+            yield
+        except VideoError as error:
+            if isinstance(self.source, str):
+                raise
+            raise VideoError(f"{self.name}: {str(error).partition(': ')[2]}") from error
+
+
+@dataclass(frozen=True)
+class _Images:
+    """A video as a list of image files, of which only those asked for are decoded."""
+
+    name: str
+    images: tuple[bytes, ...]
+
+    @property
+    def info(self) -> VideoInfo:
+        height, width = self._image(0).shape[:2]
+        times = np.arange(len(self.images))
+        return VideoInfo(times, len(times), Fraction(1, _IMAGE_RATE), times, width, height)
+
+    def open(self) -> AbstractContextManager[Reader]:
+        return nullcontext(self)
+
+    def frames(self, indices: np.ndarray, planes: bool = False) -> Iterator[tuple[int, np.ndarray]]:
+        shape = None
+        for index in indices.tolist():
+            image = self._image(index)
+            if image.shape != (shape or image.shape):
+                raise VideoError(f"{self.name}: the frame size changes within the video")
+            shape = image.shape
+            yield index, image
+
+    def read_all(self) -> Iterator[np.ndarray]:
+        return map(self._image, range(len(self.images)))
+
+    def check(self) -> VideoInfo:
+        for _ in self.read_all():
+            pass
+        return self.info
+
+    def describe(self) -> tuple[str, int]:
+        return _image_codec(self.images[0]) or "unknown", 0
+
+    def _image(self, index: int) -> np.ndarray:
+        image = cv2.imdecode(np.frombuffer(self.images[index], np.uint8), cv2.IMREAD_COLOR)
+        if image is None:
+            raise VideoError(f"{self.name}: frame {index} of {len(self.images)} cannot be decoded")
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

@@ -1,0 +1,1 @@
+"""Worker processes of the loader, and the memory that they share with it."""

@@ -1,0 +1,257 @@
+"""Features of whole data sets: every video exactly once, several clips and crops averaged, sharded over devices and hosts.
+
+What is read is the encoder's pooled feature, any of its layers pooled over time and space, or the embedding of a method's
+head. For attentive probes the feature map can be kept as tokens, those of all clips of a video in a row.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from jax import Array
+from jax.sharding import Mesh
+
+from wt_jax.augment import finish_view
+from wt_jax.config import ConfigError
+from wt_jax.data.pipeline import describe_failure, eval_batches
+from wt_jax.data.records import VideoList
+from wt_jax.data.views import PixelSpec, ViewSpec
+from wt_jax.methods.base import Embeds, Method, Tree, encoder_variables
+from wt_jax.models.feature_maps import layer_maps
+from wt_jax.train.metrics import clock
+from wt_jax.train.sharding import put_batch
+
+log = logging.getLogger(__name__)
+
+EMBEDDING = "embedding"
+_REPORT_EVERY = 10.0  # seconds between two lines of progress
+
+# (params, model_state, batch of `eval_batches`) -> {"values": (B, D) float32[, "tokens": (B, M, C) float16]}
+Extractor = Callable[[Tree, Tree, Mapping[str, Array]], dict[str, Array]]
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of the videos that could be decoded, in the order of their list.
+
+    Attributes:
+      values: (N, D) float32.
+      videos: (N,) int32, places in the list.
+      labels: (N,) int32.
+      times: (N, windows, 2) float32, first and last frame of each window in seconds; see `eval_batches`.
+    """
+
+    values: np.ndarray
+    videos: np.ndarray
+    labels: np.ndarray
+    times: np.ndarray
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How videos are read for features: see `eval_batches`; `batch_size` counts videos over all devices."""
+
+    view: ViewSpec
+    windows: int = 4
+    crops: int = 1
+    batch_size: int = 64
+    workers: int = 0
+    threads: int = 2
+
+
+def make_extractor(encoder: nn.Module, layer: str = "", *, method: Method | None = None, tokens: bool = False) -> Extractor:
+    """The jitted function from clips to features; made once, compiled once per shape of a batch.
+
+    Clips go through the encoder one after the other, so that memory depends on the batch size alone.
+
+    Args:
+      encoder: a module of `wt_jax.models`; its variables are `encoder_variables(params, model_state)`.
+      layer: "": the encoder's pooled feature; a name in `encoder.layers`: that layer's output, averaged over time and space;
+        "embedding": the output of the method's head.
+      method: whose head "embedding" means.
+      tokens: also keep the feature map (of the encoder, or of `layer`) as (B, windows * crops * t * h * w, C) float16,
+        which halves the files; larger numbers than float16 can hold become infinite, and the probe says so.
+
+    Raises:
+      ConfigError: there is no such layer, or the embedding has no map.
+    """
+    if layer == EMBEDDING and (tokens or not isinstance(method, Embeds)):
+        reason = "has no map to attend to" if tokens else "needs the workdir of a method with a head"
+        raise ConfigError(f"config.layer {EMBEDDING!r} {reason}; name another layer")
+    if layer not in ("", EMBEDDING, *encoder.layers):
+        raise ConfigError(f"config.layer {layer!r} is unknown; {type(encoder).__name__} has {', '.join(encoder.layers)}")
+
+    def look(params: Tree, model_state: Tree, clips: Array) -> dict[str, Array]:
+        if layer == EMBEDDING:
+            return {"values": method.embed(params, model_state, clips)}
+        variables, found = encoder_variables(params, model_state), None
+        if layer:
+            found = layer_maps(encoder, variables, clips, [layer])[1][layer]
+            seen = {"values": jnp.mean(found.astype(jnp.float32), axis=(1, 2, 3))}
+        else:
+            seen = {"values": encoder.apply(variables, clips, False)}
+        if tokens:
+            found = encoder.apply(variables, clips, False, pool=False) if found is None else found
+            seen["tokens"] = rearrange(found, "b t h w c -> b (t h w) c").astype(jnp.float16)
+        return seen
+
+    return _over_clips(look)
+
+
+def mean_over_clips(look: Callable[[Tree, Tree, Array], Array]) -> Extractor:
+    """An extractor whose "values" are the means over each video's clips of `look(params, model_state, clips)` (B, D).
+
+    Clips are (B, T, S, S, 3) float32 in [0, 1].
+    """
+    return _over_clips(lambda params, model_state, clips: {"values": look(params, model_state, clips)})
+
+
+def _over_clips(look: Callable[[Tree, Tree, Array], dict[str, Array]]) -> Extractor:
+    """Values are averaged over the clips of a video, tokens put in a row."""
+
+    def extract(params: Tree, model_state: Tree, batch: Mapping[str, Array]) -> dict[str, Array]:
+        def one(clips: Array) -> dict[str, Array]:
+            still = jnp.zeros(clips.shape[:1], jnp.int32)
+            return look(params, model_state, finish_view(clips, still, jax.random.key(0), PixelSpec()))
+
+        seen = jax.lax.map(one, rearrange(batch["clip"], "b w t h c d -> w b t h c d"))
+        features = {"values": jnp.mean(seen["values"], axis=0)}
+        if "tokens" in seen:
+            features["tokens"] = rearrange(seen["tokens"], "w b m c -> b (w m) c")
+        return features
+
+    return jax.jit(extract)
+
+
+def feature_batches(
+    extractor: Extractor,
+    params: Tree,
+    model_state: Tree,
+    videos: VideoList,
+    reading: Reading,
+    mesh: Mesh,
+    *,
+    start: int = 0,
+    named: set[str] | None = None,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields this host's features, one global batch after the other; the device always has the next batch to do.
+
+    Args:
+      extractor, params, model_state: what is evaluated.
+      videos: which videos; over all hosts each is read once.
+      reading: how they are read.
+      mesh: the devices.
+      start: the first batch.
+      named: paths of videos whose failure has been told; a video that cannot be decoded is told once and joins them.
+
+    Yields:
+      "values" and "tokens" as the extractor makes them, "video" (n,) int32, "time" (n, windows, 2) float32, only for videos
+      that could be decoded: n may be 0. "left_out" (m,) int32: those that could not.
+    """
+    named = set() if named is None else named
+    batches = eval_batches(
+        videos,
+        reading.view,
+        windows=reading.windows,
+        crops=reading.crops,
+        batch_size=reading.batch_size,
+        host=jax.process_index(),
+        num_hosts=jax.process_count(),
+        workers=reading.workers,
+        threads=reading.threads,
+        start=start,
+    )
+
+    def settle(batch: dict[str, np.ndarray], features: dict[str, Array]) -> dict[str, np.ndarray]:
+        valid = batch["valid"]
+        left_out = batch["video"][~valid & (batch["video"] >= 0)]
+        for video in left_out:
+            record = videos[int(video)]
+            if record.path not in named:
+                named.add(record.path)
+                log.warning("left out of the evaluation: %s", describe_failure(record))
+        rows = {name: _local_rows(value)[valid] for name, value in features.items()}
+        return {**rows, "video": batch["video"][valid], "time": batch["time"][valid], "left_out": left_out}
+
+    pending = None
+    for batch in batches:
+        features = extractor(params, model_state, put_batch({"clip": batch.pop("clip")}, mesh))
+        if pending is not None:
+            yield settle(*pending)
+        pending = (batch, features)
+    if pending is not None:
+        yield settle(*pending)
+
+
+def extract_features(
+    extractor: Extractor,
+    params: Tree,
+    model_state: Tree,
+    videos: VideoList,
+    reading: Reading,
+    mesh: Mesh,
+    named: set[str] | None = None,
+) -> Features:
+    """Features of all videos of a list, in memory; the same on every host. Arguments are those of `feature_batches`.
+
+    Raises:
+      ConfigError: no video of the list could be decoded.
+    """
+    countdown, batches = Countdown(len(videos)), []
+    for batch in feature_batches(extractor, params, model_state, videos, reading, mesh, named=named):
+        batches.append(batch)
+        countdown.add(reading.batch_size)
+    rows = {name: np.concatenate([batch[name] for batch in batches]) for name in ("values", "video", "time")}
+    rows = _gather(rows, len(videos))
+    if not len(rows["video"]):
+        raise ConfigError("no video of the list could be decoded, see the lines above; there is nothing to evaluate")
+    return Features(rows["values"], rows["video"], videos.labels[rows["video"]], rows["time"])
+
+
+class Countdown:
+    """A line of progress every ten seconds: videos done, videos per second, time left."""
+
+    def __init__(self, total: int, done: int = 0):
+        self._total, self._done, self._first = total, done, done
+        self._start = self._last = time.perf_counter()
+
+    def add(self, count: int) -> None:
+        """Count videos; the last batch may be padded."""
+        self._done = min(self._done + count, self._total)
+        now = time.perf_counter()
+        if now - self._last >= _REPORT_EVERY:
+            self._last = now
+            rate = (self._done - self._first) / (now - self._start)
+            left = clock((self._total - self._done) / rate) if rate else "?"
+            log.info("features: %d/%d videos  %.1f videos/s  left %s", self._done, self._total, rate, left)
+
+
+def _local_rows(array: Array) -> np.ndarray:
+    """This process's rows of a global array, in order; replicas count once."""
+    shards = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
+    return np.concatenate([np.asarray(shards[place]) for place in sorted(shards)])
+
+
+def _gather(rows: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+    """Rows of all processes, sorted by "video" in [0, count)."""
+    if jax.process_count() > 1:
+        from jax.experimental.multihost_utils import process_allgather
+
+        valid = np.zeros(count, bool)
+        valid[rows["video"]] = True
+        tables = {}
+        for name, values in rows.items():
+            tables[name] = np.zeros((count, *values.shape[1:]), values.dtype)
+            tables[name][rows["video"]] = values
+        # Each video is one process's, so that every table but its own holds zeros there.
+        everywhere = process_allgather({"valid": valid, **tables})
+        valid = everywhere.pop("valid").any(axis=0)
+        return {name: np.sum(values, axis=0, dtype=values.dtype)[valid] for name, values in everywhere.items()}
+    order = np.argsort(rows["video"], kind="stable")
+    return {name: values[order] for name, values in rows.items()}

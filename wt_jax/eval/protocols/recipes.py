@@ -1,0 +1,135 @@
+"""Published settings of fine-tuning and of the linear probe on clips, as `ClipTraining`.
+
+The sources give the learning rate at their own batch; ours is per 256 clips, and the factor is written out. Each comment says
+what the source does not: our inference. The published test is 10 clips x 3 crops unless a comment says otherwise.
+"""
+
+from wt_jax.config import OptimConfig, TrainConfig, ViewConfig
+from wt_jax.data.views import PixelSpec
+from wt_jax.eval.protocols.finetune import ClipTraining
+from wt_jax.methods.supervised import SupervisedSettings
+
+_COCLR_VIEW = ViewConfig(
+    area=(0.2, 1.0),
+    flip_probability=0.5,
+    pixels=PixelSpec(jitter_probability=0.3, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1),
+)
+
+# CoCLR (arXiv 2010.09709, its public code), UCF101 and HMDB51, 32 frames at stride 1, 128 x 128. Its test is ten-crop (four
+# corners and the center, each also mirrored); ours is 10 x 3. Inference: the batch, as in its pre-training; the jitter's
+# strengths, as there; no warm-up.
+COCLR_FINETUNE = ClipTraining(
+    method=SupervisedSettings(dropout=0.9),
+    optim=OptimConfig(
+        name="adam",
+        learning_rate=1e-3 * 256 / 32,
+        weight_decay=1e-3,
+        schedule="step",
+        milestones=("400 epochs", "450 epochs"),
+    ),
+    train=TrainConfig(duration="500 epochs", batch_size=32),
+    strong=_COCLR_VIEW,
+)
+
+# CoCLR's linear probe on clips; its authors tune the rate from 0.1 to 1 and the weight decay from 1e-4 to 1e-1 on each data
+# set. The candidates are a coarse grid of those ranges: inference, as are the batch, the view and the test.
+COCLR_LINEAR = ClipTraining(
+    method=SupervisedSettings(freeze="encoder", head_norm="l2_batch"),
+    optim=OptimConfig(
+        name="sgd",
+        learning_rate=0.1 * 256 / 32,
+        weight_decay=1e-3,
+        schedule="step",
+        milestones=("60 epochs", "80 epochs"),
+    ),
+    train=TrainConfig(duration="100 epochs", batch_size=32),
+    strong=_COCLR_VIEW,
+    search=tuple((rate * 256 / 32, decay) for rate in (0.1, 1.0) for decay in (1e-4, 1e-3, 1e-2, 1e-1)),
+)
+
+# MaCLR (arXiv 2106.09703, configs/UCF101 of its public code), UCF101 split 1, 32 frames at stride 8, 224 x 224. It warms up
+# from 0.001, ours from 0; its test crop is 256, ours that of the training; it recomputes BatchNorm's statistics, we do not.
+# Inference: the jitter's strengths, as in its pre-training; flips.
+MACLR_FINETUNE = ClipTraining(
+    method=SupervisedSettings(dropout=0.5),
+    optim=OptimConfig(name="sgd", learning_rate=0.01 * 256 / 64, weight_decay=1e-4, warmup="34 epochs"),
+    train=TrainConfig(duration="200 epochs", batch_size=64),
+    strong=ViewConfig(
+        area=(0.3, 1.0),
+        aspect=(0.5, 2.0),
+        flip_probability=0.5,
+        pixels=PixelSpec(jitter_probability=0.6, brightness=0.4, contrast=0.4, saturation=0.4, gray_probability=0.5),
+    ),
+)
+
+# MaCLR's linear probe, the same clip. Inference: the crop and flips, as above.
+MACLR_LINEAR = ClipTraining(
+    method=SupervisedSettings(freeze="encoder"),
+    optim=OptimConfig(name="sgd", learning_rate=32.0, weight_decay=0.0),
+    train=TrainConfig(duration="200 epochs", batch_size=256),
+    strong=ViewConfig(area=(0.3, 1.0), aspect=(0.5, 2.0), flip_probability=0.5),
+)
+
+# A 224 x 224 crop of a 4:3 frame whose shorter side is 256 to 320, as a share of its area.
+_RHO_VIEW = ViewConfig(area=(0.37, 0.57), aspect=(1.0, 1.0), flip_probability=0.5)
+
+# The rho study (arXiv 2104.14558, PySlowFast's configurations), Slow R50, 8 frames at stride 8, 224 x 224, UCF101 split 1.
+# Inference: weight decay as in its pre-training; crop and flips; no warm-up.
+RHO_FINETUNE_UCF101 = ClipTraining(
+    method=SupervisedSettings(dropout=0.8),
+    optim=OptimConfig(
+        name="sgd",
+        learning_rate=0.025 * 256 / 64,
+        weight_decay=1e-4,
+        schedule="step",
+        milestones=("60 epochs", "120 epochs", "180 epochs"),
+    ),
+    train=TrainConfig(duration="200 epochs", batch_size=64),
+    strong=_RHO_VIEW,
+)
+
+# The rho study, Something-Something v2. Inference: the batch, the weight decay, the dropout; flips are off, since classes
+# differ by side.
+RHO_FINETUNE_SSV2 = ClipTraining(
+    method=SupervisedSettings(dropout=0.5),
+    optim=OptimConfig(
+        name="sgd",
+        learning_rate=0.12 * 256 / 64,
+        weight_decay=1e-4,
+        schedule="step",
+        milestones=("14 epochs", "18 epochs"),
+    ),
+    train=TrainConfig(duration="22 epochs", batch_size=64),
+    strong=ViewConfig(area=_RHO_VIEW.area, aspect=_RHO_VIEW.aspect),
+)
+
+# The rho study's linear probe, Kinetics-400: 30 views in the test. Inference: crop and flips; the cosine, as in pre-training.
+RHO_LINEAR_K400 = ClipTraining(
+    method=SupervisedSettings(freeze="encoder"),
+    optim=OptimConfig(name="sgd", learning_rate=4.0 * 256 / 512, weight_decay=0.0, warmup="8 epochs"),
+    train=TrainConfig(duration="60 epochs", batch_size=512),
+    strong=_RHO_VIEW,
+)
+
+
+def _vtdl(rate: float) -> ClipTraining:
+    """VTDL (arXiv 2008.02129), I3D, 64 frames, 224 x 224, a single clip per test video. Inference: weight decay as in its
+    pre-training; the view."""
+    return ClipTraining(
+        method=SupervisedSettings(dropout=0.5),
+        optim=OptimConfig(
+            name="sgd",
+            learning_rate=rate * 256 / 4,
+            weight_decay=1e-4,
+            schedule="step",
+            milestones=tuple(f"{epoch} epochs" for epoch in (10, 20, 25, 30, 35, 40)),
+        ),
+        train=TrainConfig(duration="45 epochs", batch_size=4),
+        strong=ViewConfig(flip_probability=0.5),
+        windows=1,
+        crops=1,
+    )
+
+
+VTDL_FINETUNE_UCF101 = _vtdl(5e-4)
+VTDL_FINETUNE_HMDB51 = _vtdl(1e-3)

@@ -1,0 +1,314 @@
+"""oneDNN's convolutions, max-pooling and BatchNorm, and kernels of our own, as operations of a jitted program.
+
+Both gradients of a layer are one operation, so that what follows in the backward pass begins when both are done: a
+convolution that shares the cores with another operation of the program takes longer than the two in turn, because its
+threads wait for each other.
+"""
+
+import json
+import string
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.sharding import NamedSharding, PartitionSpec
+
+from wt_jax.kernels import onednn
+from wt_jax.kernels.onednn import Instruction, Padding, Shape
+
+# x without its batch (T, H, W, C), kernel or pooling window, strides, padding; for pixels the clips;
+# for GroupNorm x without its batch (M, C), groups, epsilon where it is needed, and whether there is a ReLU
+Layer = tuple[Shape, Shape, Shape, Padding] | tuple[Shape] | tuple[Shape, int, float, bool] | tuple[Shape, int, bool]
+
+_NAME = "wt_jax_onednn"
+
+# Arrays in and arrays out of an operation; y stands for its gradient too.
+_ARRAYS = {
+    "value": (("x", "kernel"), ("y",)),
+    "gradients": (("x", "kernel", "y"), ("x", "kernel")),
+    "kernel_gradient": (("x", "y"), ("kernel",)),
+    "max_pool": (("x",), ("y",)),
+    "max_pool_gradient": (("x", "y"), ("x",)),
+    "pixels": (("clips", "sigma", "of_pixel", "of_mean"), ("x",)),
+    "group_norm": (("x", "scale", "bias"), ("y", "moments")),
+    "group_norm_gradients": (("x", "scale", "bias", "moments", "y"), ("x", "sums")),
+}
+# Arrays that every device has whole.
+_WHOLE = ("kernel", "scale", "bias")
+# Dimensions of the arrays; those with the same letter are the same, b is the batch.
+_OF_CONV = {"x": "b t h w i", "kernel": "k l m i o", "y": "b u v x o"}
+_OF_POOL = {"x": "b t h w i", "y": "b u v x i"}
+_OF_PIXELS = {"clips": "b t h w c", "sigma": "b", "of_pixel": "b k l", "of_mean": "b m n", "x": "b t h w c"}
+_OF_GROUPS = {"x": "b m c", "scale": "c", "bias": "c", "y": "b m c", "moments": "b k g", "sums": "b k c"}
+# Arrays of a convolution with its BatchNorm, arguments before results, as `wt_jax.ops.conv_batch_norm` has them.
+_OF_NORM = {
+    "conv_norm": "x kernel scale bias y mean var before signs",
+    "conv_norm_alone": "x kernel scale bias y mean var",
+    "conv_norm_gradients": "x kernel scale mean var before signs dy dx d_kernel d_scale d_bias d_before",
+    "conv_norm_own_gradients": "x kernel scale mean var before signs dy d_kernel d_scale d_bias d_before",
+}
+
+
+@cache
+def available() -> bool:
+    """Whether this machine has oneDNN; the first call also makes its operations known to XLA."""
+    if onednn.library() is None:
+        return False
+    from wt_jax.kernels import native  # wants oneDNN
+
+    native.start(_NAME, _instructions)
+    return True
+
+
+def value(x: jax.Array, kernel: jax.Array, strides: Shape, padding: Padding) -> jax.Array:
+    """As `wt_jax.ops.conv3d.conv3d`, in float32."""
+    return _operation("value", (x.shape[1:], kernel.shape, strides, padding), x, kernel)[0]
+
+
+def gradients(x: jax.Array, kernel: jax.Array, dy: jax.Array, strides: Shape, padding: Padding) -> tuple[jax.Array, jax.Array]:
+    """Gradients of `value` by x and by kernel, given that by its result."""
+    return tuple(_operation("gradients", (x.shape[1:], kernel.shape, strides, padding), x, kernel, dy))
+
+
+def kernel_gradient(x: jax.Array, dy: jax.Array, size: Shape, strides: Shape, padding: Padding) -> jax.Array:
+    """The second of `gradients` alone, for a kernel (`size`, Cin, Cout)."""
+    kernel = (*size, x.shape[-1], dy.shape[-1])
+    return _operation("kernel_gradient", (x.shape[1:], kernel, strides, padding), x, dy)[0]
+
+
+def max_pool(x: jax.Array, window: Shape, strides: Shape, padding: Padding) -> jax.Array:
+    """Maxima of windows of `x` (B, T, H, W, C) in float32, the padding never being one."""
+    return _operation("max_pool", (x.shape[1:], window, strides, padding), x)[0]
+
+
+def max_pool_gradient(x: jax.Array, dy: jax.Array, window: Shape, strides: Shape, padding: Padding) -> jax.Array:
+    """Gradient of `max_pool` by x. Of equal maxima the first one gets it."""
+    return _operation("max_pool_gradient", (x.shape[1:], window, strides, padding), x, dy)[0]
+
+
+def pixels(clips: jax.Array, sigma: jax.Array, of_pixel: jax.Array, of_mean: jax.Array) -> jax.Array:
+    """Blurred and recolored clips (B, T, S, S, 3) in float32 in [0, 1].
+
+    Args:
+      clips: (B, T, S, S, 3) uint8.
+      sigma: (B,) float32 above 0, of the Gaussian of each clip's blur in pixels, renormalized at the border.
+      of_pixel, of_mean: (B, 3, 3) float32, new RGB = of_pixel @ old + of_mean @ the clip's mean.
+    """
+    return _operation("pixels", (clips.shape[1:],), clips, sigma, of_pixel, of_mean)[0]
+
+
+def group_norm(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, epsilon: float, relu: bool
+) -> tuple[jax.Array, jax.Array]:
+    """GroupNorm of x (B, M, C) in float32, then a ReLU if `relu`; mean and inverse standard deviation (B, 2, `groups`)."""
+    return tuple(_operation("group_norm", (x.shape[1:], groups, epsilon, relu), x, scale, bias))
+
+
+def group_norm_gradients(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, moments: jax.Array, dy: jax.Array, relu: bool
+) -> tuple[jax.Array, jax.Array]:
+    """Gradients of `group_norm` by x, and (B, 2, C) those of each clip by scale and bias."""
+    layer = x.shape[1:], moments.shape[-1], relu
+    return tuple(_operation("group_norm_gradients", layer, x, scale, bias, moments, dy))
+
+
+def knows_batch_norm(channels: int) -> bool:
+    """Whether there is a quick BatchNorm for so many channels: for such as fill oneDNN's vectors."""
+    return channels % 16 == 0 and available()
+
+
+@cache
+def signs_of(shape: Shape, relu: bool) -> int:
+    """Bytes in which the BatchNorm of clips of this shape notes what its ReLU let pass; 0 without one, and without oneDNN."""
+    if not (relu and knows_batch_norm(shape[-1])):
+        return 0
+    return onednn.BatchNorm.bytes_of_signs(shape)
+
+
+def conv_norm(strides: Shape, padding: Padding, epsilon: float, relu: bool, alone: bool, x, kernel, scale, bias):
+    """As in `wt_jax.ops.conv_batch_norm`, on one device: y, mean, variance; unless `alone`, the convolution's output, signs."""
+    y = jax.ShapeDtypeStruct(shape_after(x.shape, kernel.shape[:3], kernel.shape[-1], strides, padding), jnp.float32)
+    moments = (jax.ShapeDtypeStruct(scale.shape, jnp.float32),) * 2
+    kept = () if alone else (y, jax.ShapeDtypeStruct((signs_of(y.shape, relu),), jnp.uint8))
+    text = _text("conv_norm_alone" if alone else "conv_norm", x.shape, kernel.shape, y.shape, strides, padding, epsilon, relu)
+    return jax.ffi.ffi_call(_NAME, (y, *moments, *kept))(x, kernel, scale, bias, text=text)
+
+
+def conv_norm_gradients(
+    strides: Shape, padding: Padding, epsilon: float, relu: bool, wanted: bool, x, kernel, scale, bias, *rest: jax.Array
+) -> tuple[jax.Array, ...]:
+    """Gradients of `conv_norm` by x, where that is wanted, kernel, scale and bias; `rest` is all its results but the first,
+    and the gradient by that.
+    """
+    before = rest[2]
+    arrays = *((x,) if wanted else ()), kernel, scale, bias, before
+    results = tuple(jax.ShapeDtypeStruct(array.shape, jnp.float32) for array in arrays)
+    kind = "conv_norm_gradients" if wanted else "conv_norm_own_gradients"
+    text = _text(kind, x.shape, kernel.shape, before.shape, strides, padding, epsilon, relu)
+    return jax.ffi.ffi_call(_NAME, results)(x, kernel, scale, *rest, text=text)[:-1]
+
+
+@custom_partitioning
+def _behind(x: jax.Array, after: jax.Array) -> jax.Array:
+    same = jax.ShapeDtypeStruct(x.shape, x.dtype)
+    return jax.ffi.ffi_call(_NAME, same, input_output_aliases={0: 0})(x, after, text=_text("wait"))
+
+
+def _behind_rule(mesh, arguments, results):
+    letters = iter(string.ascii_lowercase)
+    x, after = (" ".join(next(letters) for _ in argument.shape) for argument in arguments)
+    return f"{x}, {after} -> {x}"
+
+
+def _behind_divided(mesh, arguments, results):
+    x, after = (argument.sharding for argument in arguments)
+    return mesh, lambda x, after: x, x, (x, after)
+
+
+_behind.def_partition(partition=_behind_divided, sharding_rule=_behind_rule)
+
+
+def behind(x: jax.Array, after: jax.Array) -> jax.Array:
+    """`x`, on one CPU with oneDNN not before `after` is there, elsewhere as it is; no gradient passes.
+
+    Of two passes at once each would keep the convolutions of the other waiting. What waits is a 0 that is added to `x`: were
+    it `x` itself, that would have to be written to memory before and read again after.
+    """
+    if not available():
+        return x
+
+    def cpu(x: jax.Array, after: jax.Array) -> jax.Array:
+        return x + _behind(jnp.zeros(1, x.dtype), after)
+
+    return jax.lax.platform_dependent(*jax.lax.stop_gradient((x, after)), cpu=cpu, default=lambda x, _: x)
+
+
+def value_here(x: jax.Array, kernel: jax.Array, strides: Shape, padding: Padding) -> jax.Array:
+    """`value` of what this device has."""
+    return _on_one_device("value", (x.shape[1:], kernel.shape, strides, padding), x, kernel)[0]
+
+
+def gradients_here(x, kernel, dy, strides: Shape, padding: Padding, wanted: bool) -> tuple[jax.Array | None, jax.Array]:
+    """`gradients` of what this device has, the first where it is wanted."""
+    layer = x.shape[1:], kernel.shape, strides, padding
+    if wanted:
+        return tuple(_on_one_device("gradients", layer, x, kernel, dy))
+    return None, *_on_one_device("kernel_gradient", layer, x, dy)
+
+
+def shape_after(x: Shape, window: Shape, channels: int, strides: Shape, padding: Padding) -> Shape:
+    """What a window (t, h, w) that moves over `x` (B, T, H, W, C) gives, with so many channels."""
+    steps = zip(x[1:4], window, strides, padding, strict=True)
+    return x[0], *((size + low + high - length) // step + 1 for size, length, step, (low, high) in steps), channels
+
+
+def _shapes(kind: str, layer: Layer, batch: int) -> dict[str, Shape]:
+    """Shapes of an operation's arrays by the names that `_ARRAYS` has for them."""
+    if kind == "pixels":
+        clips, color = (batch, *layer[0]), (batch, 3, 3)
+        return {"clips": clips, "sigma": (batch,), "of_pixel": color, "of_mean": color, "x": clips}
+    if kind.startswith("group_norm"):
+        (places, channels), groups = layer[0], layer[1]
+        x, each = (batch, places, channels), (channels,)
+        return {"x": x, "scale": each, "bias": each, "moments": (batch, 2, groups), "y": x, "sums": (batch, 2, channels)}
+    video, kernel, strides, padding = layer
+    x, channels = (batch, *video), video[3] if kind.startswith("max") else kernel[4]
+    return {"x": x, "kernel": kernel, "y": shape_after(x, kernel[:3], channels, strides, padding)}
+
+
+def _on_one_device(kind: str, layer: Layer, *arrays: jax.Array) -> list[jax.Array]:
+    shapes = _shapes(kind, layer, arrays[0].shape[0])
+    results = [jax.ShapeDtypeStruct(shapes[name], jnp.float32) for name in _ARRAYS[kind][1]]
+    return jax.ffi.ffi_call(_NAME, results)(*arrays, text=_text(kind, *shapes.values(), *layer[2:]))
+
+
+def _divide(kind, layer, mesh, arguments, results):
+    """What each device does: its own part of the batch, and for a kernel gradient the sum over devices."""
+    batch = arguments[0].sharding.spec[0]
+    whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(batch))
+    shardings = [[whole if name in _WHOLE else split for name in names] for names in _ARRAYS[kind]]
+
+    def on_each(*arrays):
+        out = _on_one_device(kind, layer, *arrays)
+        if batch is None:
+            return out
+        summed = [name == "kernel" for name in _ARRAYS[kind][1]]
+        return [jax.lax.psum(a, batch) if add else a for a, add in zip(out, summed, strict=True)]
+
+    return mesh, on_each, shardings[1], tuple(shardings[0])
+
+
+def _rule(kind, *_):
+    families = {"max_pool": _OF_POOL, "pixels": _OF_PIXELS, "group_norm": _OF_GROUPS}
+    dimensions = next((found for name, found in families.items() if kind.startswith(name)), _OF_CONV)
+    rule = " -> ".join(", ".join(dimensions[name] for name in names) for names in _ARRAYS[kind])
+    letters = dict.fromkeys(letter for letter in rule if letter.isalpha())  # in the order in which they come, as JAX wants them
+    options = {"need_replication_factors": tuple(letter for letter in letters if letter != "b")}
+    return rule, options | ({"reduction_factors": ("b",)} if kind == "kernel_gradient" else {})
+
+
+_divided = custom_partitioning(_on_one_device, static_argnums=(0, 1))
+_divided.def_partition(partition=_divide, sharding_rule=_rule)
+
+
+def _operation(kind: str, layer: Layer, *arrays: jax.Array) -> list[jax.Array]:
+    """`_on_one_device` on every device; under `jax.vmap` one after the other."""
+    return jax.custom_batching.sequential_vmap(partial(_divided, kind, layer))(*arrays)
+
+
+def _text(kind: str, *layer: Shape | Padding | float) -> str:
+    """What an operation is told; `_instructions` understands it."""
+    return json.dumps([kind, *layer])
+
+
+def _instructions(text: str) -> list[Instruction]:
+    kind, *layer = json.loads(text)
+    return [step for operation, places in _operations(kind, layer) for step in operation.instructions(places)]
+
+
+def _operations(kind: str, layer: list) -> list[tuple[onednn.Operation, list[int]]]:
+    """What oneDNN is to do, and with which of the operation's arrays, arguments being counted before results."""
+    if kind == "wait":
+        return []
+    if kind.startswith("max_pool"):
+        return [(onednn.MaxPool(kind, *layer), [0, 1] if kind == "max_pool" else [0, 1, 2])]
+    if kind == "pixels" or kind.startswith("group_norm"):
+        from wt_jax.kernels import loops  # wants oneDNN's threads
+
+        if kind == "pixels":
+            kernel = loops.pixels(layer[0])
+        else:
+            make = loops.group_norm if kind == "group_norm" else loops.group_norm_gradients
+            kernel = make(layer[0], layer[3][2], *layer[6:])
+        return [(kernel, list(range(sum(map(len, _ARRAYS[kind])))))]
+    if kind in _OF_NORM:
+        names = _OF_NORM[kind].split()
+        x, kernel, y, strides, padding, *norm = layer
+
+        def convolution(kind: str) -> onednn.Operation:
+            return onednn.Convolution(kind, x, kernel, y, strides, padding)
+
+        if kind == "conv_norm":
+            steps = [
+                (convolution("value"), "x kernel before"),
+                (onednn.BatchNorm("batch_norm", y, *norm), "before scale bias y mean var signs"),
+            ]
+        elif kind == "conv_norm_alone":
+            steps = [
+                (convolution("value"), "x kernel y"),
+                (onednn.BatchNorm("batch_norm_alone", y, *norm), "y scale bias y mean var"),
+            ]
+        else:
+            of_norm = onednn.BatchNorm("batch_norm_gradients", y, *norm)
+            steps = [
+                (of_norm, "before scale mean var signs dy d_before d_scale d_bias"),
+                *([(convolution("input_gradient"), "dx kernel d_before")] if "dx" in names else []),
+                (convolution("kernel_gradient"), "x d_kernel d_before"),
+            ]
+        return [(operation, [names.index(name) for name in arrays.split()]) for operation, arrays in steps]
+    # A convolution wants x, kernel and y.
+    if kind == "gradients":
+        of_input, of_kernel = (onednn.Convolution(name, *layer) for name in ("input_gradient", "kernel_gradient"))
+        return [(of_input, [3, 1, 2]), (of_kernel, [0, 4, 2])]
+    return [(onednn.Convolution(kind, *layer), [0, 1, 2] if kind == "value" else [0, 2, 1])]

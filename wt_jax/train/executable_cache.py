@@ -1,0 +1,164 @@
+"""The compiled step of a training, kept for its next start.
+
+JAX's compilation cache knows a program by its text, so that a step must be traced before it is found there: seconds for a
+deep network. Here it is known by all that the trace depends on: configuration, shapes, versions, devices, JAX's options, and
+every line of this package. A method or network from elsewhere is not kept, as its code is not known to be the same.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+from jax.experimental import serialize_executable
+from jax.experimental.compilation_cache import compilation_cache
+
+import wt_jax
+from wt_jax.config import Config
+from wt_jax.experiment import Program
+from wt_jax.kernels import onednn, operations
+from wt_jax.train.metrics import device_peak
+from wt_jax.train.step import batch_shapes, model_flops
+
+log = logging.getLogger("wt_jax")
+
+_PACKAGE = Path(wt_jax.__file__).parent
+_VERSIONS = ("jax", "jaxlib", "flax", "optax", "einops", "numpy")
+_VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+_ELSEWHERE = ("jax_compilation_cache_dir", "jax_persistent_cache", "jax_explain_cache", "jax_log")  # options: not the program's
+
+
+class CompiledStep(NamedTuple):
+    """A step that is ready to run, and its floating point operations (`wt_jax.train.step.model_flops`), which are counted
+    where the device's peak is known.
+    """
+
+    call: Callable
+    flops: int | None
+
+
+def compiled_step(program: Program, config: Config) -> CompiledStep:
+    """The step of `program`, which `config` was built into: from `config.train.compile_cache`, or compiled and kept there.
+
+    It is not kept where the training has several processes, or a method or network that is not of this package; nor, by the
+    way of JAX, on several CPUs with oneDNN. A file that cannot be read or written is said and does no harm. A program that
+    changes this package while it runs (tests do) must not name a folder, as its changes are not seen.
+    """
+    if not config.train.compile_cache or jax.process_count() > 1 or not _is_ours(program):
+        return _fresh(program, config)
+    path = epath.Path(config.train.compile_cache) / f"step-{_fingerprint(program, config)}"
+    if kept := _load(path, program, config):
+        return kept
+    with _without_jax_cache():
+        step = _fresh(program, config)
+    _keep(path, step)
+    return step
+
+
+@contextmanager
+def _without_jax_cache() -> Iterator[None]:
+    """Inside, JAX's own cache is not used: on a CPU what came from a cache lacks its functions when it is written again."""
+    before = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
+
+
+def _fresh(program: Program, config: Config) -> CompiledStep:
+    """The step, traced and compiled."""
+    size = config.train.batch_size
+    flops = model_flops(program.method, program.shapes, size) if device_peak() else None
+    return CompiledStep(program.step.lower(program.shapes, batch_shapes(program.method, size)).compile(), flops)
+
+
+def _is_ours(program: Program) -> bool:
+    parts = (program.method, program.method.encoder)
+    return all(type(part).__module__.partition(".")[0] == wt_jax.__name__ for part in parts)
+
+
+def _fingerprint(program: Program, config: Config) -> str:
+    """A name for all that the program depends on."""
+    options = [
+        (name, repr(getattr(jax.config, name, value)))
+        for name, value in sorted(jax.config.values.items())
+        if not name.startswith(_ELSEWHERE)
+    ]
+    library = onednn.library() if operations.available() else None
+    facts = [
+        (config, program.method, program.method.encoder),
+        (program.num_steps, program.steps_per_epoch),
+        [(jax.tree_util.keystr(path), repr(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(program.shapes)],
+        [(name, version(name)) for name in _VERSIONS],
+        (sys.version, platform.machine(), _processor(), library and library._name),
+        options,
+        [os.environ.get(name) for name in _VARIABLES],
+        [(device.id, device.platform, device.device_kind) for device in jax.devices()],
+        jax.devices()[0].client.platform_version,
+        [(str(path.relative_to(_PACKAGE)), _sha(path.read_bytes())) for path in sorted(_PACKAGE.rglob("*.py"))],
+    ]
+    return _sha(repr(facts).encode())
+
+
+def _processor() -> str:
+    """What this machine's processor can do: a program for another one may not run."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+
+
+def _sha(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _load(path: epath.Path, program: Program, config: Config) -> CompiledStep | None:
+    """What is kept there, or None."""
+    try:
+        head, content = path.read_bytes().split(b"\n", 1)
+        facts = json.loads(head)
+        if facts["sha256"] != _sha(content):
+            raise ValueError("it is damaged")
+        batch = batch_shapes(program.method, config.train.batch_size)
+        inputs = jax.tree.structure(((program.shapes, batch), {}))
+        outputs = jax.tree.structure((program.shapes, dict.fromkeys(facts["metrics"], 0)))
+        # JAX makes LAPACK's routines known to XLA when a program with one is lowered; a loaded program is not.
+        jax.jit(jnp.linalg.inv).lower(jax.ShapeDtypeStruct((2, 2), jnp.float32))
+        devices = list(program.mesh.devices.flat)
+        step = serialize_executable.deserialize_and_load(content, inputs, outputs, execution_devices=devices)
+        return CompiledStep(step, facts["flops"])
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # of the file, of the system, or of XLA's making
+        log.warning("%s is not used, the step is compiled anew: %s", path, str(error).partition("\n")[0])
+        return None
+
+
+def _keep(path: epath.Path, step: CompiledStep) -> None:
+    """Writes it, at once or not at all."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        content, _, outputs = serialize_executable.serialize(step.call)
+        _, metrics = jax.tree.unflatten(outputs, range(outputs.num_leaves))
+        head = {"sha256": _sha(content), "flops": step.flops, "metrics": list(metrics)}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_bytes(json.dumps(head).encode() + b"\n" + content)
+        draft.replace(path)
+    except Exception as error:  # of the system, or of a backend that cannot do it
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        log.warning("the compiled step could not be kept in %s: %s", path.parent, str(error).partition("\n")[0])

@@ -1,0 +1,1 @@
+"""Encoders on disk: folders of exported weights, model cards, and conversion from other projects."""

@@ -1,0 +1,94 @@
+"""Weights of an encoder in a folder that others can read: `weights.safetensors`, `model.json` (its `ModelConfig`) and a card.
+
+The tensors are named by their place, "params/stem1/conv/kernel"; `wt_jax.weights.convert` makes such a folder from PyTorch's
+files, `wt_jax.tools.export_weights` from a run.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from wt_jax.models import ModelConfig, build_encoder
+
+Variables = Mapping[str, Any]
+
+
+class WeightsError(ValueError):
+    """Weights that cannot be used; the message names what differs and the remedy."""
+
+
+def encoder_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every variable of an encoder; nothing is computed."""
+    encoder = build_encoder(config)
+    clips = jnp.zeros((1, 2, 16, 16, 3), jnp.float32)
+    variables = jax.eval_shape(lambda: encoder.init(jax.random.key(0), clips, False))
+    return {name: leaf.shape for name, leaf in flatten_dict(variables, sep="/").items()}
+
+
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], maker: str) -> list[str]:
+    """What is missing, left over or different in `found`, by name; the values are shapes, or shapes with types."""
+    faults = [f"{name} is missing" for name in wanted if name not in found]
+    faults += [f"{name} is left over" for name in found if name not in wanted]
+    both = (name for name in wanted if name in found and found[name] != wanted[name])
+    return faults + [f"{name} is {found[name]}, {maker} makes {wanted[name]}" for name in both]
+
+
+def first_faults(faults: list[str]) -> str:
+    """The first three in one line, and how many more there are."""
+    return "; ".join(faults[:3]) + (f" and {len(faults) - 3} more" if len(faults) > 3 else "")
+
+
+def new_folder(folder: Path) -> None:
+    """Raise WeightsError if a folder holds weights already: commands overwrite none."""
+    if (folder / "weights.safetensors").exists():
+        raise WeightsError(f"{folder} holds weights already; name another folder")
+
+
+def save_encoder(folder: Path, config: ModelConfig, variables: Variables, card: str = "") -> None:
+    """Write an encoder's flax variables (collections of nested dicts of arrays) and, if there is one, its card, README.md.
+
+    `config.weights` is left out: the folder stands for itself.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: np.ascontiguousarray(leaf) for name, leaf in flatten_dict(dict(variables), sep="/").items()}
+    fields = dataclasses.asdict(dataclasses.replace(config, weights=""))
+    _write(folder / "weights.safetensors", save(tensors, {"format": "flax"}))
+    _write(folder / "model.json", (json.dumps(fields, indent=1) + "\n").encode())
+    if card:
+        _write(folder / "README.md", card.encode())
+
+
+def load_encoder(folder: Path) -> tuple[ModelConfig, Variables]:
+    """The inverse of `save_encoder`; arrays are NumPy's.
+
+    Raises:
+      WeightsError: the folder holds no such files, they cannot be read, or they are not those of the encoder that its
+        model.json names (each tensor by name).
+    """
+    try:
+        fields = json.loads((folder / "model.json").read_text())
+        config = ModelConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        tensors = load_file(folder / "weights.safetensors")
+        wanted = encoder_shapes(config)
+    except (OSError, TypeError, ValueError, SafetensorError) as error:
+        raise WeightsError(f"{folder} holds no exported encoder that can be read ({error})") from None
+    faults = differences({name: array.shape for name, array in tensors.items()}, wanted, config.name)
+    if faults:
+        raise WeightsError(f"{folder}/weights.safetensors is not the {config.name} of its model.json: {first_faults(faults)}")
+    return config, unflatten_dict(tensors, sep="/")
+
+
+def _write(path: Path, content: bytes) -> None:
+    """All of a file or nothing."""
+    fresh = path.with_name(f"{path.name}.tmp")
+    fresh.write_bytes(content)
+    fresh.replace(path)
