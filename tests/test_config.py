@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from support.training import teacher_folder
 
-from wt_jax.config import ConfigError, default_config, resolve, steps_of, to_dict
+from wt_jax.config import default_config, resolve, steps_of, to_dict
 from wt_jax.data.records import VideoList
+from wt_jax.errors import ConfigError
 from wt_jax.methods import METHODS, Entry, build_method, fit_to_data
 from wt_jax.train.optim import learning_rate, make_optimizer
 from wt_jax.train.step import batch_shapes, make_init, make_step

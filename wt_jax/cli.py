@@ -16,27 +16,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from wt_jax.cluster.preemption import RUN_AGAIN, Interrupt, Preempted
-from wt_jax.cluster.processes import ClusterError, PeerLost, leave, lost_peer
-from wt_jax.config import ConfigError
-from wt_jax.data.records import SourceError
-from wt_jax.data.video.decode import VideoError
-from wt_jax.data.workers.pool import WorkerError
+from wt_jax.cluster.processes import PeerLost, leave, lost_peer
+from wt_jax.errors import ConfigError, UserError
 from wt_jax.methods import METHODS
-from wt_jax.train.bad_videos import TrainingError
-from wt_jax.train.checkpoint import CheckpointError
-from wt_jax.weights.folder import WeightsError
-
-# Faults of the user's input or data, told in one line.
-KNOWN_ERRORS = (
-    ConfigError,
-    SourceError,
-    VideoError,
-    CheckpointError,
-    TrainingError,
-    WeightsError,
-    WorkerError,
-    ClusterError,
-)
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -46,7 +28,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError) as error:
         text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
         if "Traceback" in text:  # absl wraps what a config file raised; its last line says what happened
-            text = text.strip().splitlines()[-1].removeprefix("wt_jax.config.ConfigError: ")
+            text = text.strip().splitlines()[-1].removeprefix("wt_jax.errors.ConfigError: ")
         fail(" ".join(text.split()))
 
 
@@ -75,7 +57,7 @@ def user_errors() -> Iterator[None]:
     try:
         with Interrupt():
             yield
-    except KNOWN_ERRORS as error:
+    except UserError as error:
         fail(str(error))
     except (Preempted, PeerLost) as reason:
         print(f"wt_jax: {reason}", file=sys.stderr)

@@ -15,12 +15,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from wt_jax.data.views import PixelSpec, ViewSpec
+from wt_jax.errors import ConfigError
 from wt_jax.models import ModelConfig, build_encoder
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be run; the message names the key and the remedy in one line."""
+from wt_jax.specs import ClipView, PixelSpec
 
 
 def closest(name: str, known: Iterable[str]) -> str:
@@ -52,7 +49,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ClipConfig:
-    """The sampling that all views of a run share: see `wt_jax.data.views.ViewSpec`."""
+    """The sampling that all views of a run share: see `wt_jax.specs.ClipView`."""
 
     num_frames: int = 16
     stride: float = 2.0
@@ -63,7 +60,7 @@ class ClipConfig:
 
 @dataclass(frozen=True)
 class ViewConfig:
-    """The spatial and pixel part of one kind of view: see `wt_jax.data.views.ViewSpec`."""
+    """The spatial and pixel part of one kind of view: see `wt_jax.specs.ClipView`."""
 
     crop: str = "random"
     area: tuple[float, float] = (0.2, 1.0)
@@ -197,22 +194,22 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
 
-    def _view(self, kind: ViewConfig) -> ViewSpec:
+    def _view(self, kind: ViewConfig) -> ClipView:
         parts = {f.name: getattr(kind, f.name) for f in dataclasses.fields(kind)}
-        return ViewSpec(**parts, **dataclasses.asdict(self.clip))
+        return ClipView(**parts, **dataclasses.asdict(self.clip))
 
     @property
-    def strong_view(self) -> ViewSpec:
+    def strong_view(self) -> ClipView:
         """Strong views, in a window that the method names."""
         return self._view(self.views.strong)
 
     @property
-    def weak_view(self) -> ViewSpec:
+    def weak_view(self) -> ClipView:
         """Weak views, in a window that the method names."""
         return self._view(self.views.weak)
 
     @property
-    def test_view(self) -> ViewSpec:
+    def test_view(self) -> ClipView:
         """The deterministic view of evaluation."""
         return self._view(self.views.test)
 

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from wt_jax.config import Config, ConfigError, steps_of
+from wt_jax.config import Config, steps_of
+from wt_jax.errors import ConfigError
 from wt_jax.methods import build_method
 from wt_jax.methods.base import Method
 from wt_jax.models import ModelConfig

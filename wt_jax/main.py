@@ -15,7 +15,8 @@ from ml_collections import config_flags
 
 from wt_jax.cli import parse_flags, set_up_logging, user_errors
 from wt_jax.cluster.processes import join
-from wt_jax.config import Config, ConfigError, resolve
+from wt_jax.config import Config, resolve
+from wt_jax.errors import ConfigError
 from wt_jax.kernels.process import fit_process
 from wt_jax.train.checkpoint import last_state
 from wt_jax.train.loop import Run, prepare, train

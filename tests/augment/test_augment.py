@@ -10,8 +10,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from wt_jax.augment import finish_view, finish_views, frame_difference, mix_frame, shuffle_frames
 from wt_jax.augment.color import _hue_matrix
 from wt_jax.augment.finish import _blur_matrix
-from wt_jax.data.views import PixelSpec, ViewSpec
 from wt_jax.kernels import operations
+from wt_jax.specs import ClipView, PixelSpec
 
 FULL = PixelSpec(1.0, 0.4, 0.4, 0.4, 0.1, 0.5, 1.0, (0.5, 2.0))
 
@@ -122,7 +122,7 @@ def test_blur_has_no_denormal_weights(sigma):
 
 
 def test_views_of_a_video_change_differently():
-    views = {name: ViewSpec(pixels=FULL) for name in ("query", "key")}
+    views = {name: ClipView(pixels=FULL) for name in ("query", "key")}
     batch = {name: clips(seed=1) for name in views} | {"video": np.arange(4, dtype=np.int32), "label": np.arange(4)}
     finished = jax.jit(lambda key: finish_views(batch, views, key))(jax.random.key(0))
     assert np.abs(finished["query"] - finished["key"]).max(axis=(1, 2, 3, 4)).min() > 0.01

@@ -16,11 +16,11 @@ from wt_jax.bench.loader import _go_on, _result, _run
 from wt_jax.bench.memory import memory_of, peak_of
 from wt_jax.bench.peers.measure import Job, measure
 from wt_jax.bench.stages import time_stages
-from wt_jax.data.views import ViewSpec
+from wt_jax.specs import ClipView
 
 VIEWS = {
-    "query": ViewSpec("query", num_frames=4, size=16),
-    "key": ViewSpec("key", num_frames=4, size=16, crop="center"),
+    "query": ClipView("query", num_frames=4, size=16),
+    "key": ClipView("key", num_frames=4, size=16, crop="center"),
 }
 
 

@@ -16,10 +16,10 @@ from support.training import BATCH, batches, filled, first, mesh_of, parts, smal
 from wt_jax.augment import finish_view
 from wt_jax.bench.peers.measure_step import Job
 from wt_jax.bench.step_turns import Contender, report
-from wt_jax.data.views import PixelSpec
 from wt_jax.models import MODELS, forward_flops
 from wt_jax.models.resnet import Basic, Bottleneck, ResNet, Stage
 from wt_jax.models.vit import ViT
+from wt_jax.specs import PixelSpec
 from wt_jax.train.sharding import put_batch
 from wt_jax.train.step import make_step, model_flops
 

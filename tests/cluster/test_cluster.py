@@ -18,7 +18,8 @@ import pytest
 
 from wt_jax.cluster.host_signals import slow_host
 from wt_jax.cluster.preemption import RUN_AGAIN
-from wt_jax.cluster.processes import ClusterError, _call_the_roll, join
+from wt_jax.cluster.processes import _call_the_roll, join
+from wt_jax.errors import ClusterError
 from wt_jax.train.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]

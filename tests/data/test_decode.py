@@ -12,7 +12,8 @@ import pytest
 from support.video_files import frame_numbers, remux, write_audio, write_video
 
 from wt_jax.data.video import decode as decode_module
-from wt_jax.data.video.decode import VideoError, check, decode, probe
+from wt_jax.data.video.decode import check, decode, probe
+from wt_jax.errors import VideoError
 
 CLIPS = Path(__file__).resolve().parents[3] / "shared" / "data" / "clips"
 REAL = {  # frames that can be decoded; tree.avi declares 444

@@ -18,12 +18,13 @@ SECONDS = 60  # for one file, on a busy machine
 CHILD = """
 import sys
 import numpy as np
-from wt_jax.data.video.decode import VideoError, open_reader
+from wt_jax.errors import VideoError
+from wt_jax.data.video.decode import open_reader
 from wt_jax.data.pipeline import crop_clips
 from wt_jax.data.sampling import random_windows
-from wt_jax.data.views import ViewSpec
+from wt_jax.specs import ClipView
 
-views = {"a": ViewSpec("a", num_frames=8, stride=2, size=32), "b": ViewSpec("b", num_frames=8, size=32)}
+views = {"a": ClipView("a", num_frames=8, stride=2, size=32), "b": ClipView("b", num_frames=8, size=32)}
 
 def read(path):
     rng = np.random.default_rng(0)

@@ -10,9 +10,9 @@ from support.video_files import write_video
 from wt_jax.bench.memory import memory_of
 from wt_jax.data.pipeline import train_batches
 from wt_jax.data.records import VideoList
-from wt_jax.data.views import ViewSpec
+from wt_jax.specs import ClipView
 
-VIEWS = {"a": ViewSpec("a", num_frames=4, size=16, flip_probability=0.5), "b": ViewSpec("b", num_frames=4, size=16)}
+VIEWS = {"a": ClipView("a", num_frames=4, size=16, flip_probability=0.5), "b": ClipView("b", num_frames=4, size=16)}
 
 
 @pytest.mark.slow

@@ -13,10 +13,11 @@ from support.video_files import frame_numbers, remux, write_audio, write_video
 
 from wt_jax.data.pipeline import train_batches
 from wt_jax.data.records import VideoList
-from wt_jax.data.video.decode import VideoError, check, decode, open_reader, probe
-from wt_jax.data.views import ViewSpec
+from wt_jax.data.video.decode import check, decode, open_reader, probe
+from wt_jax.errors import VideoError
+from wt_jax.specs import ClipView
 
-VIEWS = {"a": ViewSpec("a", num_frames=8, stride=2, size=16), "b": ViewSpec("b", num_frames=8, size=16, crop="center")}
+VIEWS = {"a": ClipView("a", num_frames=8, stride=2, size=16), "b": ClipView("b", num_frames=8, size=16, crop="center")}
 
 
 def batch_of(*paths, step=0):

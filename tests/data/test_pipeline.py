@@ -16,11 +16,12 @@ from wt_jax.data.records import VideoList
 from wt_jax.data.sampling import random_windows
 from wt_jax.data.sources.open import open_source
 from wt_jax.data.video import decode
-from wt_jax.data.video.decode import VideoError
 from wt_jax.data.video.yuv420 import planes_of
-from wt_jax.data.views import ViewSpec, apply_view
+from wt_jax.data.views import apply_view
+from wt_jax.errors import VideoError
+from wt_jax.specs import ClipView
 
-EVAL = ViewSpec(num_frames=4, size=16, crop="center")
+EVAL = ClipView(num_frames=4, size=16, crop="center")
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +120,7 @@ def test_full_frames_are_not_kept():
                 yield index, np.full((480, 640, 3), index, np.uint8)
 
     frames = {name: np.arange(200) for name in ("a", "b")}
-    view = ViewSpec(num_frames=200, size=8)
+    view = ClipView(num_frames=200, size=8)
     tracemalloc.start()
     clips = crop_clips(Passing(), frames, {"a": view, "b": view}, np.random.default_rng(0))
     peak = tracemalloc.get_traced_memory()[1]
@@ -145,13 +146,13 @@ def test_decoded_frames_are_not_kept():
                 yield index, picture
                 del picture
 
-    view = ViewSpec(num_frames=100, size=8)
+    view = ClipView(num_frames=100, size=8)
     crop_clips(Passing(), {name: np.arange(100) for name in "ab"}, {"a": view, "b": view}, np.random.default_rng(0))
     assert 4 <= max(most) <= 9
 
 
 def test_frames_and_clips_of_different_lengths_are_refused(videos):
-    view = ViewSpec(num_frames=4, size=16, crop="center")
+    view = ClipView(num_frames=4, size=16, crop="center")
     with decode.open_reader(videos.paths[0]) as reader, pytest.raises(ValueError, match=r"shorter|longer"):
         crop_clips(reader, {"a": np.arange(5)}, {"a": view}, None, out={"a": np.zeros((4, 16, 16, 3), np.uint8)})
 

@@ -7,7 +7,7 @@ import pytest
 
 from wt_jax.data.sampling import frame_indices, random_windows, spread_windows
 from wt_jax.data.video.decode import VideoInfo
-from wt_jax.data.views import ViewSpec
+from wt_jax.specs import ClipView
 
 
 def video(pts, end, time_base=Fraction(1, 25)):
@@ -30,20 +30,20 @@ def even(num_frames, first=0):
     ],
 )
 def test_steps_in_frames(stride, expected):
-    view = ViewSpec(num_frames=5, stride=stride)
+    view = ClipView(num_frames=5, stride=stride)
     np.testing.assert_array_equal(frame_indices(even(20), view, 5), expected)
 
 
 def test_one_tenth_is_one_tenth():
     """Every fifth multiple of 0.1 is a half, which floating point would put on either side."""
-    view = ViewSpec(num_frames=36, stride=0.1)
+    view = ClipView(num_frames=36, stride=0.1)
     expected = [(2 * place + 10) // 20 for place in range(36)]
     np.testing.assert_array_equal(frame_indices(even(20), view, 0), expected)
 
 
 def test_steps_in_seconds_follow_a_variable_frame_rate():
     info = video([0, 1, 2, 10, 11, 30], 31)  # units of 1/25 s: frame 2 is on show for 8 units, frame 4 for 19
-    view = ViewSpec(num_frames=8, stride=0.16, unit="seconds")  # 4 units
+    view = ClipView(num_frames=8, stride=0.16, unit="seconds")  # 4 units
     # From frame 0 at 0: 0 4 8 12 16 20 24 28.
     np.testing.assert_array_equal(frame_indices(info, view, 0), [0, 2, 2, 4, 4, 4, 4, 4])
     # From frame 1 at 1: 1 5 9 13 17 21 25 29.
@@ -53,25 +53,25 @@ def test_steps_in_seconds_follow_a_variable_frame_rate():
 
 
 def test_the_first_time_stamp_need_not_be_zero():
-    view = ViewSpec(num_frames=6, stride=Fraction(2, 25), unit="seconds")
+    view = ClipView(num_frames=6, stride=Fraction(2, 25), unit="seconds")
     for first in (-3, 7, 1000):
         np.testing.assert_array_equal(frame_indices(even(9, first), view, 1), [1, 3, 5, 7, 0, 2])
 
 
 def test_seconds_and_frames_agree_at_a_constant_rate():
     info = video(range(0, 300 * 1001, 1001), 300 * 1001, Fraction(1, 30000))
-    seconds = ViewSpec(num_frames=16, stride=Fraction(4 * 1001, 30000), unit="seconds")
-    frames = ViewSpec(num_frames=16, stride=4)
+    seconds = ClipView(num_frames=16, stride=Fraction(4 * 1001, 30000), unit="seconds")
+    frames = ClipView(num_frames=16, stride=4)
     for start in range(300):
         np.testing.assert_array_equal(frame_indices(info, seconds, start), frame_indices(info, frames, start))
 
 
 def test_random_windows_fit_share_and_cover():
     views = {
-        "long": ViewSpec("a", num_frames=8, stride=2),  # spans 15 frames
-        "short": ViewSpec("a", num_frames=4, stride=1),
-        "timed": ViewSpec("a", num_frames=3, stride=0.08, unit="seconds"),
-        "other": ViewSpec("b", num_frames=4, stride=1),
+        "long": ClipView("a", num_frames=8, stride=2),  # spans 15 frames
+        "short": ClipView("a", num_frames=4, stride=1),
+        "timed": ClipView("a", num_frames=3, stride=0.08, unit="seconds"),
+        "other": ClipView("b", num_frames=4, stride=1),
     }
     rng, info = np.random.default_rng(0), even(20)
     draws = [random_windows(info, views, rng) for _ in range(400)]
@@ -85,7 +85,7 @@ def test_random_windows_fit_share_and_cover():
 
 def test_starts_are_uniform():
     starts = [
-        int(random_windows(even(10), {"v": ViewSpec(num_frames=6)}, np.random.default_rng(seed))["v"][0])
+        int(random_windows(even(10), {"v": ClipView(num_frames=6)}, np.random.default_rng(seed))["v"][0])
         for seed in range(2000)
     ]
     counts = np.bincount(starts)
@@ -95,7 +95,7 @@ def test_starts_are_uniform():
 
 @pytest.mark.parametrize("unit", ["frames", "seconds"])
 def test_short_videos_loop_from_their_first_frame(unit):
-    view = ViewSpec(num_frames=7, stride=1 if unit == "frames" else 0.04, unit=unit)
+    view = ClipView(num_frames=7, stride=1 if unit == "frames" else 0.04, unit=unit)
     for num_frames in (1, 2, 3, 6):
         expected = [place % num_frames for place in range(7)]
         draw = random_windows(even(num_frames), {"v": view}, np.random.default_rng(1))
@@ -105,7 +105,7 @@ def test_short_videos_loop_from_their_first_frame(unit):
 
 @pytest.mark.parametrize("unit", ["frames", "seconds"])
 def test_spread_windows(unit):
-    view = ViewSpec(num_frames=5, stride=1 if unit == "frames" else 0.04, unit=unit)
+    view = ClipView(num_frames=5, stride=1 if unit == "frames" else 0.04, unit=unit)
     starts = [[int(indices[0]) for indices in spread_windows(even(20), view, count)] for count in (1, 2, 4)]
     assert starts == [[7], [0, 15], [0, 5, 10, 15]]
     with pytest.raises(ValueError, match="count"):
@@ -114,5 +114,5 @@ def test_spread_windows(unit):
 
 def test_the_last_window_in_seconds_ends_on_the_last_frame():
     info = video([0, 1, 2, 10, 11, 30], 31)
-    view = ViewSpec(num_frames=2, stride=0.8, unit="seconds")  # 20 units: from 10 to 30 fits, from 11 to 31 does not
+    view = ClipView(num_frames=2, stride=0.8, unit="seconds")  # 20 units: from 10 to 30 fits, from 11 to 31 does not
     np.testing.assert_array_equal(spread_windows(info, view, 2)[-1], [3, 5])

@@ -5,8 +5,9 @@ import pickle
 import numpy as np
 import pytest
 
-from wt_jax.data.records import Record, SourceError, VideoList
+from wt_jax.data.records import Record, VideoList
 from wt_jax.data.sources.open import open_source
+from wt_jax.errors import SourceError
 
 
 def touch(folder, *names):

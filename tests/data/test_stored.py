@@ -18,11 +18,12 @@ from support.batches import VIEWS, digests
 from support.video_files import frame_numbers, write_video
 
 from wt_jax.data.packing import PackSettings, finish, pack_shard, plan_shards
-from wt_jax.data.records import SourceError, VideoList, mix
+from wt_jax.data.records import VideoList, mix
 from wt_jax.data.sources.index import rows_of
 from wt_jax.data.sources.open import open_source
-from wt_jax.data.video.decode import VideoError, probe
+from wt_jax.data.video.decode import probe
 from wt_jax.data.video.reader import find_video, open_video, pack_record, read_record, unpack_record
+from wt_jax.errors import SourceError, VideoError
 
 COUNTS = [12 + 3 * index for index in range(9)]
 

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from wt_jax.data.views import PixelSpec, ViewSpec, apply_view, check_crops
+from wt_jax.data.views import apply_view, check_crops
+from wt_jax.specs import ClipView, PixelSpec
 
 
 def still(num_frames=5, height=60, width=90):
@@ -18,7 +19,7 @@ def still(num_frames=5, height=60, width=90):
 @pytest.mark.parametrize("crop", ["random", "center", "resize"])
 @pytest.mark.parametrize("size", [16, 60, 128])
 def test_a_still_clip_stays_still(crop, size):
-    view = ViewSpec(crop=crop, size=size, flip_probability=0.5)
+    view = ClipView(crop=crop, size=size, flip_probability=0.5)
     for seed in range(8):
         clip = apply_view(still(), view, np.random.default_rng(seed))
         assert clip.shape == (5, size, size, 3)
@@ -28,10 +29,10 @@ def test_a_still_clip_stays_still(crop, size):
 
 def test_center_takes_the_middle_square_and_resize_the_whole():
     frames = still(1, 60, 90)
-    center = apply_view(frames, ViewSpec(crop="center", size=60), None)
+    center = apply_view(frames, ClipView(crop="center", size=60), None)
     np.testing.assert_array_equal(center[0], frames[0, :, 15:75])
     ramp = np.broadcast_to(np.arange(90, dtype=np.uint8)[None, None, :, None], (1, 60, 90, 3))
-    whole = apply_view(ramp, ViewSpec(crop="resize", size=30), None)
+    whole = apply_view(ramp, ClipView(crop="resize", size=30), None)
     np.testing.assert_allclose(whole[0, 0, :, 0], np.arange(1, 90, 3), atol=1)  # each the mean of three columns, rounded twice
 
 
@@ -41,37 +42,37 @@ def test_fine_detail_turns_gray_and_not_into_patterns(period):
     for side in (64, 100, 143):
         stripes = (np.arange(side) // (period // 2) % 2 * 255).astype(np.uint8)
         frames = np.broadcast_to(stripes[None, None, :, None], (1, side, side, 3))
-        small = apply_view(np.ascontiguousarray(frames), ViewSpec(crop="center", size=side // (2 * period)), None)
+        small = apply_view(np.ascontiguousarray(frames), ClipView(crop="center", size=side // (2 * period)), None)
         assert np.abs(small[0, :, :-1].astype(int) - 128).max() <= 1
 
 
 def test_halving_takes_means_of_four():
     frames = still(1, 64, 64)
     blocks = frames[0].reshape(32, 2, 32, 2, 3).astype(int).sum(axis=(1, 3))
-    np.testing.assert_array_equal(apply_view(frames, ViewSpec(crop="center", size=32), None)[0], (blocks + 2) // 4)
+    np.testing.assert_array_equal(apply_view(frames, ClipView(crop="center", size=32), None)[0], (blocks + 2) // 4)
 
 
 @pytest.mark.parametrize(("height", "width"), [(60, 91), (91, 60), (60, 60), (60, 240)])
 def test_three_crops_are_the_ends_and_the_middle_of_the_longer_side(height, width):
     frames = still(2, height, width)
-    crops = [apply_view(frames, ViewSpec(crop="center", size=60), None, half) for half in (0, 1, 2)]
+    crops = [apply_view(frames, ClipView(crop="center", size=60), None, half) for half in (0, 1, 2)]
     for crop, start in zip(crops, (0, (max(height, width) - 60) // 2, max(height, width) - 60), strict=True):
         square = frames[:, :, start : start + 60] if width > height else frames[:, start : start + 60]
         np.testing.assert_array_equal(crop, square)
-    np.testing.assert_array_equal(crops[1], apply_view(frames, ViewSpec(crop="center", size=60), None))
+    np.testing.assert_array_equal(crops[1], apply_view(frames, ClipView(crop="center", size=60), None))
 
 
 def test_crops_that_cannot_be():
     with pytest.raises(ValueError, match="must be 'center' for 3 test crops, got 'resize'"):
-        check_crops(ViewSpec(crop="resize"), 3)
+        check_crops(ClipView(crop="resize"), 3)
     with pytest.raises(ValueError, match=r"crops must be one of \(1, 3\), got 2"):
-        check_crops(ViewSpec(crop="center"), 2)
+        check_crops(ClipView(crop="center"), 2)
 
 
 def test_flip():
-    view = ViewSpec(crop="center", size=60)
+    view = ClipView(crop="center", size=60)
     plain = apply_view(still(), view, None)
-    flipped = apply_view(still(), ViewSpec(crop="center", size=60, flip_probability=1.0), np.random.default_rng(0))
+    flipped = apply_view(still(), ClipView(crop="center", size=60, flip_probability=1.0), np.random.default_rng(0))
     np.testing.assert_array_equal(flipped, plain[:, :, ::-1])
 
 
@@ -79,7 +80,7 @@ def test_random_crops_keep_to_area_and_aspect():
     """Two ramps tell the box: their spread in the crop is its width and height."""
     rows, columns = np.meshgrid(np.arange(200), np.arange(240), indexing="ij")
     frames = np.stack([rows, columns, rows], axis=-1).astype(np.uint8)[None]
-    view = ViewSpec(size=32, area=(0.3, 0.5), aspect=(0.8, 1.25))
+    view = ClipView(size=32, area=(0.3, 0.5), aspect=(0.8, 1.25))
     for seed in range(50):
         clip = apply_view(frames, view, np.random.default_rng(seed))[0].astype(float)
         height = (clip[-1, 0, 0] - clip[0, 0, 0]) * 32 / 31
@@ -89,8 +90,8 @@ def test_random_crops_keep_to_area_and_aspect():
 
 
 def test_no_random_box_fits_into_a_ribbon():
-    clip = apply_view(still(2, 4, 400), ViewSpec(size=8, area=(0.9, 1.0)), np.random.default_rng(0))
-    np.testing.assert_array_equal(clip, apply_view(still(2, 4, 400), ViewSpec(size=8, crop="center"), None))
+    clip = apply_view(still(2, 4, 400), ClipView(size=8, area=(0.9, 1.0)), np.random.default_rng(0))
+    np.testing.assert_array_equal(clip, apply_view(still(2, 4, 400), ClipView(size=8, crop="center"), None))
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,7 @@ def test_no_random_box_fits_into_a_ribbon():
 )
 def test_view_fields_are_checked(field, value):
     with pytest.raises(ValueError, match=field):
-        ViewSpec(**{field: value})
+        ClipView(**{field: value})
 
 
 @pytest.mark.parametrize(
@@ -139,7 +140,7 @@ def moving(shift, num_frames=4, size=48):
 
 
 def test_flow_tells_direction_and_length_and_knows_of_flips():
-    plain = ViewSpec(crop="resize", size=48, content="flow")
+    plain = ClipView(crop="resize", size=48, content="flow")
     clip = apply_view(moving(3), plain, None)
     assert clip.shape == (4, 48, 48, 3)
     assert clip.dtype == np.uint8
@@ -154,7 +155,7 @@ def test_edges_stand_where_the_motion_changes():
     frames = moving(0, size=64)
     for t in range(4):  # a square moves over a still ground
         frames[t, 20:44, 10 + 4 * t : 34 + 4 * t] = moving(0, 1, 64)[0, :24, :24][::-1]
-    edges = apply_view(frames, ViewSpec(crop="resize", size=64, content="flow_edges"), None)[0].astype(float)
+    edges = apply_view(frames, ClipView(crop="resize", size=64, content="flow_edges"), None)[0].astype(float)
     assert (edges == edges[..., :1]).all()
     border = np.zeros((64, 64), bool)
     border[14:50, 4:44] = True
@@ -164,7 +165,7 @@ def test_edges_stand_where_the_motion_changes():
 
 @pytest.mark.parametrize("content", ["flow", "flow_edges"])
 def test_a_still_clip_has_no_motion_and_one_frame_has_none(content):
-    view = ViewSpec(crop="center", size=32, content=content)
+    view = ClipView(crop="center", size=32, content=content)
     rest = (128, 128, 0) if content == "flow" else (0, 0, 0)
     for count in (1, 5):
         clip = apply_view(still(count), view, None)
@@ -174,8 +175,8 @@ def test_a_still_clip_has_no_motion_and_one_frame_has_none(content):
 
 def test_motion_views_are_checked():
     with pytest.raises(ValueError, match="content"):
-        ViewSpec(content="depth")
+        ClipView(content="depth")
     with pytest.raises(ValueError, match="size must be 12"):
-        ViewSpec(content="flow", size=8)
+        ClipView(content="flow", size=8)
     with pytest.raises(ValueError, match="pixels must do nothing"):
-        ViewSpec(content="flow", pixels=PixelSpec(gray_probability=0.2))
+        ClipView(content="flow", pixels=PixelSpec(gray_probability=0.2))

@@ -16,8 +16,9 @@ import grain
 import numpy as np
 import pytest
 
-from wt_jax.data.workers.pool import WorkerError, iterate
+from wt_jax.data.workers.pool import iterate
 from wt_jax.data.workers.shared_memory import Block, empty, pack, unpack
+from wt_jax.errors import WorkerError
 
 
 class Square:

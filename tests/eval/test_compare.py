@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wt_jax.config import ConfigError
+from wt_jax.errors import ConfigError
 from wt_jax.eval.compare.runs import config_of, finished
 from wt_jax.eval.compare.table import RANDOM, draw_comparison, format_comparison, summarize
 

@@ -9,19 +9,20 @@ import numpy as np
 import pytest
 from support.video_files import write_video
 
-from wt_jax.config import ConfigError, default_config, resolve
+from wt_jax.config import default_config, resolve
 from wt_jax.data.pipeline import eval_batches
 from wt_jax.data.records import VideoList, same_classes
 from wt_jax.data.sources.open import open_source
-from wt_jax.data.views import ViewSpec
+from wt_jax.errors import ConfigError
 from wt_jax.eval.features import store
 from wt_jax.eval.features.extract import Reading, extract_features, feature_batches, make_extractor
 from wt_jax.eval.features.store import extract_to_file, is_current, read_features, tokens_path
 from wt_jax.methods import build_method
 from wt_jax.models import ModelConfig, build_encoder
+from wt_jax.specs import ClipView
 from wt_jax.train.sharding import make_mesh, replicated
 
-VIEW = ViewSpec(num_frames=4, stride=2, size=16, crop="center")
+VIEW = ClipView(num_frames=4, stride=2, size=16, crop="center")
 READING = Reading(VIEW, windows=2, crops=3, batch_size=4)
 MODEL = ModelConfig(name="small_r2plus1d", width=4, norm="group")
 ENCODER = build_encoder(MODEL)

@@ -9,10 +9,11 @@ import pytest
 from support.video_files import write_video
 
 from configs.supervised import get_config
-from wt_jax.config import ClipConfig, ConfigError, DataConfig, default_config, resolve, to_dict
+from wt_jax.config import ClipConfig, DataConfig, default_config, resolve, to_dict
 from wt_jax.data.pipeline import eval_batches
 from wt_jax.data.records import VideoList
 from wt_jax.data.sources.open import open_source
+from wt_jax.errors import ConfigError
 from wt_jax.eval.protocols import finetune, recipes
 from wt_jax.eval.protocols.finetune import ClipTraining, choose, train_and_predict
 from wt_jax.models import ModelConfig

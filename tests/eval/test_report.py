@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 import pytest
 
-from wt_jax.config import ConfigError, default_config, resolve
+from wt_jax.config import default_config, resolve
 from wt_jax.data.sources.open import open_source
+from wt_jax.errors import ConfigError
 from wt_jax.eval.features.extract import Features
 from wt_jax.eval.online import Evaluator
 from wt_jax.eval.report import Subject, pictures, write_report

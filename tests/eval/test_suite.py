@@ -15,19 +15,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wt_jax.config import ConfigError, default_config, resolve, to_dict
+from wt_jax.config import default_config, resolve, to_dict
+from wt_jax.errors import CheckpointError, ConfigError, EvaluationError, WeightsError
 from wt_jax.eval import suite
 from wt_jax.eval.config import default_evaluation, resolve_evaluation
 from wt_jax.eval.encoders import load_candidate, named_places
 from wt_jax.eval.features.store import FeatureFile, read_features
 from wt_jax.eval.results import summarize
 from wt_jax.eval.splits import open_lists
-from wt_jax.eval.suite import EvaluationError, evaluate
+from wt_jax.eval.suite import evaluate
 from wt_jax.methods import build_method
-from wt_jax.train.checkpoint import CheckpointError, Checkpoints
+from wt_jax.train.checkpoint import Checkpoints
 from wt_jax.train.step import TrainState
 from wt_jax.train.workdir import open_workdir
-from wt_jax.weights.folder import WeightsError
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted(path.stem for path in (ROOT / "configs" / "eval").glob("*.py") if path.stem not in ("__init__", "small_sets"))

@@ -11,8 +11,9 @@ from support.training import BATCH, largest_gap, mesh_of, videos
 
 from configs.supervised import get_config
 from wt_jax import experiment as building
-from wt_jax.config import ConfigError, resolve
+from wt_jax.config import resolve
 from wt_jax.data.records import VideoList
+from wt_jax.errors import ConfigError
 from wt_jax.methods import build_method, fit_to_data
 from wt_jax.methods.base import encoder_variables
 from wt_jax.methods.supervised import keep_factors

@@ -5,12 +5,12 @@ import hashlib
 import numpy as np
 
 from wt_jax.data.pipeline import train_batches
-from wt_jax.data.views import ViewSpec
+from wt_jax.specs import ClipView
 
 VIEWS = {
-    "query": ViewSpec("a", num_frames=4, stride=2, size=16, flip_probability=0.5),
-    "key": ViewSpec("a", num_frames=4, size=16),
-    "weak": ViewSpec("b", num_frames=8, stride=0.04, unit="seconds", size=24, crop="center"),
+    "query": ClipView("a", num_frames=4, stride=2, size=16, flip_probability=0.5),
+    "key": ClipView("a", num_frames=4, size=16),
+    "weak": ClipView("b", num_frames=8, stride=0.04, unit="seconds", size=24, crop="center"),
 }
 
 

@@ -17,12 +17,13 @@ from support.video_files import write_audio, write_video
 from wt_jax.data import packing
 from wt_jax.data.packing import PackSettings, plan_shards
 from wt_jax.data.parallel import run_parallel
-from wt_jax.data.records import SourceError, VideoList
+from wt_jax.data.records import VideoList
 from wt_jax.data.sources.annotations import READERS, compare
 from wt_jax.data.sources.index import rows_of
 from wt_jax.data.sources.open import open_source
-from wt_jax.data.video.decode import VideoError, probe
+from wt_jax.data.video.decode import probe
 from wt_jax.data.video.reader import find_video, open_video, read_record, unpack_record
+from wt_jax.errors import SourceError, VideoError
 from wt_jax.tools import check_videos as check_module
 from wt_jax.tools.check_videos import check_videos, report
 from wt_jax.tools.make_lists import make_lists

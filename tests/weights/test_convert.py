@@ -16,14 +16,14 @@ from support import peers
 from support.peers import torch
 
 from wt_jax.augment import finish_view
-from wt_jax.config import ConfigError
 from wt_jax.data.pipeline import eval_batches
 from wt_jax.data.sources.open import open_source
-from wt_jax.data.views import PixelSpec, ViewSpec
+from wt_jax.errors import ConfigError, WeightsError
 from wt_jax.models import build_encoder
+from wt_jax.specs import ClipView, PixelSpec
 from wt_jax.weights.convert import KINDS, convert, convert_file
 from wt_jax.weights.convert.folder import convert_weights
-from wt_jax.weights.folder import WeightsError, load_encoder
+from wt_jax.weights.folder import load_encoder
 
 VIDEOMAE = {"small": (384, 6, 12), "base": (768, 12, 12), "large": (1024, 16, 24)}
 # Mean and deviation as the original projects write them, not as our tables do.
@@ -151,7 +151,7 @@ def feature_by_pytorch(kind, network, path, frames, stride, side, windows):
 def feature_by_pipeline(made, path, frames, stride, side, windows, tmp_path):
     listed = tmp_path / "list.txt"
     listed.write_text(f"{path}\n")
-    view = ViewSpec(num_frames=frames, stride=stride, size=side, crop="center")
+    view = ClipView(num_frames=frames, stride=stride, size=side, crop="center")
     (batch,) = eval_batches(open_source(str(listed)), view, windows=windows, batch_size=1)
     assert batch["valid"].all()
     clips = finish_view(jnp.asarray(batch["clip"][0]), jnp.zeros(windows, jnp.int32), jax.random.key(0), PixelSpec())

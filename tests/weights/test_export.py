@@ -9,15 +9,16 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from configs.quickstart import get_config
-from wt_jax.config import ConfigError, resolve
+from wt_jax.config import resolve
+from wt_jax.errors import CheckpointError, ConfigError, WeightsError
 from wt_jax.experiment import build
 from wt_jax.methods.base import encoder_variables
 from wt_jax.models import ModelConfig, build_encoder
-from wt_jax.train.checkpoint import CheckpointError, Checkpoints
+from wt_jax.train.checkpoint import Checkpoints
 from wt_jax.train.loop import prepare, train
 from wt_jax.train.workdir import open_workdir
 from wt_jax.weights.export import export_weights
-from wt_jax.weights.folder import WeightsError, encoder_shapes, load_encoder, save_encoder
+from wt_jax.weights.folder import encoder_shapes, load_encoder, save_encoder
 
 
 def small_config(folder, **changes):

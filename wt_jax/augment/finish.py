@@ -12,8 +12,8 @@ import numpy as np
 from jax import Array, lax
 
 from wt_jax.augment.color import between, color_map
-from wt_jax.data.views import PixelSpec, ViewSpec
 from wt_jax.kernels import operations
+from wt_jax.specs import ClipView, PixelSpec
 
 
 def _blur_matrix(sigma: Array, size: int) -> Array:
@@ -87,7 +87,7 @@ def finish_view(clips: Array, videos: Array, key: Array, spec: PixelSpec) -> Arr
     return _finish(clips, _draws(key, videos, 1)[:, 0], spec)
 
 
-def finish_views(batch: Mapping[str, Array], views: Mapping[str, ViewSpec], key: Array) -> dict[str, Array]:
+def finish_views(batch: Mapping[str, Array], views: Mapping[str, ClipView], key: Array) -> dict[str, Array]:
     """`batch` with each view finished as by `finish_view`, with draws of its own; labels and indices pass through."""
     draws = _draws(key, batch["video"], len(views))
     finished = {name: _finish(batch[name], draws[:, place], view.pixels) for place, (name, view) in enumerate(views.items())}

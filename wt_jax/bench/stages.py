@@ -12,7 +12,7 @@ from wt_jax.data.sampling import random_windows
 from wt_jax.data.video import decode
 from wt_jax.data.video.decode import VideoInfo, open_reader, probe
 from wt_jax.data.video.yuv420 import Planes
-from wt_jax.data.views import ViewSpec
+from wt_jax.specs import ClipView
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class _Kept:
         return iter(self.kept)
 
 
-def time_stages(paths: Sequence[str], views: Mapping[str, ViewSpec], batch_size: int, repeats: int = 3) -> dict[str, float]:
+def time_stages(paths: Sequence[str], views: Mapping[str, ClipView], batch_size: int, repeats: int = 3) -> dict[str, float]:
     """Milliseconds per video of each stage, the least of some repeats.
 
     "read" is the whole file from the operating system's cache; "probe" opens a video and lists its packets, which is not

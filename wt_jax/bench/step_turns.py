@@ -15,14 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from wt_jax.bench.peers.measure_step import Job
-from wt_jax.config import ConfigError
+from wt_jax.errors import BenchError
 from wt_jax.methods import build_method
 
 log = logging.getLogger("wt_jax")
-
-
-class BenchError(ConfigError):
-    """A contender's process has ended; the message is its last line."""
 
 
 @dataclass

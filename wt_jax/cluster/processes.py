@@ -19,16 +19,14 @@ import numpy as np
 from jax._src.clusters import ClusterEnv  # jax.distributed hides what it detects, and the roll call needs it
 from jax._src.distributed import global_state  # nor does it offer a barrier that leaves the devices alone
 
+from wt_jax.errors import ClusterError
+
 HEARTBEAT_SECONDS = 60  # a process that is silent for so long is taken for dead by all others
 _MESSAGE = 2000  # bytes of an error that the chief tells the others
 # What the runtime says when a collective loses its partner. A fault of this process's own device is not among them.
 _LOST = re.compile(r"\b(UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED)\b|(?i:gloo|nccl|connection|barrier|peer)")
 
 _hosts: list[str] = [socket.gethostname()]
-
-
-class ClusterError(RuntimeError):
-    """Processes that do not find each other; the message names the missing ones."""
 
 
 class PeerLost(RuntimeError):

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from wt_jax.cluster.heartbeat import INTERVAL, heartbeat_file
-from wt_jax.config import ConfigError
+from wt_jax.errors import ConfigError
 
 _held: dict[Path, int] = {}  # open to the end of the process
 

@@ -15,17 +15,15 @@ import itertools
 import cv2
 import numpy as np
 
-KINDS = ("flow", "flow_edges")
 REACH = 1 / 8  # of the clip's width, per sample
-LEAST_SIZE = 12  # pixels; DIS gives up below
 
 
 def encode_motion(clip: np.ndarray, kind: str) -> np.ndarray:
     """The motion of a clip as a clip.
 
     Args:
-      clip: uint8 [T, S, S, 3] RGB, S at least `LEAST_SIZE`.
-      kind: one of `KINDS`.
+      clip: uint8 [T, S, S, 3] RGB, S at least `wt_jax.specs.LEAST_FLOW_SIZE`.
+      kind: one of `wt_jax.specs.MOTIONS`.
 
     Returns:
       uint8 [T, S, S, 3]; entry t is the motion from frame t to t + 1, the last one stands twice. One frame has none.

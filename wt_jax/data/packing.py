@@ -26,12 +26,12 @@ import numpy as np
 from array_record.python import array_record_module
 from etils import epath
 
-from wt_jax.data.records import SourceError
 from wt_jax.data.sources.index import INDEX, broken, facts_of, with_facts, write_index
 from wt_jax.data.sources.lists import OK
 from wt_jax.data.video import decode
-from wt_jax.data.video.decode import VideoError, VideoInfo
+from wt_jax.data.video.decode import VideoInfo
 from wt_jax.data.video.reader import find_video, is_remote, pack_record, unpack_record
+from wt_jax.errors import SourceError, VideoError
 
 Row = dict[str, Any]
 

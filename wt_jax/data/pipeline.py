@@ -21,12 +21,13 @@ import numpy as np
 from wt_jax.data.optical_flow import encode_motion
 from wt_jax.data.records import Record, VideoList
 from wt_jax.data.sampling import random_windows, spread_windows
-from wt_jax.data.video.decode import VideoError
 from wt_jax.data.video.reader import Reader, find_video, open_video
 from wt_jax.data.video.yuv420 import Crop, Planes, crop_planes
-from wt_jax.data.views import ViewSpec, check_crops, crop_frame, draw_crop
+from wt_jax.data.views import check_crops, crop_frame, draw_crop
 from wt_jax.data.workers.pool import iterate
 from wt_jax.data.workers.shared_memory import empty
+from wt_jax.errors import VideoError
+from wt_jax.specs import ClipView
 
 _TRIES = 16
 _TOGETHER_BYTES = 2 << 20  # of frames as RGB
@@ -35,7 +36,7 @@ _NUMBERS = {"label", "video", "failed"}
 
 def train_batches(
     videos: VideoList,
-    views: Mapping[str, ViewSpec],
+    views: Mapping[str, ClipView],
     *,
     seed: int,
     batch_size: int,
@@ -86,7 +87,7 @@ def train_batches(
 
 def eval_batches(
     videos: VideoList,
-    view: ViewSpec,
+    view: ClipView,
     *,
     windows: int,
     batch_size: int,
@@ -149,7 +150,7 @@ def _with_state(index: int, rng: np.random.Generator) -> tuple[int, Mapping[str,
 class _TrainBatch:
     """Makes a batch of training elements, each frame written where it stays; a class, because it travels to workers."""
 
-    def __init__(self, videos: VideoList, views: dict[str, ViewSpec]):
+    def __init__(self, videos: VideoList, views: dict[str, ClipView]):
         self.videos = videos
         self.views = views
 
@@ -182,7 +183,7 @@ class _TrainBatch:
 class _EvalClips:
     """Makes one evaluation element; a class, because it travels to worker processes."""
 
-    def __init__(self, videos: VideoList, view: ViewSpec, windows: int, crops: int):
+    def __init__(self, videos: VideoList, view: ClipView, windows: int, crops: int):
         self.videos = videos
         self.view = view
         self.windows = windows
@@ -226,7 +227,7 @@ class _EvalClips:
 def crop_clips(
     reader: Reader,
     frames: Mapping[str, np.ndarray],
-    views: Mapping[str, ViewSpec],
+    views: Mapping[str, ClipView],
     rng: np.random.Generator | None,
     halves: Mapping[str, int] | None = None,
     out: dict[str, np.ndarray] | None = None,

@@ -8,10 +8,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 
-class SourceError(ValueError):
-    """A data source that cannot be used; the message names the thing and the remedy in one line."""
-
-
 @dataclass(frozen=True)
 class Record:
     """One video: its place in the list, its name (see `wt_jax.data.video.reader.open_video`), and its class or -1."""

@@ -15,12 +15,12 @@ from itertools import pairwise
 import numpy as np
 
 from wt_jax.data.video.decode import VideoInfo
-from wt_jax.data.views import ViewSpec
+from wt_jax.specs import ClipView
 
 _GAP_TRIES = 64
 
 
-def frame_indices(info: VideoInfo, view: ViewSpec, start: int) -> np.ndarray:
+def frame_indices(info: VideoInfo, view: ClipView, start: int) -> np.ndarray:
     """The frames of one clip.
 
     In frames, sample i is frame `start + round(i * stride)`, halves rounded up, modulo the number of frames. In
@@ -42,7 +42,7 @@ def frame_indices(info: VideoInfo, view: ViewSpec, start: int) -> np.ndarray:
     return np.searchsorted(info.pts - first, times, side="right") - 1
 
 
-def random_windows(info: VideoInfo, views: Mapping[str, ViewSpec], rng: np.random.Generator) -> dict[str, np.ndarray]:
+def random_windows(info: VideoInfo, views: Mapping[str, ClipView], rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Draws a start for each window and lists the frames of each view.
 
     Each start is uniform over the frames from which the longest view of its window fits into the video. The starts of two
@@ -62,7 +62,7 @@ def random_windows(info: VideoInfo, views: Mapping[str, ViewSpec], rng: np.rando
     return {name: frame_indices(info, view, starts[view.window]) for name, view in views.items()}
 
 
-def spread_windows(info: VideoInfo, view: ViewSpec, count: int) -> list[np.ndarray]:
+def spread_windows(info: VideoInfo, view: ClipView, count: int) -> list[np.ndarray]:
     """Evenly spread windows for evaluation: the first at the start of the video, the last at its end.
 
     Args:
@@ -81,14 +81,14 @@ def spread_windows(info: VideoInfo, view: ViewSpec, count: int) -> list[np.ndarr
     return [frame_indices(info, view, _round(Fraction(last * place, count - 1))) for place in range(count)]
 
 
-def _apart(info: VideoInfo, view: ViewSpec, starts: list[int]) -> bool:
+def _apart(info: VideoInfo, view: ClipView, starts: list[int]) -> bool:
     """Whether ascending starts keep the view's gap."""
     gap = Fraction(str(view.gap))
     places = starts if view.unit == "frames" else [int(info.pts[start]) * info.time_base for start in starts]
     return all(later - earlier >= gap for earlier, later in pairwise(places))
 
 
-def _last_start(info: VideoInfo, view: ViewSpec) -> int:
+def _last_start(info: VideoInfo, view: ClipView) -> int:
     """The last frame from which the window fits without looping; 0 where none does."""
     span = int(_steps(info, view)[-1])
     if view.unit == "frames":
@@ -96,7 +96,7 @@ def _last_start(info: VideoInfo, view: ViewSpec) -> int:
     return max(int(np.searchsorted(info.pts, info.end - span, side="left")) - 1, 0)
 
 
-def _steps(info: VideoInfo, view: ViewSpec) -> np.ndarray:
+def _steps(info: VideoInfo, view: ClipView) -> np.ndarray:
     """Distances int64 [num_frames] of the samples from the start, in frames or in units of the time base."""
     return _multiples(str(view.stride), view.num_frames, None if view.unit == "frames" else info.time_base)
 

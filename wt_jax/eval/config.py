@@ -10,8 +10,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from wt_jax.config import ClipConfig, ConfigError, DataConfig, ViewConfig, closest, from_dict, to_dict
-from wt_jax.data.views import ViewSpec, check_crops
+from wt_jax.config import ClipConfig, DataConfig, ViewConfig, closest, from_dict, to_dict
+from wt_jax.data.views import check_crops
+from wt_jax.errors import ConfigError
 from wt_jax.eval.protocols.finetune import ClipTraining
 from wt_jax.eval.protocols.recipes import MACLR_FINETUNE, MACLR_LINEAR
 from wt_jax.eval.protocols.stored import (
@@ -24,6 +25,7 @@ from wt_jax.eval.protocols.stored import (
     StoredSettings,
 )
 from wt_jax.models import ModelConfig, build_encoder
+from wt_jax.specs import ClipView
 
 TRAINED = ("linear_clips", "finetune")
 PROTOCOLS = (*STORED, *TRAINED)
@@ -89,10 +91,10 @@ class EvaluationConfig:
     settings: ProtocolSettings = field(default_factory=ProtocolSettings)
 
     @property
-    def test_view(self) -> ViewSpec:
+    def test_view(self) -> ClipView:
         """The deterministic view of all features."""
         parts = {f.name: getattr(self.view, f.name) for f in dataclasses.fields(self.view)}
-        return ViewSpec(**parts, **dataclasses.asdict(self.clip))
+        return ClipView(**parts, **dataclasses.asdict(self.clip))
 
     @property
     def stored(self) -> StoredSettings:

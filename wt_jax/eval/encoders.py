@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wt_jax.config import ConfigError
+from wt_jax.errors import ConfigError
 from wt_jax.eval.config import EvaluationConfig
 from wt_jax.eval.features.extract import EMBEDDING, Extractor, make_extractor
 from wt_jax.methods import build_method

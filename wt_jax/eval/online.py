@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from jax.sharding import Mesh
 
-from wt_jax.config import Config, ConfigError
+from wt_jax.config import Config
 from wt_jax.data.records import VideoList, same_classes
 from wt_jax.data.sources.open import open_source
+from wt_jax.errors import ConfigError
 from wt_jax.eval.features.extract import Extractor, Features, Reading, extract_features
 from wt_jax.eval.protocols.retrieval import check_features, check_labels
 from wt_jax.eval.protocols.stored import KnnSettings, RetrievalSettings, StoredSettings, Unlabeled, judge, leave_one_group_out

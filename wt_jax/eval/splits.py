@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from wt_jax.config import ConfigError
 from wt_jax.data.records import VideoList, same_classes
 from wt_jax.data.sources.open import open_source
+from wt_jax.errors import ConfigError
 from wt_jax.eval.config import EvaluationConfig
 from wt_jax.eval.protocols.stored import leave_one_group_out
 from wt_jax.eval.validation_split import stratified_part

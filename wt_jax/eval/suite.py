@@ -16,8 +16,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from wt_jax.config import ConfigError, to_dict
+from wt_jax.config import to_dict
 from wt_jax.data.records import VideoList
+from wt_jax.errors import ConfigError, EvaluationError
 from wt_jax.eval.config import STORED, EvaluationConfig
 from wt_jax.eval.encoders import Candidate, load_candidate
 from wt_jax.eval.features.extract import Reading
@@ -32,10 +33,6 @@ from wt_jax.train.sharding import make_mesh, replicated
 from wt_jax.train.workdir import environment
 
 log = logging.getLogger(__name__)
-
-
-class EvaluationError(ValueError):
-    """Features or lists on which a protocol has no answer; the message names encoder, split and protocol."""
 
 
 def evaluate(config: EvaluationConfig, places: Mapping[str, str], folder: Path) -> str:

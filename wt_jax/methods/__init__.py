@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from wt_jax.config import Config, ConfigError, closest
+from wt_jax.config import Config, closest
 from wt_jax.data.records import VideoList
+from wt_jax.errors import ConfigError
 from wt_jax.methods.base import Method, Setup
 from wt_jax.methods.byol import BYOL, BYOLSettings
 from wt_jax.methods.clsa import CLSA, CLSASettings

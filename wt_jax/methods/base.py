@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from wt_jax.data.views import ViewSpec
 from wt_jax.models import ModelConfig, build_encoder
+from wt_jax.specs import ClipView
 
 Tree = Any  # a pytree of arrays
 
@@ -43,7 +43,7 @@ class Method(Protocol):
     """
 
     @property
-    def views(self) -> Mapping[str, ViewSpec]:
+    def views(self) -> Mapping[str, ClipView]:
         """The views that the pipeline must produce."""
         ...
 
@@ -100,8 +100,8 @@ class Setup:
     """
 
     model: ModelConfig
-    strong: ViewSpec
-    weak: ViewSpec
+    strong: ClipView
+    weak: ClipView
     num_steps: int
     log_every: int = 1
 

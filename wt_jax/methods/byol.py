@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from wt_jax.data.views import ViewSpec
 from wt_jax.losses import byol_loss
 from wt_jax.methods import parts
 from wt_jax.methods.base import Init, Tree
 from wt_jax.methods.settings import check
+from wt_jax.specs import ClipView
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class BYOL(parts.Headed):
     """The method; see `wt_jax.methods.base.Method`."""
 
     @property
-    def views(self) -> Mapping[str, ViewSpec]:
+    def views(self) -> Mapping[str, ClipView]:
         """Strong views of as many windows as there are clips."""
         return parts.clip_views(self.setup.strong, self.settings.clips)
 

@@ -13,12 +13,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from wt_jax.data.views import PixelSpec, ViewSpec
 from wt_jax.losses import clsa_loss, similarity_labels, similarity_logits
 from wt_jax.methods import parts
 from wt_jax.methods.base import Init, Tree
 from wt_jax.methods.settings import check
 from wt_jax.queue import Queue, empty_queue, enqueue, negatives_mask
+from wt_jax.specs import ClipView, PixelSpec
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class CLSA(parts.Headed):
     """The method; see `wt_jax.methods.base.Method`."""
 
     @property
-    def views(self) -> Mapping[str, ViewSpec]:
+    def views(self) -> Mapping[str, ClipView]:
         """The student's ordinary and stronger views of one window, the teacher's ordinary view of another."""
         query = replace(self.setup.strong, window="query")
         return {

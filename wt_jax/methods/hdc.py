@@ -17,8 +17,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from wt_jax.augment import shuffle_frames
-from wt_jax.config import ConfigError
-from wt_jax.data.views import ViewSpec
+from wt_jax.errors import ConfigError
 from wt_jax.losses import in_batch_info_nce, invariance_weights
 from wt_jax.methods import parts
 from wt_jax.methods.base import Built, Init, Tree, encoder_variables
@@ -27,6 +26,7 @@ from wt_jax.models.embedder import l2_normalize
 from wt_jax.models.feature_maps import layer_maps
 from wt_jax.models.heads import LevelHeads
 from wt_jax.models.layers import global_pool
+from wt_jax.specs import ClipView
 
 KINDS = ("spatial", "temporal")
 
@@ -83,7 +83,7 @@ class HDC(Built):
         return self.settings.layers or tuple(names[-(-len(names) * third // 3) - 1] for third in (1, 2, 3))
 
     @property
-    def views(self) -> Mapping[str, ViewSpec]:
+    def views(self) -> Mapping[str, ClipView]:
         """The anchor, mild; the same window, strong; another window, mild."""
         return {
             "anchor": replace(self.setup.weak, window="anchor"),

@@ -15,13 +15,13 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from wt_jax.data.views import ViewSpec
 from wt_jax.losses import info_nce, similarity_logits
 from wt_jax.methods import parts
 from wt_jax.methods.base import Init, Tree
 from wt_jax.methods.settings import check, check_in_batch
 from wt_jax.models.embedder import Embedder
 from wt_jax.queue import Queue, empty_queue, enqueue, negatives_mask
+from wt_jax.specs import ClipView
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class MoCo(parts.Headed):
         return parts.with_predictor(self.settings, self.network) if self.settings.predictor else self.network
 
     @property
-    def views(self) -> Mapping[str, ViewSpec]:
+    def views(self) -> Mapping[str, ClipView]:
         """Strong views of as many windows as there are clips."""
         return parts.clip_views(self.setup.strong, self.settings.clips)
 

@@ -14,8 +14,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from wt_jax.augment import frame_difference
-from wt_jax.config import ConfigError
-from wt_jax.data.views import PixelSpec, ViewSpec
+from wt_jax.errors import ConfigError
 from wt_jax.losses import modist_loss, modist_terms, similarity_logits
 from wt_jax.methods import parts
 from wt_jax.methods.base import Init, Tree
@@ -23,6 +22,7 @@ from wt_jax.methods.settings import check
 from wt_jax.models import build_encoder
 from wt_jax.models.embedder import Embedder, Pathways
 from wt_jax.queue import Queue, empty_queue, enqueue, negatives_mask
+from wt_jax.specs import ClipView, PixelSpec
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class MoDist(parts.Headed):
         )
 
     @property
-    def views(self) -> Mapping[str, ViewSpec]:
+    def views(self) -> Mapping[str, ClipView]:
         """An RGB and a motion clip of each of two windows; the motion clips have crops of their own and no color change."""
         settings, rgb = self.settings, self.setup.strong
         stride = Fraction(str(rgb.stride)) / settings.motion_rate

@@ -10,16 +10,16 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from wt_jax.data.views import ViewSpec
 from wt_jax.kernels.operations import behind
 from wt_jax.methods.base import Built, Tree, where_written, with_encoder
 from wt_jax.models.embedder import Embedder
 from wt_jax.models.heads import MLP
 from wt_jax.queue import Queue
+from wt_jax.specs import ClipView
 from wt_jax.teacher import cosine_momentum, distance, ema_update
 
 
-def clip_views(view: ViewSpec, count: int) -> dict[str, ViewSpec]:
+def clip_views(view: ClipView, count: int) -> dict[str, ClipView]:
     """`count` views of one kind, "clip1", "clip2", ..., each in a window of its own."""
     return {f"clip{i}": dataclasses.replace(view, window=str(i)) for i in range(1, count + 1)}
 

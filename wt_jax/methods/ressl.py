@@ -11,12 +11,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from wt_jax.data.views import ViewSpec
 from wt_jax.losses import relational_loss, similarity_labels
 from wt_jax.methods import parts
 from wt_jax.methods.base import Init, Tree
 from wt_jax.methods.settings import check
 from wt_jax.queue import Queue, empty_queue, enqueue, negatives_mask
+from wt_jax.specs import ClipView
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class ReSSL(parts.Headed):
     """The method; see `wt_jax.methods.base.Method`."""
 
     @property
-    def views(self) -> Mapping[str, ViewSpec]:
+    def views(self) -> Mapping[str, ClipView]:
         """A strong view for the student, a weak one of another window for the teacher."""
         return {"query": replace(self.setup.strong, window="query"), "key": replace(self.setup.weak, window="key")}
 

@@ -16,8 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from wt_jax.config import ConfigError
-from wt_jax.data.views import ViewSpec
+from wt_jax.errors import ConfigError
 from wt_jax.losses import seed_loss, similarity_labels, similarity_logits
 from wt_jax.methods import parts
 from wt_jax.methods.base import Init, Tree
@@ -25,6 +24,7 @@ from wt_jax.methods.settings import check
 from wt_jax.models import build_encoder
 from wt_jax.models.embedder import l2_normalize
 from wt_jax.queue import Queue, empty_queue, enqueue, negatives_mask
+from wt_jax.specs import ClipView
 from wt_jax.weights.folder import load_encoder
 
 
@@ -72,7 +72,7 @@ class SEED(parts.Headed):
         return parts.make_head(self.settings, self.encoder, self.teacher.feature_dim)
 
     @property
-    def views(self) -> Mapping[str, ViewSpec]:
+    def views(self) -> Mapping[str, ClipView]:
         """One strong view: student and teacher see the same."""
         return {"clip": replace(self.setup.strong, window="clip")}
 

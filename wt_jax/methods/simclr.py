@@ -12,11 +12,11 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from wt_jax.data.views import ViewSpec
 from wt_jax.losses import nt_xent
 from wt_jax.methods import parts
 from wt_jax.methods.base import Init, Tree
 from wt_jax.methods.settings import check, check_in_batch
+from wt_jax.specs import ClipView
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class SimCLR(parts.Headed):
     """The method; see `wt_jax.methods.base.Method`."""
 
     @property
-    def views(self) -> Mapping[str, ViewSpec]:
+    def views(self) -> Mapping[str, ClipView]:
         """Strong views of as many windows as there are clips."""
         return parts.clip_views(self.setup.strong, self.settings.clips)
 

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from wt_jax.config import ConfigError
-from wt_jax.data.views import ViewSpec
+from wt_jax.errors import ConfigError
 from wt_jax.losses import soft_cross_entropy
 from wt_jax.methods import parts
 from wt_jax.methods.base import Built, Init, Tree
 from wt_jax.methods.settings import check
 from wt_jax.models.classifier import HEAD_NORMS, Classifier, LinearHead
+from wt_jax.specs import ClipView
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Supervised(Built):
         return Classifier(self.encoder, head, frozen=settings.freeze == "encoder")
 
     @property
-    def views(self) -> Mapping[str, ViewSpec]:
+    def views(self) -> Mapping[str, ClipView]:
         """One strong view."""
         return {"clip": self.setup.strong}
 

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from wt_jax.data.views import ViewSpec
 from wt_jax.losses import similarities, sinkhorn, swapped_prediction
 from wt_jax.methods import parts
 from wt_jax.methods.base import Init, Tree
 from wt_jax.methods.settings import check
 from wt_jax.models.embedder import l2_normalize
 from wt_jax.queue import Queue, empty_queue, enqueue
+from wt_jax.specs import ClipView
 
 _ASSIGNED = ("clip1", "clip2")  # clips that give codes; further ones only predict (section 3.2)
 
@@ -68,7 +68,7 @@ class SwAV(parts.Headed):
     """The method; see `wt_jax.methods.base.Method`."""
 
     @property
-    def views(self) -> Mapping[str, ViewSpec]:
+    def views(self) -> Mapping[str, ClipView]:
         """Strong views of as many windows as there are clips."""
         return parts.clip_views(self.setup.strong, self.settings.clips)
 

@@ -13,12 +13,12 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from wt_jax.augment import mix_frame
-from wt_jax.data.views import ViewSpec
 from wt_jax.losses import similarity_logits, vtdl_loss
 from wt_jax.methods import parts
 from wt_jax.methods.base import Init, Tree
 from wt_jax.methods.settings import check
 from wt_jax.queue import Queue, empty_queue, enqueue, negatives_mask
+from wt_jax.specs import ClipView
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class VTDL(parts.Headed):
     """The method; see `wt_jax.methods.base.Method`."""
 
     @property
-    def views(self) -> Mapping[str, ViewSpec]:
+    def views(self) -> Mapping[str, ClipView]:
         """Two strong views of one window, and one of another."""
         windows = {"anchor": "segment", "positive": "segment", "negative": "other"}
         return {name: replace(self.setup.strong, window=window) for name, window in windows.items()}

@@ -13,20 +13,13 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from wt_jax.data.views import ViewSpec
-from wt_jax.losses import (
-    artificial_labels,
-    info_nce,
-    label_smoothing,
-    relational_loss,
-    similarity_logits,
-    soft_cross_entropy,
-)
+from wt_jax.losses import artificial_labels, info_nce, label_smoothing, relational_loss, similarity_logits, soft_cross_entropy
 from wt_jax.methods import parts
 from wt_jax.methods.base import Init, Tree
 from wt_jax.methods.settings import check
 from wt_jax.models.embedder import l2_normalize
 from wt_jax.queue import Queue, empty_queue, enqueue, negatives_mask
+from wt_jax.specs import ClipView
 
 LABELS = ("weak_teacher", "strong_teacher", "uniform", "one_hot", "relational")
 
@@ -87,7 +80,7 @@ class WeakTeacher(parts.Headed):
     """The method; see `wt_jax.methods.base.Method`."""
 
     @property
-    def views(self) -> Mapping[str, ViewSpec]:
+    def views(self) -> Mapping[str, ClipView]:
         """Two strong views of two windows and, where a second teacher looks, its view."""
         strong = self.setup.strong
         views = {"query": replace(strong, window="query"), "key": replace(strong, window="key")}

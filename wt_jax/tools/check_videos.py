@@ -21,8 +21,8 @@ from wt_jax.data.sources.annotations import compare
 from wt_jax.data.sources.index import Facts, broken, look_at, rows_of, with_facts, write_index
 from wt_jax.data.sources.lists import OK
 from wt_jax.data.sources.open import open_source
-from wt_jax.data.video.decode import VideoError
 from wt_jax.data.video.reader import file_of, find_video, is_remote
+from wt_jax.errors import VideoError
 from wt_jax.tools.commands import command, user_errors
 
 _NAMED = 10  # broken videos that are printed; the index has all of them

@@ -10,8 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from wt_jax.data.records import SourceError
-from wt_jax.data.video.decode import VideoError
+from wt_jax.errors import SourceError, VideoError
 
 
 def command(doc: str, workers: bool = False) -> argparse.ArgumentParser:

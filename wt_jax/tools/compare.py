@@ -18,7 +18,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from wt_jax.cli import config_for, parse_flags, set_up_logging, user_errors
-from wt_jax.config import ConfigError
+from wt_jax.errors import ConfigError
 from wt_jax.eval.compare.runs import compare
 
 log = logging.getLogger("wt_jax")

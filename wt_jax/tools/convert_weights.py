@@ -13,7 +13,7 @@ from pathlib import Path
 from absl import app, flags
 
 from wt_jax.cli import fail, parse_flags, set_up_logging, user_errors
-from wt_jax.config import ConfigError
+from wt_jax.errors import ConfigError
 from wt_jax.weights.convert import KINDS
 from wt_jax.weights.convert.folder import convert_weights
 

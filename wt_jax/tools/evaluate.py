@@ -15,10 +15,10 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from wt_jax.cli import fail, parse_flags, set_up_logging, user_errors
-from wt_jax.config import ConfigError
+from wt_jax.errors import ConfigError, EvaluationError
 from wt_jax.eval.config import resolve_evaluation
 from wt_jax.eval.encoders import named_places
-from wt_jax.eval.suite import EvaluationError, evaluate
+from wt_jax.eval.suite import evaluate
 
 log = logging.getLogger("wt_jax")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from absl import app, flags
 
 from wt_jax.cli import fail, parse_flags, set_up_logging, user_errors
-from wt_jax.config import ConfigError
+from wt_jax.errors import ConfigError
 from wt_jax.weights.export import export_weights
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")

@@ -13,9 +13,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from wt_jax.data.records import SourceError
 from wt_jax.data.sources.annotations import READERS, Split, compare
 from wt_jax.data.video.reader import EXTENSIONS
+from wt_jax.errors import SourceError
 from wt_jax.tools.commands import command, user_errors
 
 

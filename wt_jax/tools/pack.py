@@ -15,12 +15,11 @@ from pathlib import Path
 
 from wt_jax.data.packing import PackSettings, Row, Shard, finish, pack_shard, plan_shards
 from wt_jax.data.parallel import ProgressLine, run_parallel
-from wt_jax.data.records import SourceError
 from wt_jax.data.sources.index import rows_of
 from wt_jax.data.sources.lists import OK
 from wt_jax.data.sources.open import open_source
-from wt_jax.data.video.decode import VideoError
 from wt_jax.data.video.reader import is_remote
+from wt_jax.errors import SourceError, VideoError
 from wt_jax.tools.commands import command, user_errors
 
 _NAMED = 10  # broken videos that are printed; the index has all of them

@@ -10,7 +10,7 @@ options the pipeline runs on this machine.
 from collections.abc import Sequence
 
 from wt_jax.data.packing import Row, Shard, finish, pack_shard
-from wt_jax.data.records import SourceError
+from wt_jax.errors import SourceError
 from wt_jax.tools.commands import command, user_errors
 from wt_jax.tools.pack import add_arguments, plan
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from absl import app, flags
 
-from wt_jax.cli import KNOWN_ERRORS, parse_flags, set_up_logging, user_errors
-from wt_jax.config import ConfigError
+from wt_jax.cli import parse_flags, set_up_logging, user_errors
+from wt_jax.errors import ConfigError, UserError
 from wt_jax.eval.report import Subject, write_report
 from wt_jax.train.checkpoint import last_state
 from wt_jax.train.loop import prepare
@@ -29,7 +29,7 @@ def open_subject(workdir: Path) -> Subject | str:
     try:
         run = prepare(read_config(workdir))
         state = last_state(workdir, run.program.shapes)
-    except KNOWN_ERRORS as error:
+    except UserError as error:
         return f"This needs the run's checkpoint and videos: {error}."
     log.info("features of %d videos", len(run.evaluator.train) + len(run.evaluator.test or ()))
     return Subject(run, state, run.evaluator.features(state.params, state.model_state))

@@ -9,12 +9,9 @@ import numpy as np
 from wt_jax.cluster.processes import is_primary_process
 from wt_jax.data.pipeline import describe_failure
 from wt_jax.data.sources.open import VideoList
+from wt_jax.errors import TrainingError
 
 log = logging.getLogger(__name__)
-
-
-class TrainingError(RuntimeError):
-    """A training that cannot go on; the message says why and what is kept."""
 
 
 class BadVideos:

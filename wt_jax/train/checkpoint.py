@@ -14,6 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from wt_jax.cluster.processes import by_chief, from_chief, is_primary_process, lost_peer
+from wt_jax.errors import CheckpointError
 from wt_jax.train.step import TrainState
 from wt_jax.weights.folder import differences, first_faults
 
@@ -21,10 +22,6 @@ log = logging.getLogger(__name__)
 
 # Orbax gives a save up by the clock on the wall. A clock that is set while it writes must not fail it: a month is no limit.
 _SAVE_SECONDS = 30 * 24 * 3600
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be used or saved; the message names what is wrong and the remedy."""
 
 
 class Checkpoints:

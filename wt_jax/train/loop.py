@@ -18,16 +18,17 @@ from wt_jax.cluster.goodput import Goodput
 from wt_jax.cluster.heartbeat import Heartbeat, memory, silent_processes
 from wt_jax.cluster.preemption import Interrupt, Preempted
 from wt_jax.cluster.processes import PeerLost, is_primary_process, lost_peer, meet
-from wt_jax.config import Config, ConfigError, steps_of
+from wt_jax.config import Config, steps_of
 from wt_jax.data.pipeline import train_batches
 from wt_jax.data.records import VideoList
 from wt_jax.data.sources.open import open_source
+from wt_jax.errors import ConfigError, TrainingError
 from wt_jax.eval.features.extract import make_extractor
 from wt_jax.eval.online import Evaluator
 from wt_jax.experiment import Program, build
 from wt_jax.kernels import operations
 from wt_jax.methods import fit_to_data
-from wt_jax.train.bad_videos import BadVideos, TrainingError
+from wt_jax.train.bad_videos import BadVideos
 from wt_jax.train.checkpoint import Checkpoints
 from wt_jax.train.executable_cache import compiled_step
 from wt_jax.train.metrics import MetricsWriter, Progress

@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import optax
 
-from wt_jax.config import ConfigError, OptimConfig, steps_of
+from wt_jax.config import OptimConfig, steps_of
+from wt_jax.errors import ConfigError
 
 
 def learning_rate(config: OptimConfig, *, batch_size: int, num_steps: int, steps_per_epoch: float) -> optax.Schedule:

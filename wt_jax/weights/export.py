@@ -9,8 +9,9 @@ import jax
 from flax.traverse_util import flatten_dict
 
 from wt_jax.config import Config, to_dict
+from wt_jax.errors import CheckpointError
 from wt_jax.methods.base import encoder_variables
-from wt_jax.train.checkpoint import CheckpointError, read_student
+from wt_jax.train.checkpoint import read_student
 from wt_jax.train.workdir import read_config
 from wt_jax.weights.folder import differences, encoder_shapes, first_faults, new_folder, save_encoder
 from wt_jax.weights.model_card import model_card

@@ -17,13 +17,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from wt_jax.errors import WeightsError
 from wt_jax.models import ModelConfig, build_encoder
 
 Variables = Mapping[str, Any]
-
-
-class WeightsError(ValueError):
-    """Weights that cannot be used; the message names what differs and the remedy."""
 
 
 def encoder_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

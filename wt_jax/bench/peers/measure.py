@@ -22,7 +22,7 @@ import numpy as np
 
 from wt_jax.data.sampling import random_windows
 from wt_jax.data.video.decode import probe
-from wt_jax.data.views import ViewSpec
+from wt_jax.specs import ClipView
 
 LIMITS = {"decode only": False, "decode needed only": True}  # whether unneeded pictures are left out
 
@@ -33,7 +33,7 @@ class Job:
 
     contender: str
     paths: tuple[str, ...]
-    views: dict[str, ViewSpec]
+    views: dict[str, ClipView]
     batch_size: int
     workers: int
     seed: int

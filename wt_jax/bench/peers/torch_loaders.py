@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from wt_jax.data.sampling import random_windows
 from wt_jax.data.video.decode import VideoInfo
-from wt_jax.data.views import ViewSpec, crop_frame, draw_crop
+from wt_jax.data.views import crop_frame, draw_crop
+from wt_jax.specs import ClipView
 
 # From a path and a choice of frames, given the number of frames and the rate: the frames [n, H, W, 3] in the order chosen.
 Reader = Callable[[str, Callable[[int, Fraction], np.ndarray]], np.ndarray]
@@ -71,7 +72,7 @@ READERS: Mapping[str, Reader] = {"torchcodec": read_torchcodec, "decord": read_d
 class _Clips(Dataset):
     """Item i is a random clip set of video i modulo their number, drawn from (seed, i)."""
 
-    def __init__(self, paths: Sequence[str], views: Mapping[str, ViewSpec], reader: str, seed: int, count: int):
+    def __init__(self, paths: Sequence[str], views: Mapping[str, ClipView], reader: str, seed: int, count: int):
         self.paths, self.views, self.reader, self.seed, self.count = list(paths), dict(views), reader, seed, count
 
     def __len__(self) -> int:
@@ -100,7 +101,7 @@ class _Clips(Dataset):
 
 
 def torch_batches(
-    paths: Sequence[str], views: Mapping[str, ViewSpec], reader: str, *, batch_size: int, workers: int, seed: int, steps: int
+    paths: Sequence[str], views: Mapping[str, ClipView], reader: str, *, batch_size: int, workers: int, seed: int, steps: int
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Yields `steps` batches: for each view uint8 [batch_size, num_frames, size, size, 3]. `reader` is a key of `READERS`."""
     clips = _Clips(paths, views, reader, seed, steps * batch_size)

@@ -17,9 +17,10 @@ from torch.nn import functional
 
 from wt_jax.bench.peers.torch_networks import Embedder, make_embedder
 from wt_jax.bench.peers.torch_variables import load_variables
-from wt_jax.config import Config, ConfigError
-from wt_jax.data.views import PixelSpec, ViewSpec
+from wt_jax.config import Config
+from wt_jax.errors import ConfigError
 from wt_jax.methods.weak_teacher import WeakTeacherSettings
+from wt_jax.specs import ClipView, PixelSpec
 
 _LUMA = torch.tensor([0.299, 0.587, 0.114])
 _RGB_TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
@@ -38,7 +39,7 @@ class TorchStep:
     def __init__(
         self,
         config: Config,
-        views: Mapping[str, ViewSpec],
+        views: Mapping[str, ClipView],
         rate: Callable[[int], float],
         device: torch.device,
         compile_mode: str = "",

@@ -12,9 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from wt_jax.data.records import SourceError
+from wt_jax.errors import SourceError
 
-# Number of videos that annotations name, and of those in a well-known copy. Only counts with a source are here:
 # Kinetics-400 from the CVDF copy's page; UCF101 and Something-Something v2 as published with derived lists; HMDB51 has
 # 70 training and 30 test videos per class in every split.
 OFFICIAL: Mapping[str, tuple[int, str]] = {

@@ -10,8 +10,9 @@ import re
 import numpy as np
 from etils import epath
 
-from wt_jax.data.records import SourceError, VideoList
+from wt_jax.data.records import VideoList
 from wt_jax.data.video.reader import EXTENSIONS, file_of, is_remote
+from wt_jax.errors import SourceError
 
 log = logging.getLogger(__name__)
 

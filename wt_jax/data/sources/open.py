@@ -12,11 +12,12 @@ from collections.abc import Iterator
 import numpy as np
 from etils import epath
 
-from wt_jax.data.records import Record, SourceError, VideoList, mix
+from wt_jax.data.records import Record, VideoList, mix
 from wt_jax.data.sources.index import INDEX
 from wt_jax.data.sources.lists import read_list
 from wt_jax.data.sources.tfds import open_tfds
 from wt_jax.data.video.reader import EXTENSIONS, file_of, is_remote
+from wt_jax.errors import SourceError
 
 __all__ = ["Record", "SourceError", "VideoList", "open_source"]
 

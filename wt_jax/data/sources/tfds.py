@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from wt_jax.data.records import SourceError, VideoList
-from wt_jax.data.video.decode import VideoError
+from wt_jax.data.records import VideoList
 from wt_jax.data.video.reader import example_features, read_record
+from wt_jax.errors import SourceError, VideoError
 
 log = logging.getLogger(__name__)
 

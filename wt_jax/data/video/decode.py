@@ -36,6 +36,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from wt_jax.data.video.yuv420 import Planes, planes_of
+from wt_jax.errors import VideoError
 
 # Codecs with packets that show no picture (vp8: hidden references; mpeg4: "not coded" frames). Only decoding tells.
 _HIDDEN_PACKETS = ("mpeg4", "vp8")
@@ -56,10 +57,6 @@ _FACTS = attrgetter("size", "is_corrupt", "pts", "dts", "is_keyframe", "is_disca
 _KNOWN_VIDEOS = 4096
 # A title that is not UTF-8 must not make a video unreadable. PyAV 19 has no such setting any more.
 _TOLERANT = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
-
-
-class VideoError(Exception):
-    """A video that cannot be read as asked; the message names the path and the cause in one line."""
 
 
 @dataclass(frozen=True, eq=False)

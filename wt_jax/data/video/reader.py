@@ -21,8 +21,9 @@ import numpy as np
 from array_record.python import array_record_module
 
 from wt_jax.data.video import decode
-from wt_jax.data.video.decode import VideoError, VideoInfo
+from wt_jax.data.video.decode import VideoInfo
 from wt_jax.data.video.yuv420 import Planes
+from wt_jax.errors import VideoError
 
 EXTENSIONS = (
     ".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",

@@ -27,15 +27,12 @@ import grain
 import numpy as np
 
 from wt_jax.data.workers.shared_memory import Block, pack, unpack
+from wt_jax.errors import WorkerError
 
 log = logging.getLogger(__name__)
 
 _CONTEXT = multiprocessing.get_context("spawn")
 _DEATHS = 3  # in a row, without a batch between them, before the run ends
-
-
-class WorkerError(RuntimeError):
-    """Worker processes die again and again; the message names the cause in one line."""
 
 
 def iterate(batches: grain.MapDataset, workers: int, threads: int) -> Iterator[dict[str, np.ndarray]]:

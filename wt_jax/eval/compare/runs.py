@@ -14,8 +14,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from wt_jax.config import Config, ConfigError, resolve, to_dict
+from wt_jax.config import Config, resolve, to_dict
 from wt_jax.data.sources.open import open_source
+from wt_jax.errors import ConfigError
 from wt_jax.eval.compare.table import RANDOM, draw_comparison, format_comparison, summarize
 from wt_jax.experiment import build
 from wt_jax.methods import fit_to_data

@@ -18,12 +18,12 @@ from jax import Array
 from jax.sharding import Mesh
 
 from wt_jax.augment import finish_view
-from wt_jax.config import ConfigError
 from wt_jax.data.pipeline import describe_failure, eval_batches
 from wt_jax.data.records import VideoList
-from wt_jax.data.views import PixelSpec, ViewSpec
+from wt_jax.errors import ConfigError
 from wt_jax.methods.base import Embeds, Method, Tree, encoder_variables
 from wt_jax.models.feature_maps import layer_maps
+from wt_jax.specs import ClipView, PixelSpec
 from wt_jax.train.metrics import clock
 from wt_jax.train.sharding import put_batch
 
@@ -57,7 +57,7 @@ class Features:
 class Reading:
     """How videos are read for features: see `eval_batches`; `batch_size` counts videos over all devices."""
 
-    view: ViewSpec
+    view: ClipView
     windows: int = 4
     crops: int = 1
     batch_size: int = 64

@@ -30,8 +30,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from wt_jax.config import ConfigError
 from wt_jax.data.records import VideoList
+from wt_jax.errors import ConfigError
 from wt_jax.eval.features.extract import Countdown, Extractor, Reading, feature_batches
 from wt_jax.methods.base import Tree
 from wt_jax.train.sharding import wait_for_all

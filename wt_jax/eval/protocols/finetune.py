@@ -13,25 +13,15 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from wt_jax.config import (
-    ClipConfig,
-    Config,
-    ConfigError,
-    DataConfig,
-    EvalConfig,
-    OptimConfig,
-    TrainConfig,
-    ViewConfig,
-    ViewsConfig,
-)
+from wt_jax.config import ClipConfig, Config, DataConfig, EvalConfig, OptimConfig, TrainConfig, ViewConfig, ViewsConfig
 from wt_jax.data.records import VideoList
 from wt_jax.data.sources.open import open_source
 from wt_jax.data.views import check_crops
+from wt_jax.errors import ConfigError, TrainingError
 from wt_jax.eval.features.extract import Extractor, Reading, extract_features, mean_over_clips
 from wt_jax.eval.validation_split import stratified_part
 from wt_jax.methods.supervised import Supervised, SupervisedSettings
 from wt_jax.models import ModelConfig
-from wt_jax.train.bad_videos import TrainingError
 from wt_jax.train.loop import prepare, train
 from wt_jax.train.workdir import open_workdir
 

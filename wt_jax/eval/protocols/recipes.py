@@ -5,9 +5,9 @@ what the source does not: our inference. The published test is 10 clips x 3 crop
 """
 
 from wt_jax.config import OptimConfig, TrainConfig, ViewConfig
-from wt_jax.data.views import PixelSpec
 from wt_jax.eval.protocols.finetune import ClipTraining
 from wt_jax.methods.supervised import SupervisedSettings
+from wt_jax.specs import PixelSpec
 
 _COCLR_VIEW = ViewConfig(
     area=(0.2, 1.0),

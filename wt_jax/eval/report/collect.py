@@ -7,8 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from wt_jax.config import ConfigError
-from wt_jax.data.video.decode import VideoError
+from wt_jax.errors import ConfigError, VideoError
 from wt_jax.eval.report import pictures
 from wt_jax.eval.report.curves import panels
 from wt_jax.eval.report.pictures import Subject

@@ -16,12 +16,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 from wt_jax.augment import finish_view, finish_views, to_uint8
 from wt_jax.data.pipeline import eval_batches, train_batches
 from wt_jax.data.records import VideoList
-from wt_jax.data.views import PixelSpec, ViewSpec
 from wt_jax.eval.features.extract import Features
 from wt_jax.eval.protocols.retrieval import centered, nearest
 from wt_jax.eval.report.media import SIDE, sheet, strip
 from wt_jax.eval.report.saliency import contributions, focus, heat, motion, overlay
 from wt_jax.methods.base import encoder_variables
+from wt_jax.specs import ClipView, PixelSpec
 from wt_jax.train.loop import Run
 from wt_jax.train.step import TrainState
 
@@ -180,13 +180,13 @@ def _comparable(subject: Subject, features: Features) -> np.ndarray:
     return features.values
 
 
-def _small(subject: Subject) -> ViewSpec:
+def _small(subject: Subject) -> ClipView:
     """The view of the evaluation, no larger than it is shown."""
     view = subject.run.config.test_view
     return replace(view, size=min(view.size, SIDE))
 
 
-def _clips(videos: VideoList, indices: Iterable[int], view: ViewSpec) -> np.ndarray:
+def _clips(videos: VideoList, indices: Iterable[int], view: ClipView) -> np.ndarray:
     """The middle clip of each video, (N, T, S, S, 3) uint8."""
     batches = eval_batches(videos.select(indices), view, windows=1, batch_size=1)
     return np.concatenate([batch["clip"][:, 0] for batch in batches])
@@ -202,7 +202,7 @@ def _name(videos: VideoList, index: int) -> str:
     return "/".join(Path(videos[int(index)].path).parts[-2:])
 
 
-def _describe(view: ViewSpec) -> str:
+def _describe(view: ClipView) -> str:
     pixels = "color and blur vary" if view.pixels != PixelSpec() else "color as it is"
     crop = {"random": "random crop", "center": "center crop", "resize": "whole frame"}[view.crop]
     return f"window {view.window}, {view.num_frames} frames of {view.size} pixels, {crop}, {pixels}"

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
+from wt_jax.errors import WeightsError
 from wt_jax.models import ModelConfig
 from wt_jax.weights.convert import coclr, slow_r50, torchvision, videomae
 from wt_jax.weights.convert.files import read_state
 from wt_jax.weights.convert.tables import Sorted, Source, find_row
-from wt_jax.weights.folder import WeightsError, encoder_shapes, first_faults
+from wt_jax.weights.folder import encoder_shapes, first_faults
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, deserialize
 
-from wt_jax.weights.folder import WeightsError
+from wt_jax.errors import WeightsError
 
-# Under which key training scripts keep the state dict in what they save, the outermost first.
 _NESTED = ("state_dict", "model_state", "model_state_dict", "model", "module")
 _DTYPES = {
     "F64": np.float64,

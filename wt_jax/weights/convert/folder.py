@@ -5,7 +5,8 @@ from pathlib import Path
 
 import jax
 
-from wt_jax.config import ConfigError, closest
+from wt_jax.config import closest
+from wt_jax.errors import ConfigError
 from wt_jax.weights.convert import KINDS, convert_file
 from wt_jax.weights.folder import new_folder, save_encoder
 from wt_jax.weights.model_card import model_card
