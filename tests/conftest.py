@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from collections.abc import Iterator
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
@@ -35,24 +36,20 @@ def small_set(tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.fixture
-def onednn() -> None:
-    """oneDNN is here."""
+def native() -> None:
+    """The native kernels are used."""
     from wt_jax.kernels import operations
 
     if not operations.available():
         pytest.skip("no oneDNN here: pip install onednn-cpu-gomp, on an x86-64 Linux")
 
 
-@pytest.fixture(params=["onednn", "composed"])
-def way(request, monkeypatch) -> str:
-    """How a CPU does it: both, where there is oneDNN."""
-    import jax
+@pytest.fixture(params=["native", "portable"])
+def kernels(request) -> Iterator[str]:
+    """The implementation that is used: both in turn, where this machine has both."""
+    from wt_jax.kernels import implementation
 
-    from wt_jax.kernels import operations
-
-    jax.clear_caches()  # what was traced the one way must not be found the other
-    if request.param == "composed":
-        monkeypatch.setattr(operations, "available", lambda: False)
-    else:
-        request.getfixturevalue("onednn")
-    return request.param
+    with implementation(request.param):
+        if request.param == "native":
+            request.getfixturevalue("native")
+        yield request.param

@@ -17,7 +17,7 @@ from wt_jax.cli import parse_flags, set_up_logging, user_errors
 from wt_jax.cluster.processes import join
 from wt_jax.config import Config, resolve
 from wt_jax.errors import ConfigError
-from wt_jax.kernels.process import fit_process
+from wt_jax.ops import prepare_process
 from wt_jax.train.checkpoint import last_state
 from wt_jax.train.loop import Run, prepare, train
 from wt_jax.train.step import TrainState
@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
         if len(argv) > 1:
             raise ConfigError(f"unexpected argument {argv[1]!r}; options begin with --")
         config, workdir = read_flags()
-        fit_process(config.data.workers)
+        prepare_process(config.data.workers)
         join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _JOIN_TIMEOUT.value)
         if _MODE.value == "inspect":
             from wt_jax.tools.inspect_config import inspect_config

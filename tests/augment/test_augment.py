@@ -1,6 +1,5 @@
 """Pixels on the device: once per clip, within range, and equal to a plain reference."""
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +8,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from wt_jax.augment import finish_view, finish_views, frame_difference, mix_frame, shuffle_frames
 from wt_jax.augment.color import _hue_matrix
-from wt_jax.augment.finish import _blur_matrix
-from wt_jax.kernels import operations
+from wt_jax.kernels import implementation
 from wt_jax.specs import ClipView, PixelSpec
 
 FULL = PixelSpec(1.0, 0.4, 0.4, 0.4, 0.1, 0.5, 1.0, (0.5, 2.0))
@@ -40,7 +38,7 @@ SOME = {
 
 
 @pytest.mark.parametrize("spec", SOME.values(), ids=SOME)
-def test_pixels_are_the_same_with_and_without_the_kernel_and_on_four_devices(spec, onednn, monkeypatch):
+def test_pixels_are_the_same_in_both_implementations_and_on_four_devices(spec, native):
     frames = clips(count=8)
     ours = np.asarray(finish(frames, spec))
     changed = np.abs(ours - frames / 255.0).max((1, 2, 3, 4)) > 0.01
@@ -49,8 +47,8 @@ def test_pixels_are_the_same_with_and_without_the_kernel_and_on_four_devices(spe
     on_four = finish(jax.device_put(frames, split), spec)
     assert on_four.sharding.spec[0] == "data"
     np.testing.assert_allclose(np.asarray(on_four), ours, atol=1e-6)
-    monkeypatch.setattr(operations, "available", lambda: False)
-    np.testing.assert_allclose(np.asarray(finish(frames, spec)), ours, atol=1e-6)
+    with implementation("portable"):
+        np.testing.assert_allclose(np.asarray(finish(frames, spec)), ours, atol=1e-6)
 
 
 def test_every_frame_of_a_clip_changes_alike():
@@ -103,22 +101,6 @@ def test_probabilities_are_kept():
     gray = np.asarray(finish(frames, PixelSpec(gray_probability=0.2)))
     share = (np.abs(gray[..., 0] - gray[..., 2]).max((1, 2, 3)) < 1e-4).mean()
     assert share == pytest.approx(0.2, abs=0.06)
-
-
-def test_blur_equals_opencv_away_from_the_border():
-    sigma, size = 1.3, 32
-    frame = np.random.default_rng(0).random((size, size)).astype(np.float32)
-    matrix = np.asarray(_blur_matrix(jnp.float32(sigma), size))
-    np.testing.assert_allclose(matrix.sum(1), 1.0, atol=1e-6)
-    expected = cv2.GaussianBlur(frame, (21, 21), sigma)
-    np.testing.assert_allclose((matrix @ frame @ matrix.T)[10:-10, 10:-10], expected[10:-10, 10:-10], atol=1e-5)
-
-
-@pytest.mark.parametrize("sigma", [1e-3, 0.1, 1.0, 2.0, 5.0])
-def test_blur_has_no_denormal_weights(sigma):
-    matrix = np.asarray(jax.jit(_blur_matrix, static_argnums=1)(jnp.float32(sigma), 112))
-    assert matrix.min() >= np.finfo(np.float32).tiny
-    assert sigma > 1e-3 or np.abs(matrix - np.eye(112)).max() < 1e-7  # no blur at all
 
 
 def test_views_of_a_video_change_differently():

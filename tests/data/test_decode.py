@@ -12,8 +12,10 @@ import pytest
 from support.video_files import frame_numbers, remux, write_audio, write_video
 
 from wt_jax.data.video import decode as decode_module
-from wt_jax.data.video.decode import check, decode, probe
+from wt_jax.data.video.decode import check, decode, open_reader, probe
+from wt_jax.data.video.yuv420 import Planes
 from wt_jax.errors import VideoError
+from wt_jax.kernels import implementation
 
 CLIPS = Path(__file__).resolve().parents[3] / "shared" / "data" / "clips"
 REAL = {  # frames that can be decoded; tree.avi declares 444
@@ -289,3 +291,10 @@ def test_runs_with_a_seek_between_equal_one_full_pass(shared_data):
         some = np.array([*range(3, 8), *range(count // 2, count // 2 + 5), *range(count - 4, count)])
         everything = decode(path, np.arange(count))
         np.testing.assert_array_equal(decode(path, some), everything[some], err_msg=name)
+
+
+def test_the_portable_implementation_reads_rgb_alone(tmp_path):
+    path = write_video(tmp_path / "v.mp4", 4)
+    for name, kind in (("native", Planes), ("portable", np.ndarray)):
+        with implementation(name), open_reader(path) as reader:
+            assert all(isinstance(picture, kind) for _, picture in reader.frames(np.arange(4), planes=True))

@@ -6,13 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 
-from wt_jax.kernels import operations
 from wt_jax.models import MLP, MODELS, ModelConfig, Norm, build_encoder, forward_flops
 from wt_jax.models.embedder import l2_normalize
 from wt_jax.models.feature_maps import layer_maps
-from wt_jax.models.layers import max_pool
 from wt_jax.models.resnet import Basic, ResNet, Stage
 
 
@@ -230,32 +227,6 @@ class TestNorm:
         expected, _ = self.apply(Norm(), x.astype(jnp.float32))
         assert y.dtype == jnp.bfloat16
         np.testing.assert_allclose(y.astype(jnp.float32), expected, atol=0.02)
-
-
-@pytest.mark.parametrize("window", [(1, 3, 3), (3, 3, 3), (2, 2, 2)])
-@pytest.mark.parametrize("step", [1, 2])
-@pytest.mark.parametrize("onednn", [True, False])
-def test_max_pool_equals_reduce_window(window, step, onednn, monkeypatch):
-    if not onednn:
-        monkeypatch.setattr(operations, "available", lambda: False)
-    x = random_clips((2, 4, 6, 8, 3))
-    strides = tuple(step if length > 1 else 1 for length in window)
-
-    def expected(x):
-        padding = [(0, 0), *((length // 2,) * 2 if length % 2 else (0, 2 - step) for length in window), (0, 0)]
-        return lax.reduce_window(x, -jnp.inf, lax.max, (1, *window, 1), (1, *strides, 1), padding)
-
-    np.testing.assert_array_equal(max_pool(x, window, strides), expected(x))
-    ours, theirs = (
-        jax.grad(lambda x, pool=pool: jnp.sin(pool(x)).sum())(x) for pool in (lambda x: max_pool(x, window, strides), expected)
-    )
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
-
-
-def test_max_pool_of_odd_sizes_rounds_up():
-    x = jnp.arange(5.0).reshape(1, 5, 1, 1, 1)
-    np.testing.assert_array_equal(max_pool(x, (2, 2, 2), (2, 2, 2)).ravel(), [1, 3, 4])
-    np.testing.assert_array_equal(max_pool(x[:, :1], (3, 3, 3), (2, 2, 2)).ravel(), [0])
 
 
 @pytest.mark.parametrize(("norm", "parameters"), [(None, 8 * 6 + 6 + 6 * 4 + 4), ("batch", 8 * 6 + 12 + 6 * 4 + 4)])

@@ -1,10 +1,5 @@
 """The CPU convolutions, oneDNN's and the composed one, against XLA's own."""
 
-import json
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,7 +58,7 @@ def arrays(shape, kernel_size, dtype=jnp.float32):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_equals_lax_in_value_and_gradients(case, way):
+def test_equals_lax_in_value_and_gradients(case, kernels):
     shape, kernel_size, strides, padding = CASES[case]
     x, kernel = arrays(shape, kernel_size)
     with jax.numpy_dtype_promotion("strict"):
@@ -73,7 +68,7 @@ def test_equals_lax_in_value_and_gradients(case, way):
 
 
 @pytest.mark.parametrize("case", ["time", "full_strided"])
-def test_bfloat16_is_within_rounding_of_float32(case, way):
+def test_bfloat16_is_within_rounding_of_float32(case, kernels):
     shape, kernel_size, strides, padding = CASES[case]
     x, kernel = arrays(shape, kernel_size, jnp.bfloat16)
     with jax.numpy_dtype_promotion("strict"):
@@ -92,16 +87,16 @@ def test_other_platforms_get_one_plain_convolution():
     assert "[b, 0, 1, 2, f]" in text
 
 
-def test_cpu_never_runs_a_3d_convolution(way):
+def test_cpu_never_runs_a_3d_convolution(kernels):
     x, kernel = arrays(*CASES["full_strided"][:2])
     gradient = jax.jit(jax.grad(lambda x, kernel: conv3d(x, kernel, (2, 2, 2), SAME).sum(), argnums=(0, 1)))
     text = gradient.lower(x, kernel).as_text()
     assert "[b, 0, 1, 2, f]" not in text
-    assert ("stablehlo.convolution" in text) == (way == "composed")
-    assert text.count(operations._NAME) == (1 if way == "onednn" else 0)  # both gradients at once
+    assert ("stablehlo.convolution" in text) == (kernels == "portable")
+    assert text.count(operations.TARGET) == (1 if kernels == "native" else 0)  # both gradients at once
 
 
-def test_a_gradient_that_nobody_asks_for_is_not_computed(onednn):
+def test_a_gradient_that_nobody_asks_for_is_not_computed(native):
     x, kernel = arrays(*CASES["full"][:2])
     of_kernel = jax.jit(jax.grad(lambda kernel: conv3d(x, kernel, (1, 1, 1), SAME).sum()))
     text = of_kernel.lower(kernel).as_text()
@@ -112,7 +107,7 @@ def test_a_gradient_that_nobody_asks_for_is_not_computed(onednn):
 
 
 @pytest.mark.parametrize("case", ["full_strided", "stem"])
-def test_four_devices_share_the_batch(case, way):
+def test_four_devices_share_the_batch(case, kernels):
     shape, kernel_size, strides, padding = CASES[case]
     x, kernel = arrays((8, *shape[1:]), kernel_size)
     whole = value_and_gradients(conv3d, x, kernel, strides, padding)
@@ -124,7 +119,7 @@ def test_four_devices_share_the_batch(case, way):
     assert all(part.sharding.spec[0] == ("data", "fsdp") for part in parts[:2])
 
 
-def test_under_vmap(way):
+def test_under_vmap(kernels):
     shape, kernel_size, strides, padding = CASES["full_strided"]
     x, kernel = arrays((3, *shape), kernel_size)
 
@@ -137,64 +132,17 @@ def test_under_vmap(way):
             np.testing.assert_allclose(one, all_of_them[i], rtol=1e-4, atol=1e-4)
 
 
-def test_what_onednn_refuses_is_named(onednn):
-    x = jnp.ones((1, 2, 2, 2, 8))
-    text = json.dumps(["max_pool", x.shape, [2, 2, 2], [1, 5, 5, 5, 8], [1, 1, 1], [[0, 0]] * 3])
-    wrong = jax.jit(lambda x: jax.ffi.ffi_call(operations._NAME, jax.ShapeDtypeStruct((1, 5, 5, 5, 8), x.dtype))(x, text=text))
-    with pytest.raises(jax.errors.JaxRuntimeError, match=r"wt_jax_onednn: OneDnnError: dnnl_pooling.*ONEDNN_VERBOSE"):
-        jax.block_until_ready(wrong(x))
-
-
-def cores_of_the_threads(**settings: str) -> tuple[int, int, str]:
-    """Of a new process that binds oneDNN's threads: on how many cores its main thread and the one that calls oneDNN may run,
-    and what is left in the environment for the programs that it starts.
-    """
-    code = """
-import os, threading
-from wt_jax.kernels import onednn
-onednn.bind_threads()
-import jax.numpy as jnp
-from wt_jax.kernels import operations
-operations.available()
-x, kernel = jnp.ones((4, 4, 16, 16, 16)), jnp.ones((1, 1, 1, 16, 16))
-operations.value(x, kernel, (1, 1, 1), ((0, 0),) * 3).block_until_ready()
-(caller,) = [thread.native_id for thread in threading.enumerate() if thread.name == operations._NAME]
-print(len(os.sched_getaffinity(0)), len(os.sched_getaffinity(caller)), os.environ.get("OMP_PROC_BIND"))
-"""
-    ran = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | settings, capture_output=True, text=True, check=True, timeout=60
-    )
-    of_main, of_caller, left = ran.stdout.split()
-    return int(of_main), int(of_caller), left
-
-
-def test_threads_are_bound_but_for_the_main_one_and_where_the_user_says_otherwise(onednn):
-    cores = len(os.sched_getaffinity(0))
-    if cores == 1 or os.environ.keys() & {"OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "OMP_NUM_THREADS"}:
-        pytest.skip("wants two cores, and an environment without OpenMP's settings")
-    assert cores_of_the_threads() == (cores, 1, "None")
-    assert cores_of_the_threads(OMP_PROC_BIND="false") == (cores, cores, "false")
-    assert cores_of_the_threads(OMP_NUM_THREADS="1") == (cores, cores, "None")
-
-
-def test_a_pass_behind_another_is_what_it_was():
-    x, after = jnp.arange(24.0).reshape(2, 3, 4), jnp.ones((2, 5))
-    np.testing.assert_array_equal(jax.jit(operations.behind)(x, after), x)
-    assert float(jax.grad(lambda after: operations.behind(x, after).sum())(after).sum()) == 0
-
-
 def test_the_pieces_are_summed_in_several_groups(monkeypatch):
-    monkeypatch.setattr(operations, "available", lambda: False)
     shape, kernel_size, strides, padding = CASES["full"]
     x, kernel = arrays(shape, kernel_size)
-    whole = value_and_gradients(conv3d, x, kernel, strides, padding)
+    whole = value_and_gradients(conv3d_composed.conv3d, x, kernel, strides, padding)
     monkeypatch.setattr(conv3d_composed, "_POSITIONS", 90)
-    pieces = value_and_gradients(conv3d, x, kernel, strides, padding)
+    pieces = value_and_gradients(conv3d_composed.conv3d, x, kernel, strides, padding)
     for one, many in zip(whole, pieces, strict=True):
         np.testing.assert_allclose(one, many, rtol=1e-4, atol=1e-4)
 
 
-def test_traces_without_data_and_under_checkpoint(way):
+def test_traces_without_data_and_under_checkpoint(kernels):
     x, kernel = arrays(*CASES["full"][:2])
 
     def loss(kernel):

@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from wt_jax.kernels import operations
+from wt_jax.kernels import implementation, operations
 from wt_jax.models import Norm
 from wt_jax.models.layers import ConvNorm
 from wt_jax.ops.conv_batch_norm import Layer, conv_batch_norm
@@ -53,23 +53,23 @@ def test_value_and_gradients_are_those_of_the_formulas(layer, channels):
 
 
 @pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
-def test_without_a_gradient_the_value_is_the_same(layer, onednn):
+def test_without_a_gradient_the_value_is_the_same(layer, native):
     given = arrays()
     alone = jax.jit(conv_batch_norm, static_argnums=4)(*given, layer)
     for one, other in zip(alone, value_and_gradients(conv_batch_norm, layer, *given)[:3], strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-def test_each_pass_is_one_operation_where_channels_fill_its_vectors(onednn):
+def test_each_pass_is_one_operation_where_channels_fill_its_vectors(native):
     def programs(channels):
         given = arrays(channels)
         value = jax.jit(functools.partial(conv_batch_norm, layer=STRIDED)).lower(*given).as_text()
         by_kernel = jax.grad(lambda kernel: conv_batch_norm(given[0], kernel, *given[2:], STRIDED)[0].sum())
-        return value.count(operations._NAME), jax.jit(by_kernel).lower(given[1]).as_text()
+        return value.count(operations.TARGET), jax.jit(by_kernel).lower(given[1]).as_text()
 
     count, gradient = programs(32)
     assert count == 1
-    assert gradient.count(operations._NAME) == 2
+    assert gradient.count(operations.TARGET) == 2
     assert "conv_norm_own_gradients" in gradient  # the clip's is not computed
     count, gradient = programs(10)
     assert count == 1  # the convolution alone
@@ -79,7 +79,7 @@ def test_each_pass_is_one_operation_where_channels_fill_its_vectors(onednn):
 def test_other_platforms_get_xla_alone():
     text = jax.jit(functools.partial(conv_batch_norm, layer=STRIDED)).trace(*arrays())
     text = text.lower(lowering_platforms=("cuda",)).as_text()
-    assert operations._NAME not in text
+    assert operations.TARGET not in text
     assert text.count("stablehlo.convolution") == 1
 
 
@@ -105,7 +105,7 @@ def test_under_vmap():
 
 
 @pytest.mark.parametrize("kind", ["batch", "group"])
-def test_the_layer_is_the_same_with_and_without_onednn(kind, onednn, monkeypatch):
+def test_the_layer_is_the_same_in_both_implementations(kind, native):
     x = arrays()[0]
     layer = ConvNorm(16, (3, 3, 3), norm=functools.partial(Norm, kind))
     variables = layer.init(jax.random.key(0), x, True)
@@ -115,8 +115,7 @@ def test_the_layer_is_the_same_with_and_without_onednn(kind, onednn, monkeypatch
 
     for train in (True, False):
         (with_it, moved), state = run(train), variables.get("batch_stats")
-        with monkeypatch.context() as patch:
-            patch.setattr(operations, "available", lambda: False)
+        with implementation("portable"):
             without, also_moved = run(train)
         np.testing.assert_allclose(with_it, without, rtol=1e-4, atol=1e-4)
         assert float(with_it.min()) == 0

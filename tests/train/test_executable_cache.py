@@ -13,7 +13,7 @@ import pytest
 from support.training import batches, mesh_of, small_config
 
 from wt_jax.experiment import build
-from wt_jax.kernels import operations
+from wt_jax.kernels import implementation
 from wt_jax.methods.moco import MoCo
 from wt_jax.train import executable_cache
 from wt_jax.train.executable_cache import compiled_step
@@ -40,11 +40,9 @@ def changed(config, part, **values):
 
 @pytest.fixture(scope="module", params=[1, 4], ids=["one device", "four devices"])
 def pair(request, tmp_path_factory):
-    """A configuration whose step is kept, and its program: with oneDNN on one device, without it on four."""
-    with pytest.MonkeyPatch.context() as patch:
+    """A configuration whose step is kept, and its program: native operations on one device, portable ones on four."""
+    with pytest.MonkeyPatch.context() as patch, implementation("native" if request.param == 1 else "portable"):
         patch.setattr("wt_jax.experiment.make_mesh", lambda fsdp: mesh_of(request.param))
-        if request.param > 1:
-            patch.setattr(operations, "available", lambda: False)
         config = small_config(train__compile_cache=str(tmp_path_factory.mktemp("cache")))
         program = build(config, VIDEOS)
         compiled_step(program, config)

@@ -63,9 +63,9 @@ def group_norm_gradients(x: Shape, groups: int, relu: bool) -> Kernel:
     return Kernel(_group_norm_gradients, *x, groups, int(relu))
 
 
-def pixels(clips: Shape) -> Kernel:
-    """Of clips (B, T, S, S, 3) uint8, sigma (B,), of_pixel and of_mean (B, 3, 3) to x, as `onednn_ops.pixels` has them."""
-    return Kernel(_pixels, *clips[:3])
+def color_blur(clips: Shape) -> Kernel:
+    """Of clips (B, T, S, S, 3) uint8, sigma (B,), of_pixel and of_mean (B, 3, 3) to x, as `operations.color_blur` has them."""
+    return Kernel(_color_blur, *clips[:3])
 
 
 @compiled()
@@ -188,7 +188,7 @@ def _gradients(x, scale, bias, moments, dy, dx, sums, relu):
             dx[row, c] = of_dy[c] * passed + of_x[c] * x[row, c] + rest[c]
 
 
-def _pixels(address):
+def _color_blur(address):
     given = words(address)
     count, frames, size = given[5], given[6], given[7]
     wide = 3 * size  # a row of a frame

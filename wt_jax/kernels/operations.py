@@ -14,14 +14,15 @@ import jax.numpy as jnp
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
+from wt_jax import kernels
 from wt_jax.kernels import onednn
 from wt_jax.kernels.onednn import Instruction, Padding, Shape
 
-# x without its batch (T, H, W, C), kernel or pooling window, strides, padding; for pixels the clips;
+# x without its batch (T, H, W, C), kernel or pooling window, strides, padding; for color and blur the clips;
 # for GroupNorm x without its batch (M, C), groups, epsilon where it is needed, and whether there is a ReLU
 Layer = tuple[Shape, Shape, Shape, Padding] | tuple[Shape] | tuple[Shape, int, float, bool] | tuple[Shape, int, bool]
 
-_NAME = "wt_jax_onednn"
+TARGET = "wt_jax_cpu"  # the operations' name in a program
 
 # Arrays in and arrays out of an operation; y stands for its gradient too.
 _ARRAYS = {
@@ -30,7 +31,7 @@ _ARRAYS = {
     "kernel_gradient": (("x", "y"), ("kernel",)),
     "max_pool": (("x",), ("y",)),
     "max_pool_gradient": (("x", "y"), ("x",)),
-    "pixels": (("clips", "sigma", "of_pixel", "of_mean"), ("x",)),
+    "color_blur": (("clips", "sigma", "of_pixel", "of_mean"), ("x",)),
     "group_norm": (("x", "scale", "bias"), ("y", "moments")),
     "group_norm_gradients": (("x", "scale", "bias", "moments", "y"), ("x", "sums")),
 }
@@ -39,7 +40,7 @@ _WHOLE = ("kernel", "scale", "bias")
 # Dimensions of the arrays; those with the same letter are the same, b is the batch.
 _OF_CONV = {"x": "b t h w i", "kernel": "k l m i o", "y": "b u v x o"}
 _OF_POOL = {"x": "b t h w i", "y": "b u v x i"}
-_OF_PIXELS = {"clips": "b t h w c", "sigma": "b", "of_pixel": "b k l", "of_mean": "b m n", "x": "b t h w c"}
+_OF_CLIPS = {"clips": "b t h w c", "sigma": "b", "of_pixel": "b k l", "of_mean": "b m n", "x": "b t h w c"}
 _OF_GROUPS = {"x": "b m c", "scale": "c", "bias": "c", "y": "b m c", "moments": "b k g", "sums": "b k c"}
 # Arrays of a convolution with its BatchNorm, arguments before results, as `wt_jax.ops.conv_batch_norm` has them.
 _OF_NORM = {
@@ -50,15 +51,27 @@ _OF_NORM = {
 }
 
 
-@cache
 def available() -> bool:
-    """Whether this machine has oneDNN; the first call also makes its operations known to XLA."""
+    """Whether the operations here are to be used: they are wanted (`wt_jax.kernels.use_native`), and this machine has oneDNN.
+
+    The first call that returns True also registers them with XLA.
+    """
+    return kernels.use_native() and _start()
+
+
+@cache
+def _start() -> bool:
     if onednn.library() is None:
         return False
-    from wt_jax.kernels import native  # wants oneDNN
+    from wt_jax.kernels import native  # needs oneDNN, and imports Numba
 
-    native.start(_NAME, _instructions)
+    native.start(TARGET, _instructions)
     return True
+
+
+def library_name() -> str:
+    """Name or path of the library, where operations are `available`."""
+    return onednn.library()._name
 
 
 def value(x: jax.Array, kernel: jax.Array, strides: Shape, padding: Padding) -> jax.Array:
@@ -87,7 +100,7 @@ def max_pool_gradient(x: jax.Array, dy: jax.Array, window: Shape, strides: Shape
     return _operation("max_pool_gradient", (x.shape[1:], window, strides, padding), x, dy)[0]
 
 
-def pixels(clips: jax.Array, sigma: jax.Array, of_pixel: jax.Array, of_mean: jax.Array) -> jax.Array:
+def color_blur(clips: jax.Array, sigma: jax.Array, of_pixel: jax.Array, of_mean: jax.Array) -> jax.Array:
     """Blurred and recolored clips (B, T, S, S, 3) in float32 in [0, 1].
 
     Args:
@@ -95,7 +108,7 @@ def pixels(clips: jax.Array, sigma: jax.Array, of_pixel: jax.Array, of_mean: jax
       sigma: (B,) float32 above 0, of the Gaussian of each clip's blur in pixels, renormalized at the border.
       of_pixel, of_mean: (B, 3, 3) float32, new RGB = of_pixel @ old + of_mean @ the clip's mean.
     """
-    return _operation("pixels", (clips.shape[1:],), clips, sigma, of_pixel, of_mean)[0]
+    return _operation("color_blur", (clips.shape[1:],), clips, sigma, of_pixel, of_mean)[0]
 
 
 def group_norm(
@@ -118,12 +131,12 @@ def knows_batch_norm(channels: int) -> bool:
     return channels % 16 == 0 and available()
 
 
-@cache
 def signs_of(shape: Shape, relu: bool) -> int:
     """Bytes in which the BatchNorm of clips of this shape notes what its ReLU let pass; 0 without one, and without oneDNN."""
-    if not (relu and knows_batch_norm(shape[-1])):
-        return 0
-    return onednn.BatchNorm.bytes_of_signs(shape)
+    return _bytes_of_signs(shape) if relu and knows_batch_norm(shape[-1]) else 0
+
+
+_bytes_of_signs = cache(onednn.BatchNorm.bytes_of_signs)
 
 
 def conv_norm(strides: Shape, padding: Padding, epsilon: float, relu: bool, alone: bool, x, kernel, scale, bias):
@@ -132,7 +145,7 @@ def conv_norm(strides: Shape, padding: Padding, epsilon: float, relu: bool, alon
     moments = (jax.ShapeDtypeStruct(scale.shape, jnp.float32),) * 2
     kept = () if alone else (y, jax.ShapeDtypeStruct((signs_of(y.shape, relu),), jnp.uint8))
     text = _text("conv_norm_alone" if alone else "conv_norm", x.shape, kernel.shape, y.shape, strides, padding, epsilon, relu)
-    return jax.ffi.ffi_call(_NAME, (y, *moments, *kept))(x, kernel, scale, bias, text=text)
+    return jax.ffi.ffi_call(TARGET, (y, *moments, *kept))(x, kernel, scale, bias, text=text)
 
 
 def conv_norm_gradients(
@@ -146,42 +159,28 @@ def conv_norm_gradients(
     results = tuple(jax.ShapeDtypeStruct(array.shape, jnp.float32) for array in arrays)
     kind = "conv_norm_gradients" if wanted else "conv_norm_own_gradients"
     text = _text(kind, x.shape, kernel.shape, before.shape, strides, padding, epsilon, relu)
-    return jax.ffi.ffi_call(_NAME, results)(x, kernel, scale, *rest, text=text)[:-1]
+    return jax.ffi.ffi_call(TARGET, results)(x, kernel, scale, *rest, text=text)[:-1]
 
 
 @custom_partitioning
-def _behind(x: jax.Array, after: jax.Array) -> jax.Array:
+def wait(x: jax.Array, other: jax.Array) -> jax.Array:
+    """`x`, once `other` has been computed."""
     same = jax.ShapeDtypeStruct(x.shape, x.dtype)
-    return jax.ffi.ffi_call(_NAME, same, input_output_aliases={0: 0})(x, after, text=_text("wait"))
+    return jax.ffi.ffi_call(TARGET, same, input_output_aliases={0: 0})(x, other, text=_text("wait"))
 
 
-def _behind_rule(mesh, arguments, results):
+def _wait_rule(mesh, arguments, results):
     letters = iter(string.ascii_lowercase)
-    x, after = (" ".join(next(letters) for _ in argument.shape) for argument in arguments)
-    return f"{x}, {after} -> {x}"
+    x, other = (" ".join(next(letters) for _ in argument.shape) for argument in arguments)
+    return f"{x}, {other} -> {x}"
 
 
-def _behind_divided(mesh, arguments, results):
-    x, after = (argument.sharding for argument in arguments)
-    return mesh, lambda x, after: x, x, (x, after)
+def _wait_divided(mesh, arguments, results):
+    x, other = (argument.sharding for argument in arguments)
+    return mesh, lambda x, other: x, x, (x, other)
 
 
-_behind.def_partition(partition=_behind_divided, sharding_rule=_behind_rule)
-
-
-def behind(x: jax.Array, after: jax.Array) -> jax.Array:
-    """`x`, on one CPU with oneDNN not before `after` is there, elsewhere as it is; no gradient passes.
-
-    Of two passes at once each would keep the convolutions of the other waiting. What waits is a 0 that is added to `x`: were
-    it `x` itself, that would have to be written to memory before and read again after.
-    """
-    if not available():
-        return x
-
-    def cpu(x: jax.Array, after: jax.Array) -> jax.Array:
-        return x + _behind(jnp.zeros(1, x.dtype), after)
-
-    return jax.lax.platform_dependent(*jax.lax.stop_gradient((x, after)), cpu=cpu, default=lambda x, _: x)
+wait.def_partition(partition=_wait_divided, sharding_rule=_wait_rule)
 
 
 def value_here(x: jax.Array, kernel: jax.Array, strides: Shape, padding: Padding) -> jax.Array:
@@ -205,7 +204,7 @@ def shape_after(x: Shape, window: Shape, channels: int, strides: Shape, padding:
 
 def _shapes(kind: str, layer: Layer, batch: int) -> dict[str, Shape]:
     """Shapes of an operation's arrays by the names that `_ARRAYS` has for them."""
-    if kind == "pixels":
+    if kind == "color_blur":
         clips, color = (batch, *layer[0]), (batch, 3, 3)
         return {"clips": clips, "sigma": (batch,), "of_pixel": color, "of_mean": color, "x": clips}
     if kind.startswith("group_norm"):
@@ -220,7 +219,7 @@ def _shapes(kind: str, layer: Layer, batch: int) -> dict[str, Shape]:
 def _on_one_device(kind: str, layer: Layer, *arrays: jax.Array) -> list[jax.Array]:
     shapes = _shapes(kind, layer, arrays[0].shape[0])
     results = [jax.ShapeDtypeStruct(shapes[name], jnp.float32) for name in _ARRAYS[kind][1]]
-    return jax.ffi.ffi_call(_NAME, results)(*arrays, text=_text(kind, *shapes.values(), *layer[2:]))
+    return jax.ffi.ffi_call(TARGET, results)(*arrays, text=_text(kind, *shapes.values(), *layer[2:]))
 
 
 def _divide(kind, layer, mesh, arguments, results):
@@ -240,7 +239,7 @@ def _divide(kind, layer, mesh, arguments, results):
 
 
 def _rule(kind, *_):
-    families = {"max_pool": _OF_POOL, "pixels": _OF_PIXELS, "group_norm": _OF_GROUPS}
+    families = {"max_pool": _OF_POOL, "color_blur": _OF_CLIPS, "group_norm": _OF_GROUPS}
     dimensions = next((found for name, found in families.items() if kind.startswith(name)), _OF_CONV)
     rule = " -> ".join(", ".join(dimensions[name] for name in names) for names in _ARRAYS[kind])
     letters = dict.fromkeys(letter for letter in rule if letter.isalpha())  # in the order in which they come, as JAX wants them
@@ -273,11 +272,11 @@ def _operations(kind: str, layer: list) -> list[tuple[onednn.Operation, list[int
         return []
     if kind.startswith("max_pool"):
         return [(onednn.MaxPool(kind, *layer), [0, 1] if kind == "max_pool" else [0, 1, 2])]
-    if kind == "pixels" or kind.startswith("group_norm"):
-        from wt_jax.kernels import loops  # wants oneDNN's threads
+    if kind == "color_blur" or kind.startswith("group_norm"):
+        from wt_jax.kernels import loops  # needs oneDNN's threads
 
-        if kind == "pixels":
-            kernel = loops.pixels(layer[0])
+        if kind == "color_blur":
+            kernel = loops.color_blur(layer[0])
         else:
             make = loops.group_norm if kind == "group_norm" else loops.group_norm_gradients
             kernel = make(layer[0], layer[3][2], *layer[6:])

@@ -1,24 +1,11 @@
-"""Fitting this process to a training on a CPU: the memory that a step frees, and the threads that compute it."""
+"""The memory of this process: the C library keeps what a step frees."""
 
 import ctypes
 import platform
 
-from wt_jax.kernels import onednn
-
 # glibc's parameters (malloc.h) and what they are set to: one heap for all threads, no block mapped for itself, and nothing
 # given back at the heap's end.
 _ONE_HEAP, _NO_MAPPED_BLOCKS, _NO_TRIMMING = (-8, 1), (-4, 0), (-1, -1)
-
-
-def fit_process(workers: int) -> None:
-    """Keep freed memory and bind oneDNN's threads, where the loader has processes (`workers`) of its own.
-
-    Not where the loader's threads are in this process: they would wait for each other at the one heap, and with bound threads
-    for a core. To be called before there are threads.
-    """
-    if workers:
-        keep_freed_memory()
-        onednn.bind_threads()
 
 
 def keep_freed_memory() -> None:

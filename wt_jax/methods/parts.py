@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from wt_jax.kernels.operations import behind
+from wt_jax import ops
 from wt_jax.methods.base import Built, Tree, where_written, with_encoder
 from wt_jax.models.embedder import Embedder
 from wt_jax.models.heads import MLP
@@ -68,10 +68,10 @@ def look(network: nn.Module, variables: Tree, *clips: Array, after: Array | None
     """A training-mode pass: outputs, and the new collections.
 
     Teachers too normalize by the batch they see, as MoCo's key encoder does. A pass that is not differentiated may be told
-    to come after an array of another one (`wt_jax.kernels.operations.behind`).
+    to come after an array of another one (`wt_jax.ops.after`).
     """
     if after is not None:
-        clips = tuple(behind(clip, after) for clip in clips)
+        clips = tuple(ops.after(clip, after) for clip in clips)
     return network.apply(variables, *clips, True, mutable=["batch_stats"])
 
 

@@ -1,1 +1,5 @@
-"""Array operations that the networks share, each with a default in XLA and a faster form where the platform has one."""
+"""Array operations of networks and views, each with a default in XLA and a native form for CPUs, chosen by platform."""
+
+from wt_jax.ops.runtime import after, describe, fingerprint, keep_freed_memory, prepare_process
+
+__all__ = ["after", "describe", "fingerprint", "keep_freed_memory", "prepare_process"]

@@ -20,6 +20,7 @@ from jax import lax
 from wt_jax.kernels import operations
 from wt_jax.kernels.onednn import Padding
 from wt_jax.ops import conv3d_composed
+from wt_jax.ops.runtime import dispatch
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -32,7 +33,8 @@ def conv3d(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], padding: P
     derivative.
     """
     window = {"strides": strides, "padding": padding}
-    return lax.platform_dependent(x, kernel, cpu=partial(_conv3d_cpu, **window), default=partial(_conv3d_lax, **window))
+    native, composed, plain = (partial(conv, **window) for conv in (_conv3d_native, _conv3d_composed, _conv3d_lax))
+    return dispatch(native, composed, x, kernel, default=plain)
 
 
 def _forward(x, kernel, strides, padding):
@@ -58,8 +60,8 @@ def gradients(
     """Gradients of `conv3d` by x, where that is wanted, and by kernel, given that by its result."""
     # Differentiating through platform_dependent would keep the residuals of both branches; so choose here once more.
     window = {"strides": strides, "padding": padding, "wanted": wanted}
-    cpu, default = partial(_gradients_cpu, **window), partial(_gradients_of, _conv3d_lax, **window)
-    found = lax.platform_dependent(x, kernel, dy, cpu=cpu, default=default)
+    composed, plain = (partial(_gradients_of, conv, **window) for conv in (_conv3d_composed, _conv3d_lax))
+    found = dispatch(partial(_gradients_native, **window), composed, x, kernel, dy, default=plain)
     return found if wanted else (None, *found)
 
 
@@ -67,10 +69,12 @@ def _conv3d_lax(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], paddi
     return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NDHWC", "DHWIO", "NDHWC"))
 
 
-def _conv3d_cpu(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], padding: Padding) -> jax.Array:
+def _in_float32(conv, x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], padding: Padding) -> jax.Array:
     # CPUs gain nothing from bfloat16 arithmetic, and sums are better off in float32.
-    conv = operations.value if operations.available() else conv3d_composed.conv3d
     return conv(x.astype(jnp.float32), kernel.astype(jnp.float32), strides, padding).astype(x.dtype)
+
+
+_conv3d_native, _conv3d_composed = partial(_in_float32, operations.value), partial(_in_float32, conv3d_composed.conv3d)
 
 
 def _gradients_of(conv, x: jax.Array, kernel: jax.Array, dy: jax.Array, strides, padding: Padding, wanted: bool):
@@ -78,9 +82,7 @@ def _gradients_of(conv, x: jax.Array, kernel: jax.Array, dy: jax.Array, strides,
     return found if wanted else found[1:]
 
 
-def _gradients_cpu(x: jax.Array, kernel: jax.Array, dy: jax.Array, strides, padding: Padding, wanted: bool):
-    if not operations.available():
-        return _gradients_of(_conv3d_cpu, x, kernel, dy, strides, padding, wanted)
+def _gradients_native(x: jax.Array, kernel: jax.Array, dy: jax.Array, strides, padding: Padding, wanted: bool):
     wide = [array.astype(jnp.float32) for array in (x, kernel, dy)]
     if wanted:
         dx, d_kernel = operations.gradients(*wide, strides, padding)

@@ -1,4 +1,4 @@
-"""GroupNorm, then a ReLU where one is wanted, with its gradient written out: a kernel of our own on a CPU."""
+"""GroupNorm, then a ReLU where one is wanted, with its gradient written out."""
 
 from functools import partial
 
@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from wt_jax.kernels import operations
+from wt_jax.ops.runtime import dispatch
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
@@ -30,9 +31,9 @@ def group_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, eps
 def _value(x, scale, bias, groups, epsilon, relu):
     """Also mean and inverse standard deviation (B, 2, groups)."""
     flat = x.reshape(x.shape[0], -1, x.shape[-1])
-    default = partial(_value_composed, groups=groups, epsilon=epsilon, relu=relu)
-    cpu = partial(operations.group_norm, groups=groups, epsilon=epsilon, relu=relu) if operations.available() else default
-    y, moments = lax.platform_dependent(flat, scale, bias, cpu=cpu, default=default)
+    portable = partial(_value_composed, groups=groups, epsilon=epsilon, relu=relu)
+    native = partial(operations.group_norm, groups=groups, epsilon=epsilon, relu=relu)
+    y, moments = dispatch(native, portable, flat, scale, bias)
     return y.reshape(x.shape), moments
 
 
@@ -44,9 +45,9 @@ def _forward(x, scale, bias, groups, epsilon, relu):
 def _backward(groups, epsilon, relu, kept, dy):
     x, scale, bias, moments = kept
     flat = x.reshape(x.shape[0], -1, x.shape[-1])
-    default = partial(_gradients_composed, relu=relu)
-    cpu = partial(operations.group_norm_gradients, relu=relu) if operations.available() else default
-    dx, sums = lax.platform_dependent(flat, scale, bias, moments, dy.reshape(flat.shape), cpu=cpu, default=default)
+    portable = partial(_gradients_composed, relu=relu)
+    native = partial(operations.group_norm_gradients, relu=relu)
+    dx, sums = dispatch(native, portable, flat, scale, bias, moments, dy.reshape(flat.shape))
     d_scale, d_bias = jnp.sum(sums, axis=0)
     return dx.reshape(x.shape), d_scale, d_bias
 

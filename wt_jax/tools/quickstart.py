@@ -22,7 +22,7 @@ from wt_jax.config import resolve
 from wt_jax.eval.report import Subject, write_report
 from wt_jax.eval.run import judge
 from wt_jax.eval.table import format_table
-from wt_jax.kernels.process import fit_process
+from wt_jax.ops import prepare_process
 from wt_jax.train.loop import prepare, train
 from wt_jax.train.workdir import open_workdir
 
@@ -86,7 +86,7 @@ def main(argv: Sequence[str]) -> None:
     """Run the quick start."""
     set_up_logging()
     with user_errors():
-        fit_process(_CONFIG.value.data.workers)
+        prepare_process(_CONFIG.value.data.workers)
         print(quickstart(_CONFIG.value, Path(_WORKDIR.value), [int(seed) for seed in _SEEDS.value]))
 
 

@@ -26,7 +26,7 @@ from jax.experimental.compilation_cache import compilation_cache
 import wt_jax
 from wt_jax.config import Config
 from wt_jax.experiment import Program
-from wt_jax.kernels import onednn, operations
+from wt_jax.ops import fingerprint
 from wt_jax.train.metrics import device_peak
 from wt_jax.train.step import batch_shapes, model_flops
 
@@ -51,8 +51,8 @@ def compiled_step(program: Program, config: Config) -> CompiledStep:
     """The step of `program`, which `config` was built into: from `config.train.compile_cache`, or compiled and kept there.
 
     It is not kept where the training has several processes, or a method or network that is not of this package; nor, by the
-    way of JAX, on several CPUs with oneDNN. A file that cannot be read or written is said and does no harm. A program that
-    changes this package while it runs (tests do) must not name a folder, as its changes are not seen.
+    way of JAX, on several CPUs with native operations. A file that cannot be read or written is logged and does no harm. A
+    program that changes this package while it runs (tests do) must not name a folder, as its changes are not seen.
     """
     if not config.train.compile_cache or jax.process_count() > 1 or not _is_ours(program):
         return _fresh(program, config)
@@ -97,13 +97,12 @@ def _fingerprint(program: Program, config: Config) -> str:
         for name, value in sorted(jax.config.values.items())
         if not name.startswith(_ELSEWHERE)
     ]
-    library = onednn.library() if operations.available() else None
     facts = [
         (config, program.method, program.method.encoder),
         (program.num_steps, program.steps_per_epoch),
         [(jax.tree_util.keystr(path), repr(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(program.shapes)],
         [(name, version(name)) for name in _VERSIONS],
-        (sys.version, platform.machine(), _processor(), library and library._name),
+        (sys.version, platform.machine(), _processor(), fingerprint()),
         options,
         [os.environ.get(name) for name in _VARIABLES],
         [(device.id, device.platform, device.device_kind) for device in jax.devices()],

@@ -26,8 +26,8 @@ from wt_jax.errors import ConfigError, TrainingError
 from wt_jax.eval.features.extract import make_extractor
 from wt_jax.eval.online import Evaluator
 from wt_jax.experiment import Program, build
-from wt_jax.kernels import operations
 from wt_jax.methods import fit_to_data
+from wt_jax.ops import describe
 from wt_jax.train.bad_videos import BadVideos
 from wt_jax.train.checkpoint import Checkpoints
 from wt_jax.train.executable_cache import compiled_step
@@ -116,8 +116,8 @@ def _train(run: Run, workdir: Path, interrupt: Interrupt, heartbeat: Heartbeat) 
         processes,
         f", from step {start}" if start else "",
     )
-    if jax.devices()[0].platform == "cpu" and not operations.available():
-        log.info("no oneDNN 3 was found here: convolutions take two to three times as long (docs/performance.md)")
+    if jax.devices()[0].platform == "cpu":
+        log.info(describe())
     writer = MetricsWriter(workdir, start, config.train.tensorboard)
     bad_videos = BadVideos(run.videos, workdir, config.data.max_bad_fraction)
     goodput = Goodput(workdir, start) if is_primary_process() else None

@@ -19,7 +19,7 @@ import numpy as np
 
 from wt_jax.bench.memory import peak_of_self
 from wt_jax.config import Config
-from wt_jax.kernels.process import fit_process, keep_freed_memory
+from wt_jax.ops import keep_freed_memory, prepare_process
 
 # PyTorch's ways to run its step that are worth trying: `torch.compile`'s mode ("": eager), and the memory layout. CUDA graphs
 # are not among them: both teachers' passes would share one graph's outputs. From "kept" on the process keeps freed memory, as
@@ -70,7 +70,7 @@ def synthetic_batches(config: Config) -> Iterator[dict[str, np.ndarray]]:
 
 
 def _ours(job: Job) -> tuple[Facts, Take | None]:
-    fit_process(job.config.data.workers)  # as in training
+    prepare_process(job.config.data.workers)  # as in training
     import jax
 
     from wt_jax.experiment import build

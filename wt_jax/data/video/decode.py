@@ -37,6 +37,7 @@ from av.video.reformatter import VideoReformatter
 
 from wt_jax.data.video.yuv420 import Planes, planes_of
 from wt_jax.errors import VideoError
+from wt_jax.kernels import use_native
 
 # Codecs with packets that show no picture (vp8: hidden references; mpeg4: "not coded" frames). Only decoding tells.
 _HIDDEN_PACKETS = ("mpeg4", "vp8")
@@ -206,7 +207,8 @@ class Reader:
 
         Args:
           indices: integers [n] in [0, info.num_frames), increasing.
-          planes: whether a frame may come as the planes that the decoder gives, where it is upright and 8-bit 4:2:0.
+          planes: whether a frame may come as the planes that the decoder gives, where it is upright and 8-bit 4:2:0, and the
+            native kernels are wanted (`wt_jax.kernels.use_native`).
 
         Yields:
           An index, and the frame as `decode` gives it: uint8 [height, width, 3]; or its planes.
@@ -218,7 +220,7 @@ class Reader:
         wanted, info = np.asarray(indices, np.int64), self.info
         if not len(wanted) or wanted[0] < 0 or wanted[-1] >= info.num_frames:
             raise IndexError(f"{_name(self._source)}: frames {wanted.tolist()} of a video with {info.num_frames} frames")
-        shape, left = None, set(wanted.tolist())
+        shape, left, planes = None, set(wanted.tolist()), planes and use_native()
         for index, frame in self._decoded(wanted, left):
             left.remove(index)
             picture = (planes_of(frame) if planes else None) or self._picture(frame)
