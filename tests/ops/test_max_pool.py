@@ -30,3 +30,11 @@ def test_max_pool_of_odd_sizes_rounds_up():
     x = jnp.arange(5.0).reshape(1, 5, 1, 1, 1)
     np.testing.assert_array_equal(max_pool(x, (2, 2, 2), (2, 2, 2)).ravel(), [1, 3, 4])
     np.testing.assert_array_equal(max_pool(x[:, :1], (3, 3, 3), (2, 2, 2)).ravel(), [0])
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_tpu_reduces_windows_and_no_other_platform_does(dtype):
+    x = jnp.zeros((2, 4, 6, 8, 3), dtype)
+    gradient = jax.jit(jax.grad(lambda x: max_pool(x, (3, 3, 3), (2, 2, 2)).astype(jnp.float32).sum())).trace(x)
+    texts = {name: gradient.lower(lowering_platforms=(name,)).as_text() for name in ("tpu", "cuda", "cpu")}
+    assert {name: "select_and_scatter" in text for name, text in texts.items()} == {"tpu": True, "cuda": False, "cpu": False}

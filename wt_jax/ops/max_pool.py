@@ -1,4 +1,8 @@
-"""3-D max-pooling that is fast on CPUs too, in its value and its gradient."""
+"""3-D max-pooling that is fast on CPUs too, in its value and its gradient.
+
+A CPU without the native runtime takes the maximum axis by axis, as do GPUs. A TPU has `lax.reduce_window`, which moves a third
+to a quarter of the bytes there, by the compiler's own count (docs/scaling.md).
+"""
 
 import functools
 
@@ -16,8 +20,8 @@ Padding = tuple[tuple[int, int], ...]
 def max_pool(x: Array, window: Size3, strides: Size3) -> Array:
     """Max-pool `x`, each axis padded so that it comes out as ceil(size / stride), hence never 0.
 
-    Odd windows are centered as in PyTorch's models, even ones start at the edge. In the native form the first of equal maxima
-    gets the gradient, otherwise they share it. After a ReLU, whose zeros pass none on, that is the same but for equal maxima
+    Odd windows are centered as in PyTorch's models, even ones start at the edge. In the native form and on a TPU the first of
+    equal maxima gets the gradient, otherwise they share it. After a ReLU, whose zeros pass none on, that is the same but for equal maxima
     above 0.
 
     Args:
@@ -42,7 +46,8 @@ def _max_pool(x: Array, window: Size3, strides: Size3, padding: Padding) -> Arra
     def native(x: Array) -> Array:
         return operations.max_pool(x.astype(jnp.float32), **where).astype(x.dtype)
 
-    return dispatch(native, functools.partial(_by_axis, **where), x)
+    by_axis, by_window = (functools.partial(form, **where) for form in (_by_axis, _by_window))
+    return dispatch(native, by_axis, x, tpu=by_window)
 
 
 def _forward(x, window, strides, padding):
@@ -55,10 +60,11 @@ def _backward(window, strides, padding, x, dy):
     def native(x: Array, dy: Array) -> Array:
         return operations.max_pool_gradient(x.astype(jnp.float32), dy.astype(jnp.float32), **where).astype(x.dtype)
 
-    def portable(x: Array, dy: Array) -> Array:
-        return jax.vjp(functools.partial(_by_axis, **where), x)[1](dy)[0]
+    def gradient_of(form, x: Array, dy: Array) -> Array:
+        return jax.vjp(functools.partial(form, **where), x)[1](dy)[0]
 
-    return (dispatch(native, portable, x, dy),)
+    by_axis, by_window = (functools.partial(gradient_of, form) for form in (_by_axis, _by_window))
+    return (dispatch(native, by_axis, x, dy, tpu=by_window),)
 
 
 _max_pool.defvjp(_forward, _backward)
@@ -73,3 +79,8 @@ def _by_axis(x: Array, window: Size3, strides: Size3, padding: Padding) -> Array
         shifted = [lax.slice_in_dim(padded, i, i + step * (size - 1) + 1, step, axis) for i in range(length)]
         x = functools.reduce(jnp.maximum, shifted)
     return x
+
+
+def _by_window(x: Array, window: Size3, strides: Size3, padding: Padding) -> Array:
+    around = ((0, 0), *padding, (0, 0))
+    return lax.reduce_window(x, jnp.asarray(-jnp.inf, x.dtype), lax.max, (1, *window, 1), (1, *strides, 1), around)

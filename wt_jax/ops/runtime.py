@@ -13,15 +13,20 @@ T = TypeVar("T")
 
 
 def dispatch(
-    native: Callable[..., T], portable: Callable[..., T], *arrays: Array, default: Callable[..., T] | None = None
+    native: Callable[..., T],
+    portable: Callable[..., T],
+    *arrays: Array,
+    tpu: Callable[..., T] | None = None,
+    default: Callable[..., T] | None = None,
 ) -> T:
-    """`native(*arrays)` on a CPU that has the native runtime, `portable(*arrays)` on other CPUs, `default` elsewhere.
+    """`native(*arrays)` on a CPU that has the native runtime, `portable` on other CPUs, `tpu` on TPUs, `default` elsewhere.
 
     All return the same structure of shapes and dtypes. The platform is that of the lowering, so that one traced function
-    serves all; whether the runtime is used is decided when this is traced. Without `default`, that is `portable` too.
+    serves all; whether the runtime is used is decided when this is traced. Without `default`, that is `portable` too, and
+    without `tpu`, that is `default`.
     """
-    cpu = native if operations.available() else portable
-    return lax.platform_dependent(*arrays, cpu=cpu, default=default or portable)
+    cpu, default = native if operations.available() else portable, default or portable
+    return lax.platform_dependent(*arrays, cpu=cpu, tpu=tpu or default, default=default)
 
 
 def after(x: Array, other: Array) -> Array:
