@@ -8,6 +8,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from wt_jax.kernels import operations
@@ -21,8 +22,8 @@ def max_pool(x: Array, window: Size3, strides: Size3) -> Array:
     """Max-pool `x`, each axis padded so that it comes out as ceil(size / stride), hence never 0.
 
     Odd windows are centered as in PyTorch's models, even ones start at the edge. In the native form and on a TPU the first of
-    equal maxima gets the gradient, otherwise they share it. After a ReLU, whose zeros pass none on, that is the same but for equal maxima
-    above 0.
+    equal maxima gets the gradient, otherwise they share it. After a ReLU, whose zeros pass none on, that is the same but for
+    equal maxima above 0.
 
     Args:
       x: (B, T, H, W, C) of a float dtype.
@@ -83,4 +84,4 @@ def _by_axis(x: Array, window: Size3, strides: Size3, padding: Padding) -> Array
 
 def _by_window(x: Array, window: Size3, strides: Size3, padding: Padding) -> Array:
     around = ((0, 0), *padding, (0, 0))
-    return lax.reduce_window(x, jnp.asarray(-jnp.inf, x.dtype), lax.max, (1, *window, 1), (1, *strides, 1), around)
+    return lax.reduce_window(x, np.array(-np.inf, x.dtype), lax.max, (1, *window, 1), (1, *strides, 1), around)
