@@ -5,9 +5,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from wt_jax.data.sampling import frame_indices, random_windows, spread_windows
+from wt_jax.data.sampling import centered_start, frame_indices, random_windows, spread_windows
 from wt_jax.data.video.decode import VideoInfo
-from wt_jax.specs import ClipView
+from wt_jax.specs import AudioView, ClipView
 
 
 def video(pts, end, time_base=Fraction(1, 25)):
@@ -116,3 +116,90 @@ def test_the_last_window_in_seconds_ends_on_the_last_frame():
     info = video([0, 1, 2, 10, 11, 30], 31)
     view = ClipView(num_frames=2, stride=0.8, unit="seconds")  # 20 units: from 10 to 30 fits, from 11 to 31 does not
     np.testing.assert_array_equal(spread_windows(info, view, 2)[-1], [3, 5])
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 16])
+def test_the_whole_video_of_as_many_frames_is_each_frame_once(count):
+    view = ClipView(num_frames=count, unit="video", stride=1)
+    np.testing.assert_array_equal(random_windows(even(count), {"v": view}, np.random.default_rng(0))["v"], np.arange(count))
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "part", "expected"),
+    [
+        (9, 1, [0, 2, 4, 6, 8]),  # from the first to the last
+        (20, 0.5, [0, 2, 5, 7, 9]),  # 10 frames, 9 apart: 0, 2.25, 4.5, 6.75, 9
+        (3, 1, [0, 1, 1, 2, 2]),  # 0, 0.5, 1, 1.5, 2: frames repeat, nothing loops
+        (16, Fraction(1, 8), [0, 0, 1, 1, 1]),  # two frames
+        (4, 0.1, [0, 0, 0, 0, 0]),  # less than a frame
+    ],
+)
+def test_steps_as_a_fraction_of_the_video(num_frames, part, expected):
+    view = ClipView(num_frames=5, unit="video", stride=part)
+    np.testing.assert_array_equal(frame_indices(even(num_frames), view, 0), expected)
+    starts = {int(random_windows(even(num_frames), {"v": view}, np.random.default_rng(n))["v"][0]) for n in range(200)}
+    assert starts == set(range(num_frames - expected[-1]))
+
+
+def test_gaps_as_fractions_of_the_video():
+    views = {name: ClipView(name, num_frames=2, unit="video", stride=0.1, gap=0.5) for name in "ab"}
+    for seed in range(50):
+        windows = random_windows(even(40), views, np.random.default_rng(seed))
+        assert abs(windows["a"][0] - windows["b"][0]) >= 20
+
+
+@pytest.mark.parametrize("unit", ["frames", "seconds", "video"])
+def test_a_ramp_moves_all_but_the_first_and_the_last_sample(unit):
+    stride = {"frames": 5, "seconds": 0.2, "video": 0.8}[unit]
+    info, uniform = even(60), ClipView(num_frames=9, stride=stride, unit=unit)
+    plain = frame_indices(info, uniform, 3)
+    np.testing.assert_array_equal(frame_indices(info, ClipView(num_frames=9, stride=stride, unit=unit, ramp=1.0), 3), plain)
+    for ramp in (0.5, 2, Fraction(1, 3), 8):
+        indices = frame_indices(info, ClipView(num_frames=9, stride=stride, unit=unit, ramp=ramp), 3)
+        assert indices[0] == plain[0]
+        assert indices[-1] == plain[-1]
+        steps = np.diff(indices)
+        assert (np.diff(steps) * np.sign(ramp - 1) >= -1).all()  # one for the rounding
+        assert abs(steps[-1] / steps[0] / float(ramp) - 1) < 0.6
+        mirrored = frame_indices(info, ClipView(num_frames=9, stride=stride, unit=unit, ramp=1 / Fraction(ramp)), 3)
+        np.testing.assert_allclose(mirrored, plain[0] + plain[-1] - indices[::-1], atol=1)
+
+
+def test_a_ramp_in_exact_fractions():
+    view = ClipView(num_frames=5, stride=6, ramp=3)  # steps as 1 : 5/3 : 7/3 : 3, together 24
+    np.testing.assert_array_equal(frame_indices(even(40), view, 0), [0, 3, 8, 15, 24])
+    np.testing.assert_array_equal(frame_indices(even(40), ClipView(num_frames=2, stride=6, ramp=3), 0), [0, 6])
+    np.testing.assert_array_equal(frame_indices(even(40), ClipView(num_frames=1, stride=6, ramp=3), 7), [7])
+
+
+def test_reverse_shows_the_same_frames_backwards():
+    view, other = ClipView(num_frames=5, stride=2), ClipView(num_frames=5, stride=2, reverse=True)
+    np.testing.assert_array_equal(frame_indices(even(20), other, 4), frame_indices(even(20), view, 4)[::-1])
+
+
+def test_sound_begins_with_the_first_frame_of_its_window_and_fits():
+    views = {"clip": ClipView("a", num_frames=2), "sound": AudioView("a", seconds=0.4), "other": AudioView("b", seconds=0.4)}
+    info, starts = even(20), set()
+    for seed in range(300):
+        windows = random_windows(info, views, np.random.default_rng(seed))
+        assert windows["sound"].tolist() == [windows["clip"][0]]
+        starts.add(int(windows["other"][0]))
+    assert starts == set(range(10))  # 10 of 20 frames
+
+
+@pytest.mark.parametrize("first", [0, 100])
+def test_windows_are_centered_on_a_time(first):
+    info = even(100, first)
+    frames = ClipView("a", num_frames=5, stride=4)
+    seconds = ClipView("b", num_frames=5, stride=0.16, unit="seconds")
+    video = ClipView("c", num_frames=5, stride=0.17, unit="video")
+    sound = AudioView("d", seconds=0.64)
+    views = {"frames": frames, "seconds": seconds, "video": video, "sound": sound, "short": ClipView("a", num_frames=2)}
+    windows = random_windows(info, views, None, time=2.0)  # frame 50, for 0.64 s
+    for name in ("frames", "seconds", "video"):
+        np.testing.assert_array_equal(windows[name], [42, 46, 50, 54, 58])
+    assert windows["sound"].tolist() == [42]
+    assert windows["short"].tolist() == [42, 43]  # with the longest of its window
+    assert centered_start(info, frames, 0.0) == 0
+    assert centered_start(info, frames, 3.99) == 83  # the last that fits
+    assert centered_start(even(3), frames, 0.04) == 0

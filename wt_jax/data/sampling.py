@@ -2,7 +2,7 @@
 
 A window is named by the index of its first frame, also where samples are spaced in seconds; from there a view steps in
 frames or along the presentation times, which honours a variable frame rate. A video that is too short for a window is
-shown from its first frame and looped.
+shown from its first frame and looped; with unit "video" nothing loops, as the steps shrink with the video.
 """
 
 from __future__ import annotations
@@ -15,51 +15,77 @@ from itertools import pairwise
 import numpy as np
 
 from wt_jax.data.video.decode import VideoInfo
-from wt_jax.specs import ClipView
+from wt_jax.specs import AudioView, ClipView
 
 _GAP_TRIES = 64
 
 
-def frame_indices(info: VideoInfo, view: ClipView, start: int) -> np.ndarray:
+def frame_indices(info: VideoInfo, view: ClipView | AudioView, start: int) -> np.ndarray:
     """The frames of one clip.
 
     In frames, sample i is frame `start + round(i * stride)`, halves rounded up, modulo the number of frames. In
-    seconds, it is the frame on show `i * stride` after the start frame appears, modulo the duration of the video.
+    seconds, it is the frame on show `i * stride` after the start frame appears, modulo the duration of the video. With unit
+    "video" the first and the last sample are `stride * num_frames - 1` frames apart (of the video, 0 at least), and the others
+    evenly between. A `ramp` moves all but these two: the step from sample i to the next is proportional to
+    1 + (ramp - 1) * i / (number of steps - 1).
 
     Args:
       info: the video.
-      view: num_frames, stride and unit.
+      view: num_frames, stride, unit, ramp and reverse; of sound only the frame is known with which it begins.
       start: index of the first frame, in [0, info.num_frames).
 
     Returns:
-      int64 [num_frames], indices in presentation order.
+      int64 [num_frames], indices in presentation order; of sound int64 [1].
     """
+    if isinstance(view, AudioView):
+        return np.array([start], np.int64)
     steps = _steps(info, view)
-    if view.unit == "frames":
-        return (start + steps) % info.num_frames
-    first = info.pts[0]
-    times = (info.pts[start] - first + steps) % (info.end - first)
-    return np.searchsorted(info.pts - first, times, side="right") - 1
+    if view.unit == "seconds":
+        first = info.pts[0]
+        times = (info.pts[start] - first + steps) % (info.end - first)
+        indices = np.searchsorted(info.pts - first, times, side="right") - 1
+    else:
+        indices = (start + steps) % info.num_frames
+    return indices[::-1] if view.reverse else indices
 
 
-def random_windows(info: VideoInfo, views: Mapping[str, ClipView], rng: np.random.Generator) -> dict[str, np.ndarray]:
+def random_windows(
+    info: VideoInfo, views: Mapping[str, ClipView | AudioView], rng: np.random.Generator, time: float | None = None
+) -> dict[str, np.ndarray]:
     """Draws a start for each window and lists the frames of each view.
 
     Each start is uniform over the frames from which the longest view of its window fits into the video. The starts of two
     windows are drawn anew until they lie as far apart as the views' largest `gap`; a video too short for that shows the
-    last of 64 draws.
+    last of 64 draws. With a `time` nothing is drawn: see `centered_start`.
 
     Returns:
-      For each view, int64 [num_frames], indices in presentation order.
+      For each view, int64 [num_frames], indices in presentation order; see `frame_indices`.
     """
-    last = {}
+    longest: dict[str, tuple[int, ClipView | AudioView]] = {}
     for view in views.values():
-        last[view.window] = min(_last_start(info, view), last.get(view.window, info.num_frames))
-    for _ in range(_GAP_TRIES):
-        starts = {window: int(rng.integers(last[window] + 1)) for window in sorted(last)}
-        if all(_apart(info, view, sorted(starts.values())) for view in views.values() if view.gap):
-            break
+        last = _last_start(info, view)
+        if view.window not in longest or last < longest[view.window][0]:
+            longest[view.window] = last, view
+    if time is not None:
+        starts = {window: centered_start(info, view, time) for window, (_, view) in longest.items()}
+    else:
+        for _ in range(_GAP_TRIES):
+            starts = {window: int(rng.integers(longest[window][0] + 1)) for window in sorted(longest)}
+            if all(_apart(info, view, sorted(starts.values())) for view in views.values() if _gap(view)):
+                break
     return {name: frame_indices(info, view, starts[view.window]) for name, view in views.items()}
+
+
+def centered_start(info: VideoInfo, view: ClipView | AudioView, time: float) -> int:
+    """The first frame of the window whose middle is `time` seconds after the first frame of the video appears.
+
+    Near the ends of the video the window is moved until it fits.
+    """
+    ticks = int(Fraction(str(time)) / info.time_base)
+    half = int(_steps(info, view)[-1]) // 2
+    in_seconds = _in_seconds(view)
+    frame = int(np.searchsorted(info.pts - info.pts[0], ticks - half if in_seconds else ticks, side="right")) - 1
+    return min(max(frame if in_seconds else frame - half, 0), _last_start(info, view))
 
 
 def spread_windows(info: VideoInfo, view: ClipView, count: int) -> list[np.ndarray]:
@@ -67,7 +93,7 @@ def spread_windows(info: VideoInfo, view: ClipView, count: int) -> list[np.ndarr
 
     Args:
       info: the video.
-      view: num_frames, stride and unit.
+      view: num_frames, stride, unit, ramp and reverse.
       count: number of windows, 1 or more; a single window lies in the middle.
 
     Returns:
@@ -81,33 +107,57 @@ def spread_windows(info: VideoInfo, view: ClipView, count: int) -> list[np.ndarr
     return [frame_indices(info, view, _round(Fraction(last * place, count - 1))) for place in range(count)]
 
 
+def _in_seconds(view: ClipView | AudioView) -> bool:
+    return isinstance(view, AudioView) or view.unit == "seconds"
+
+
+def _gap(view: ClipView | AudioView) -> float | int | Fraction:
+    return 0 if isinstance(view, AudioView) else view.gap
+
+
 def _apart(info: VideoInfo, view: ClipView, starts: list[int]) -> bool:
     """Whether ascending starts keep the view's gap."""
     gap = Fraction(str(view.gap))
-    places = starts if view.unit == "frames" else [int(info.pts[start]) * info.time_base for start in starts]
+    if view.unit == "seconds":
+        places = [int(info.pts[start]) * info.time_base for start in starts]
+    else:
+        places, gap = starts, gap * (info.num_frames if view.unit == "video" else 1)
     return all(later - earlier >= gap for earlier, later in pairwise(places))
 
 
-def _last_start(info: VideoInfo, view: ClipView) -> int:
+def _last_start(info: VideoInfo, view: ClipView | AudioView) -> int:
     """The last frame from which the window fits without looping; 0 where none does."""
     span = int(_steps(info, view)[-1])
-    if view.unit == "frames":
-        return max(info.num_frames - 1 - span, 0)
-    return max(int(np.searchsorted(info.pts, info.end - span, side="left")) - 1, 0)
+    if _in_seconds(view):
+        return max(int(np.searchsorted(info.pts, info.end - span, side="left")) - 1, 0)
+    return max(info.num_frames - 1 - span, 0)
 
 
-def _steps(info: VideoInfo, view: ClipView) -> np.ndarray:
-    """Distances int64 [num_frames] of the samples from the start, in frames or in units of the time base."""
-    return _multiples(str(view.stride), view.num_frames, None if view.unit == "frames" else info.time_base)
+def _steps(info: VideoInfo, view: ClipView | AudioView) -> np.ndarray:
+    """Distances int64 [num_frames] of the samples from the start, in frames or in units of the time base.
+
+    Of sound: those of its start and its end.
+    """
+    if isinstance(view, AudioView):
+        return _distances(str(view.seconds), "seconds", 2, "1", info.time_base)
+    scale = {"frames": None, "seconds": info.time_base, "video": info.num_frames}[view.unit]
+    return _distances(str(view.stride), view.unit, view.num_frames, str(view.ramp), scale)
 
 
 @functools.lru_cache(maxsize=256)
-def _multiples(stride: str, count: int, time_base: Fraction | None) -> np.ndarray:
-    step = Fraction(stride)  # By way of the text, so that 0.1 is one tenth.
-    if time_base is None:
-        return np.array([_round(place * step) for place in range(count)], np.int64)
-    # Time stamps are integers, so the frame on show at a time is the one on show at the last whole unit before it.
-    return np.array([int(place * step / time_base) for place in range(count)], np.int64)
+def _distances(stride: str, unit: str, count: int, ramp: str, scale: Fraction | int | None) -> np.ndarray:
+    step, ratio, last = Fraction(stride), Fraction(ramp), count - 1  # By way of the text, so that 0.1 is one tenth.
+    if unit == "video":
+        step = max(step * scale - 1, Fraction(0)) / max(last, 1)
+    # Place i in steps, of which there are as many whatever the ramp: sums of 1 + (ramp - 1) j / (last - 1), scaled.
+    places = [Fraction(place) for place in range(count)]
+    if last > 1:
+        slope = (ratio - 1) / (last - 1)
+        places = [(place + slope * place * (place - 1) / 2) * 2 / (1 + ratio) for place in places]
+    if unit == "seconds":
+        # Time stamps are integers, so the frame on show at a time is the one on show at the last whole unit before it.
+        return np.array([int(place * step / scale) for place in places], np.int64)
+    return np.array([_round(place * step) for place in places], np.int64)
 
 
 def _round(value: Fraction) -> int:
