@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from wt_jax.data.records import Record, VideoList
+from wt_jax.data.records import Record, VideoList, mix
 from wt_jax.data.sources.open import open_source
 from wt_jax.errors import SourceError
 
@@ -144,3 +144,17 @@ def test_missing_files_are_tolerated_up_to_a_share(tmp_path):
     with pytest.raises(SourceError, match=r"4 of 6 .*x\.mp4, .*y\.mp4, .*z\.mp4, \.\.\.\).*data\.max_bad_fraction"):
         open_source(location)
     assert len(open_source(location, max_bad_fraction=0.7)) == 6
+
+
+def test_times_of_records(tmp_path):
+    touch(tmp_path, "a.mp4", "b.mp4")
+    videos = open_source(write(tmp_path, "path,label,time\na.mp4,0,1.5\na.mp4,1,12\nb.mp4,0,\n"))
+    assert [record.time for record in videos] == [1.5, 12.0, None]
+    assert [record.time for record in videos.select([2, 0])] == [None, 1.5]
+    plain = open_source(write(tmp_path, "b.mp4 0\n", "plain.txt"))
+    assert plain[0].time is None
+    both = mix([plain, videos], [1, 1])
+    assert [record.time for record in both] == [None, 1.5, 12.0, None]
+    for time in ("soon", "-1", "inf", "nan"):
+        with pytest.raises(SourceError, match=f"line 3: expected seconds from the start of the video, got time '{time}'"):
+            open_source(write(tmp_path, f"path,time\na.mp4,1\na.mp4,{time}\n"))

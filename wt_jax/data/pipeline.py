@@ -4,30 +4,34 @@ A training batch is a pure function of the seed and the step. Whatever the numbe
 and wherever a run resumes, step 1000 sees the same clips, so no iterator state is ever saved. Grain's `MapDataset`
 gives this: each element draws from its own generator, seeded by its global position.
 
-Training and evaluation differ in what they do about a video that cannot be decoded: training shows another in its place
-and says so, evaluation marks it as not valid.
+Training and evaluation differ in what they do about a bad video, one of which a view cannot be read: training shows another
+in its place and counts it, evaluation marks it as not valid.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 import grain
 import numpy as np
 
+from wt_jax.data.boxes import LEAST_AREA, check_box_view, crop_boxes, find_boxes
+from wt_jax.data.feature_store import check_feature_view, choose_rows, open_clip_features
 from wt_jax.data.optical_flow import encode_motion
-from wt_jax.data.records import Record, VideoList
-from wt_jax.data.sampling import random_windows, spread_windows
-from wt_jax.data.video.reader import Reader, find_video, open_video
+from wt_jax.data.records import TIME, Record, VideoList
+from wt_jax.data.sampling import centered_start, extent, frame_indices, random_windows, spread_windows
+from wt_jax.data.video.reader import Reader, Video, find_video, open_video
 from wt_jax.data.video.yuv420 import Crop, Planes, crop_planes
-from wt_jax.data.views import check_crops, crop_frame, draw_crop
+from wt_jax.data.views import check_crops, crop_frame, crop_geometry, draw_crop
 from wt_jax.data.workers.pool import iterate
 from wt_jax.data.workers.shared_memory import empty
 from wt_jax.errors import VideoError
-from wt_jax.specs import ClipView
+from wt_jax.specs import GEOMETRY, AudioView, BoxView, Choice, ClipView, FeatureView, View, batch_arrays
 
 _TRIES = 16
 _TOGETHER_BYTES = 2 << 20  # of frames as RGB
@@ -36,7 +40,7 @@ _NUMBERS = {"label", "video", "failed"}
 
 def train_batches(
     videos: VideoList,
-    views: Mapping[str, ClipView],
+    views: Mapping[str, View],
     *,
     seed: int,
     batch_size: int,
@@ -53,7 +57,7 @@ def train_batches(
 
     Args:
       videos: what to show.
-      views: the views to make of each video, all from one decoding pass.
+      views: the views to make of each video, all clips of it from one decoding pass.
       seed: with the step, decides everything about a batch.
       batch_size: clips in the global batch; host p gets the p-th of num_hosts equal stretches, so that the hosts' parts, one
         behind the other, are the batch that one host would see.
@@ -65,19 +69,19 @@ def train_batches(
       threads: batches under way at once, per process; with 0 each batch is made when it is asked for.
 
     Yields:
-      For each view, uint8 [b, num_frames, size, size, 3], with b = batch_size // num_hosts; and int32 [b] each:
-      "label"; "video", the index of the record that is shown; "failed", the index of the record that should have been
-      shown and could not be decoded, or -1.
+      The arrays of each view, see `wt_jax.specs.batch_arrays`, [b, ...] with b = batch_size // num_hosts: of a clip uint8
+      [b, num_frames, size, size, 3]. And int32 [b] each: "label"; "video", the index of the record that is shown; "failed",
+      the index of the record that should have been shown and could not be read, or -1.
 
     Raises:
-      ValueError: the batch cannot be shared evenly by the hosts, there is no video, or a view has a reserved name.
-      VideoError: 16 videos in a row could not be decoded.
+      ValueError: the batch cannot be shared evenly by the hosts, there is no video, or the views are not as `check_views` says.
+      SourceError: stored features or boxes cannot be read, or are not those that a view asks for.
+      VideoError: 16 videos in a row could not be read.
       WorkerError: worker processes died again and again.
     """
     if not len(videos):
         raise ValueError("train_batches needs at least one video")
-    if taken := _NUMBERS & views.keys():
-        raise ValueError(f"a view must not be called {taken.pop()!r}: batches use the names {sorted(_NUMBERS)}")
+    check_views(videos, views)
     share = _share(batch_size, host, num_hosts)
     elements = _order(videos, seed).random_map(_with_state)
     stop = None if num_steps is None else (start_step + num_steps) * batch_size
@@ -103,7 +107,7 @@ def eval_batches(
     Args:
       videos: what to show.
       view: a view without randomness.
-      windows: clips per video, spread evenly from its start to its end.
+      windows: clips per video, spread evenly from its start to its end; 1 where records have a time, on which it is centered.
       batch_size: videos in the global batch; host p gets the p-th of num_hosts equal stretches.
       crops: squares per window, 1 or 3, see `views.check_crops`; those of a window follow each other.
       host: index of this host, in [0, num_hosts).
@@ -113,18 +117,21 @@ def eval_batches(
       start: the first batch to yield.
 
     Yields:
-      "clip" uint8 [b, windows * crops, num_frames, size, size, 3], with b = batch_size // num_hosts; "time" float32
-      [b, windows, 2], when the first and the last frame of each window appear, in seconds from the video's first frame (the
-      last before the first where a short video is looped); "label" and "video" int32 [b]; "valid" bool [b]. All hosts see
-      the same number of batches: the last is padded with video and label -1 and valid False. A video that cannot be
-      decoded has zeros and valid False.
+      "clip" uint8 [b, windows * crops, num_frames, size, size, 3], with b = batch_size // num_hosts; "geometry" float32
+      [b, windows * crops, 7], how each was cut, see `wt_jax.specs.GEOMETRY`; "time" float32 [b, windows, 2], when the first
+      and the last frame of each window appear, in seconds from the video's first frame (the last before the first where a
+      short video is looped); "label" and "video" int32 [b]; "valid" bool [b]. All hosts see the same number of batches: the
+      last is padded with video and label -1 and valid False. A video that cannot be decoded has zeros and valid False.
 
     Raises:
-      ValueError: the view is random or cannot have that many crops, or the batch cannot be shared evenly by the hosts.
+      ValueError: the view is random or cannot have that many crops, there are several windows of a record with a time, or the
+        batch cannot be shared evenly by the hosts.
     """
     if view.crop == "random" or view.flip_probability:
         raise ValueError("eval_batches needs a view without randomness: crop 'center' or 'resize', flip_probability 0")
     check_crops(view, crops)
+    if TIME in videos.columns and windows > 1:
+        raise ValueError(f"windows must be 1 where records have a time, got {windows}")
     share = _share(batch_size, host, num_hosts)
     padded = -(-len(videos) // batch_size) * batch_size
     elements = grain.MapDataset.range(padded).map(_EvalClips(videos, view, windows, crops))
@@ -133,10 +140,44 @@ def eval_batches(
     return iterate(elements.batch(share)[start * num_hosts + host :: num_hosts], workers, threads)
 
 
-def describe_failure(record: Record) -> str:
-    """Why a record could not be decoded, in one line, found out by reading it again."""
+def check_views(videos: VideoList, views: Mapping[str, View]) -> None:
+    """Checks that the pipeline can yield these views of these videos.
+
+    Raises:
+      ValueError: a view has a reserved name, or one with a dot; boxes have no recorded clip in their window, or several; or
+        boxes are asked for where records have no time.
+      TypeError: a view is of an unknown kind.
+      SourceError: stored features or boxes cannot be read, or are not those that a view asks for.
+    """
+    for name, view in views.items():
+        if name in _NUMBERS or "." in name:
+            raise ValueError(f"a view must not be called {name!r}: batches use {sorted(_NUMBERS)}, and VIEW.ARRAY")
+        if type(view) not in VIEW_READERS:
+            raise TypeError(f"view {name!r}: {type(view).__name__} is not one of {[kind.__name__ for kind in VIEW_READERS]}")
+        if isinstance(view, FeatureView):
+            check_feature_view(name, view)
+        if isinstance(view, BoxView):
+            recorded = [other for other in views.values() if _is_recorded(other, view.window)]
+            if len(recorded) != 1:
+                raise ValueError(
+                    f"boxes {name!r} need one clip with record=True in window {view.window!r}, got {len(recorded)}"
+                )
+            if TIME not in videos.columns:
+                raise ValueError(f"boxes {name!r} need a list with a column {TIME!r}, the seconds of the key frames")
+            check_box_view(name, view)
+
+
+def describe_failure(record: Record, views: Mapping[str, View] | None = None) -> str:
+    """Why a record could not be read, in one line, found out by reading it again.
+
+    With `views` these are read too, for which a video may be bad that can be decoded.
+    """
     try:
-        find_video(record.path).check()
+        if views is None or any(isinstance(view, _TIMED) for view in views.values()):
+            find_video(record.path).check()
+        if views:
+            arrays = {name: np.empty(shape, dtype) for name, (shape, dtype) in batch_arrays(views).items()}
+            read_views(record, views, np.random.default_rng(0), arrays)
     except VideoError as error:
         return str(error)
     return f"{record.path}: it can be decoded now; the failure was passing, or the file has changed"
@@ -148,29 +189,29 @@ def _with_state(index: int, rng: np.random.Generator) -> tuple[int, Mapping[str,
 
 
 class _TrainBatch:
-    """Makes a batch of training elements, each frame written where it stays; a class, because it travels to workers."""
+    """Makes a batch of training elements, each array written where it stays; a class, because it travels to workers."""
 
-    def __init__(self, videos: VideoList, views: dict[str, ClipView]):
+    def __init__(self, videos: VideoList, views: dict[str, View]):
         self.videos = videos
         self.views = views
+        self.arrays = batch_arrays(views)
 
     def __call__(self, elements: Sequence[tuple[int, Mapping[str, Any]]]) -> dict[str, np.ndarray]:
         count, rng, shown = len(elements), np.random.Generator(np.random.Philox(0)), []
-        clips = {name: empty((count, view.num_frames, view.size, view.size, 3)) for name, view in self.views.items()}
+        arrays = {name: empty((count, *shape), dtype) for name, (shape, dtype) in self.arrays.items()}
         for place, (index, state) in enumerate(elements):
             rng.bit_generator.state = state
-            shown.append(self._show(index, rng, {name: clips[name][place] for name in clips}))
+            shown.append(self._show(index, rng, {name: array[place, ...] for name, array in arrays.items()}))
         numbers = zip(("label", "video", "failed"), np.array(shown, np.int32).T, strict=True)
-        return clips | {name: values.copy() for name, values in numbers}
+        return arrays | {name: values.copy() for name, values in numbers}
 
-    def _show(self, index: int, rng: np.random.Generator, clips: dict[str, np.ndarray]) -> tuple[int, int, int]:
+    def _show(self, index: int, rng: np.random.Generator, out: dict[str, np.ndarray]) -> tuple[int, int, int]:
         """Fills in the views of a video, or of another in its place; returns label, index, and index of what failed."""
         failed = -1
         for _ in range(_TRIES):
             record = self.videos[index]
             try:
-                with open_video(record.path) as reader:
-                    crop_clips(reader, random_windows(reader.info, self.views, rng), self.views, rng, out=clips)
+                read_views(record, self.views, rng, out)
             except VideoError as error:
                 last = str(error)  # not the error: it holds this frame, and the frame it, until a collection
                 failed = record.index if failed < 0 else failed
@@ -178,6 +219,118 @@ class _TrainBatch:
             else:
                 return record.label, record.index, failed
         raise VideoError(f"{_TRIES} videos in a row could not be decoded; last: {last}")
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A video whose views are being read.
+
+    Attributes:
+      record: which one.
+      views: all its views, a `Choice` replaced by the view that was drawn.
+      rng: where draws come from.
+      out: the arrays to write to, by the names of the batch.
+      video, reader: the video, open; None where no view needs it.
+      windows: of each view with a place in time the indices of its frames.
+    """
+
+    record: Record
+    views: Mapping[str, View]
+    rng: np.random.Generator
+    out: dict[str, np.ndarray]
+    video: Video | None = None
+    reader: Reader | None = None
+    windows: Mapping[str, np.ndarray] | None = None
+
+
+def read_views(record: Record, views: Mapping[str, View], rng: np.random.Generator, out: dict[str, np.ndarray]) -> None:
+    """Reads the views of one video, which is opened once, and only where a view needs it.
+
+    Args:
+      record: the video.
+      views: what to read; see `check_views`.
+      rng: where all draws come from: first the variants, then the windows, then what each kind draws.
+      out: the arrays of `wt_jax.specs.batch_arrays`, written to.
+
+    Raises:
+      VideoError: one of the views cannot be read.
+    """
+    views = {name: _draw(name, view, rng, out) if type(view) is Choice else view for name, view in views.items()}
+    readers: dict[Callable, dict[str, View]] = {}
+    for name, view in views.items():
+        readers.setdefault(VIEW_READERS[type(view)], {})[name] = view
+    timed = {name: view for name, view in views.items() if isinstance(view, _TIMED)}
+    video = find_video(record.path) if timed else None
+    with video.open() if video else nullcontext() as reader:
+        windows = random_windows(reader.info, timed, rng, _time_of(record, reader)) if reader else None
+        shown = _Shown(record, views, rng, out, video, reader, windows)
+        for read in _ORDER:
+            if read in readers:
+                read(shown, readers[read])
+
+
+def _draw(name: str, view: Choice, rng: np.random.Generator, out: dict[str, np.ndarray]) -> ClipView:
+    """The variant of a view that is shown."""
+    chosen = int(rng.integers(len(view.views)))
+    out[f"{name}.choice"][...] = chosen
+    return view.views[chosen]
+
+
+def _time_of(record: Record, reader: Reader) -> float | None:
+    """The time of a record, which must lie within its video."""
+    if record.time is not None and record.time > reader.info.duration:
+        raise VideoError(f"{record.path}: its time {record.time} s is behind its end, at {float(reader.info.duration):.2f} s")
+    return record.time
+
+
+def _is_recorded(view: View, window: str) -> bool:
+    """Whether a view is a clip of this window whose geometry is known."""
+    return isinstance(view, ClipView | Choice) and view.window == window and "geometry" in view.arrays
+
+
+def _read_clips(shown: _Shown, views: Mapping[str, ClipView]) -> None:
+    crop_clips(shown.reader, {name: shown.windows[name] for name in views}, views, shown.rng, out=shown.out)
+
+
+def _read_audio(shown: _Shown, views: Mapping[str, AudioView]) -> None:
+    info = shown.reader.info
+    for name, view in views.items():
+        start = int(info.pts[shown.windows[name][0]]) * info.time_base
+        shown.out[name][:] = shown.video.audio(start, view.samples, view.rate)
+
+
+def _read_boxes(shown: _Shown, views: Mapping[str, BoxView]) -> None:
+    for name, view in views.items():
+        clip = next(other for other, spec in shown.views.items() if _is_recorded(spec, view.window))
+        boxes, labels = find_boxes(shown.record, view)
+        boxes, part = crop_boxes(boxes, shown.out[f"{clip}.geometry"])
+        kept = np.flatnonzero(part >= LEAST_AREA)[: view.most]
+        for array, rows in ((shown.out[name], boxes), (shown.out[f"{name}.labels"], labels)):
+            array[: len(kept)], array[len(kept) :] = rows[kept], 0
+        shown.out[f"{name}.valid"][:] = np.arange(view.most) < len(kept)
+
+
+def _read_features(shown: _Shown, views: Mapping[str, FeatureView]) -> None:
+    for name, view in views.items():
+        stored = open_clip_features(view.store)
+        row = stored.rows.get(shown.record.path)
+        if row is None:
+            raise VideoError(f"{shown.record.path}: {view.store} has no features of it")
+        chosen = choose_rows(view, stored.clips.shape[1], shown.rng)
+        shown.out[name][:] = stored.clips[row][chosen]
+        shown.out[f"{name}.geometry"][:] = stored.geometry[row][chosen]
+
+
+# What reads each kind of view, all views of the kind at once; in this order, as boxes follow the clips' crops.
+VIEW_READERS: Mapping[type, Callable[[_Shown, Mapping[str, Any]], None]] = {
+    ClipView: _read_clips,
+    Choice: _read_clips,
+    AudioView: _read_audio,
+    BoxView: _read_boxes,
+    FeatureView: _read_features,
+}
+_ORDER = tuple(dict.fromkeys(VIEW_READERS.values()))
+_TIMED = (ClipView, Choice, AudioView)  # kinds that begin at a moment of the video, for which it is opened
 
 
 class _EvalClips:
@@ -192,36 +345,47 @@ class _EvalClips:
     def __call__(self, index: int) -> dict[str, np.ndarray]:
         size = self.view.size
         clip = np.zeros((self.windows * self.crops, self.view.num_frames, size, size, 3), np.uint8)
+        geometry = np.zeros((self.windows * self.crops, len(GEOMETRY)), np.float32)
         time = np.zeros((self.windows, 2), np.float32)
         label, video, valid = -1, -1, False
         if index < len(self.videos):
             record = self.videos[index]
             label, video = record.label, record.index
             try:
-                clip, time = self._clips(record)
+                clip, geometry, time = self._clips(record)
                 valid = True
             except VideoError:
                 pass  # Named by the main process, which sees that a video is not valid.
         return {
             "clip": clip,
+            "geometry": geometry,
             "time": time,
             "label": np.int32(label),
             "video": np.int32(video),
             "valid": np.bool_(valid),
         }
 
-    def _clips(self, record: Record) -> tuple[np.ndarray, np.ndarray]:
-        """The clips of a video, and when they begin and end."""
+    def _clips(self, record: Record) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The clips of a video, how they were cut, and when they begin and end."""
         halves = {"middle": 1} if self.crops == 1 else {"first": 0, "middle": 1, "last": 2}
+        views = dict.fromkeys(halves, replace(self.view, record=True))
         with open_video(record.path) as reader:
             info = reader.info
-            frames = np.stack(spread_windows(info, self.view, self.windows))
-            views = dict.fromkeys(halves, self.view)
-            clips = crop_clips(reader, dict.fromkeys(halves, frames.ravel()), views, None, halves)
+            frames = np.stack(self._windows(record, reader))
+            read = crop_clips(reader, dict.fromkeys(halves, frames.ravel()), views, None, halves)
         time = (info.pts[frames[:, [0, -1]]] - info.pts[0]) * float(info.time_base)
         # Windows first, then the crops of each.
-        crops = np.stack([clip.reshape(*frames.shape, *clip.shape[1:]) for clip in clips.values()], axis=1)
-        return crops.reshape(-1, *crops.shape[2:]), time.astype(np.float32)
+        clips = np.stack([read[name].reshape(*frames.shape, *read[name].shape[1:]) for name in halves], axis=1)
+        geometry = np.stack([np.tile(read[f"{name}.geometry"], (self.windows, 1)) for name in halves], axis=1)
+        geometry[..., -2:] = np.array([extent(info, window) for window in frames])[:, None]
+        return clips.reshape(-1, *clips.shape[2:]), geometry.reshape(-1, len(GEOMETRY)), time.astype(np.float32)
+
+    def _windows(self, record: Record, reader: Reader) -> list[np.ndarray]:
+        """The frames of each window."""
+        time = _time_of(record, reader)
+        if time is None:
+            return spread_windows(reader.info, self.view, self.windows)
+        return [frame_indices(reader.info, self.view, centered_start(reader.info, self.view, time))]
 
 
 def crop_clips(
@@ -243,12 +407,12 @@ def crop_clips(
       out: the arrays to write to; None: new ones.
 
     Returns:
-      For each view, uint8 [T, size, size, 3].
+      For each view, uint8 [T, size, size, 3]; and where `record` is set float32 [7] as VIEW.geometry.
 
     Raises:
       VideoError: a frame cannot be decoded.
     """
-    clips = out or {name: np.empty((len(frames[name]), view.size, view.size, 3), np.uint8) for name, view in views.items()}
+    clips = out or _arrays_of(frames, views)
     indices = {name: numbers.tolist() for name, numbers in frames.items()}
     wanted = np.array(sorted(set().union(*indices.values())))
     cuts: dict[str, Crop] = {}
@@ -256,6 +420,9 @@ def crop_clips(
         if not cuts:
             size = next(iter(pictures.values())).shape[:2]
             cuts = {name: draw_crop(*size, view, rng, halves[name] if halves else 1) for name, view in views.items()}
+            for name, view in views.items():
+                if view.record:
+                    clips[f"{name}.geometry"][:] = *crop_geometry(cuts[name], *size), *extent(reader.info, frames[name])
         for name, cut in cuts.items():
             places = zip(indices[name], range(len(clips[name])), strict=True)
             _cut_pictures([(pictures[index], place) for index, place in places if index in pictures], cut, clips[name])
@@ -263,6 +430,13 @@ def crop_clips(
         if view.content != "rgb":
             clips[name][:] = encode_motion(clips[name], view.content)
     return clips
+
+
+def _arrays_of(frames: Mapping[str, np.ndarray], views: Mapping[str, ClipView]) -> dict[str, np.ndarray]:
+    """Arrays for clips of as many frames, which need not be those of the views."""
+    clips = {name: np.empty((len(frames[name]), view.size, view.size, 3), np.uint8) for name, view in views.items()}
+    recorded = [name for name, view in views.items() if view.record]
+    return clips | {f"{name}.geometry": np.empty(len(GEOMETRY), np.float32) for name in recorded}
 
 
 def _some_at_once(pictures: Iterator[tuple[int, np.ndarray | Planes]]) -> Iterator[dict[int, np.ndarray | Planes]]:

@@ -7,14 +7,24 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+TIME = "time"  # the column of the records' times
+
 
 @dataclass(frozen=True)
 class Record:
-    """One video: its place in the list, its name (see `wt_jax.data.video.reader.open_video`), and its class or -1."""
+    """One video, or one moment of it.
+
+    Attributes:
+      index: row of the list.
+      path: its name, see `wt_jax.data.video.reader.open_video`.
+      label: its class, or -1.
+      time: seconds from the video's first frame; windows are centered on it instead of being drawn. None: there is none.
+    """
 
     index: int
     path: str
     label: int
+    time: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +35,8 @@ class VideoList(Sequence[Record]):
       paths: one name per video: a path, an address such as gs://..., or a record of a shard, FILE.array_record#NUMBER.
       labels: int32 [n], classes in [0, len(classes)), or -1 throughout where nothing is labelled.
       classes: class names; empty where nothing is labelled.
-      columns: further columns of a CSV list, one text per video.
+      columns: further columns of a CSV list, one text per video. A column "time" holds the records' times, "" where there is
+        none.
       parts: of a mixture, (number of videos, weight) of each of its lists, in their order; else empty.
     """
 
@@ -40,7 +51,8 @@ class VideoList(Sequence[Record]):
 
     def __getitem__(self, index: int) -> Record:
         path = self.paths[index]  # Raises IndexError, which ends iteration.
-        return Record(int(index) % len(self), path, int(self.labels[index]))
+        time = self.columns[TIME][index] if TIME in self.columns else ""
+        return Record(int(index) % len(self), path, int(self.labels[index]), float(time) if time else None)
 
     def select(self, indices: Iterable[int]) -> VideoList:
         """The videos at these places, renumbered from 0; the classes stay as they are, the weights of a mixture do not."""
@@ -57,7 +69,7 @@ def mix(lists: Sequence[VideoList], weights: Sequence[float]) -> VideoList:
     """One list of several, of which training shows list i in the share weights[i] / sum(weights) of its clips.
 
     Classes of the same name are one class. If one of the lists is unlabelled the mixture is; columns that all lists have
-    stay.
+    stay, and times where any list has them.
     """
     classes = tuple(dict.fromkeys(name for videos in lists for name in videos.classes))
     if not all(videos.classes for videos in lists):
@@ -69,12 +81,15 @@ def mix(lists: Sequence[VideoList], weights: Sequence[float]) -> VideoList:
         else np.full(len(videos), -1, np.int32)
         for videos in lists
     ]
-    shared = [name for name in lists[0].columns if all(name in videos.columns for videos in lists)]
+    shared = [name for name in lists[0].columns if name != TIME and all(name in videos.columns for videos in lists)]
+    columns = {name: tuple(value for videos in lists for value in videos.columns[name]) for name in shared}
+    if any(TIME in videos.columns for videos in lists):
+        columns[TIME] = tuple(time for videos in lists for time in videos.columns.get(TIME, ("",) * len(videos)))
     return VideoList(
         paths=tuple(path for videos in lists for path in videos.paths),
         labels=np.concatenate(labels),
         classes=classes,
-        columns={name: tuple(value for videos in lists for value in videos.columns[name]) for name in shared},
+        columns=columns,
         parts=tuple((len(videos), float(weight)) for videos, weight in zip(lists, weights, strict=True)),
     )
 

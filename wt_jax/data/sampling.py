@@ -107,6 +107,14 @@ def spread_windows(info: VideoInfo, view: ClipView, count: int) -> list[np.ndarr
     return [frame_indices(info, view, _round(Fraction(last * place, count - 1))) for place in range(count)]
 
 
+def extent(info: VideoInfo, indices: np.ndarray) -> tuple[float, float]:
+    """When the earliest of these frames appears and the latest ends, relative to the duration of the video."""
+    first, last = int(indices.min()), int(indices.max())
+    begin, duration = int(info.pts[0]), info.end - int(info.pts[0])
+    end = int(info.pts[last + 1]) if last + 1 < info.num_frames else info.end
+    return (int(info.pts[first]) - begin) / duration, (end - begin) / duration
+
+
 def _in_seconds(view: ClipView | AudioView) -> bool:
     return isinstance(view, AudioView) or view.unit == "seconds"
 

@@ -34,6 +34,12 @@ def draw_crop(height: int, width: int, view: ClipView, rng: np.random.Generator 
     return Crop(*box, view.flip_probability > 0 and rng.random() < view.flip_probability)
 
 
+def crop_geometry(cut: Crop, height: int, width: int) -> tuple[float, float, float, float, float]:
+    """Flip 0 or 1, and top, left, bottom and right of a crop relative to a frame of this size: see `wt_jax.specs.GEOMETRY`."""
+    bottom, right = cut.top + cut.rows, cut.left + cut.columns
+    return float(cut.flip), cut.top / height, cut.left / width, bottom / height, right / width
+
+
 def crop_frame(frame: np.ndarray, cut: Crop, out: np.ndarray) -> None:
     """Crops, resizes and mirrors one frame.
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import logging
+import math
 import os
 import re
 
 import numpy as np
 from etils import epath
 
-from wt_jax.data.records import VideoList
+from wt_jax.data.records import TIME, VideoList
 from wt_jax.data.video.reader import EXTENSIONS, file_of, is_remote
 from wt_jax.errors import SourceError
 
@@ -75,6 +76,7 @@ def _from_lines(place: epath.Path, lines: list[str], root: str) -> VideoList:
                 )
             rows.append({"path": match["path"], "label": match["label"] or ""})
     labels, classes = _labels(place, numbers, rows)
+    _check_times(place, numbers, rows)
     names = [name for name in rows[0] if name not in ("path", "label")]
     return VideoList(
         paths=tuple(row["path"] if is_remote(row["path"]) else os.path.join(root, row["path"]) for row in rows),
@@ -118,6 +120,17 @@ def _labels(place: epath.Path, numbers: list[int], rows: list[dict[str, str]]) -
             )
         named[label] = name
     return labels, tuple(named.values())
+
+
+def _check_times(place: epath.Path, numbers: list[int], rows: list[dict[str, str]]) -> None:
+    """Raises where a column of times holds anything but seconds of 0 or more, or nothing."""
+    for number, row in zip(numbers, rows, strict=True):
+        try:
+            valid = 0 <= float(row.get(TIME) or 0) < math.inf
+        except ValueError:
+            valid = False
+        if not valid:
+            raise SourceError(f"{place}, line {number}: expected seconds from the start of the video, got {TIME} {row[TIME]!r}")
 
 
 def _kind(label: str) -> str:

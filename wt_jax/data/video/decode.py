@@ -57,7 +57,7 @@ _LOOKED_AT = 16  # packets at once
 _FACTS = attrgetter("size", "is_corrupt", "pts", "dts", "is_keyframe", "is_discard")
 _KNOWN_VIDEOS = 4096
 # A title that is not UTF-8 must not make a video unreadable. PyAV 19 has no such setting any more.
-_TOLERANT = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+TOLERANT = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -492,7 +492,7 @@ def _open(source: str | bytes, brief: bool) -> av.container.InputContainer:
     def opened(**options) -> av.container.InputContainer:
         # "file:" keeps a colon in a name from being read as a protocol.
         target = io.BytesIO(source) if isinstance(source, bytes) else f"file:{source}"
-        return av.open(target, **options, **_TOLERANT)
+        return av.open(target, **options, **TOLERANT)
 
     if brief and _is_mp4(source):
         with suppress(av.error.FFmpegError):

@@ -21,6 +21,7 @@ import numpy as np
 from array_record.python import array_record_module
 
 from wt_jax.data.video import decode
+from wt_jax.data.video.audio import read_audio
 from wt_jax.data.video.decode import VideoInfo
 from wt_jax.data.video.yuv420 import Planes
 from wt_jax.errors import VideoError
@@ -55,6 +56,9 @@ class Video(Protocol):
 
     def read_all(self) -> Iterator[np.ndarray]:
         """Every frame, uint8 [height, width, 3], in order, one at a time."""
+
+    def audio(self, start: Fraction, count: int, rate: int) -> np.ndarray:
+        """A stretch of its audio track, as `wt_jax.data.video.audio.read_audio` reads it."""
 
     def check(self) -> VideoInfo:
         """Decodes each frame once."""
@@ -217,6 +221,10 @@ class _Encoded:
         with self._named():
             yield from decode.read_all(self.source)
 
+    def audio(self, start: Fraction, count: int, rate: int) -> np.ndarray:
+        with self._named():
+            return read_audio(self.source, start, count, rate)
+
     def check(self) -> VideoInfo:
         with self._named():
             return decode.check(self.source)
@@ -263,6 +271,9 @@ class _Images:
 
     def read_all(self) -> Iterator[np.ndarray]:
         return map(self._image, range(len(self.images)))
+
+    def audio(self, start: Fraction, count: int, rate: int) -> np.ndarray:
+        raise VideoError(f"{self.name}: it is a list of images, without an audio track")
 
     def check(self) -> VideoInfo:
         for _ in self.read_all():

@@ -70,14 +70,14 @@ class _Desk(threading.local):
 _desk = _Desk()
 
 
-def empty(shape: tuple[int, ...]) -> np.ndarray:
-    """A uint8 array to make a batch in: where a batch is handed over, in the memory in which it will be seen."""
+def empty(shape: tuple[int, ...], dtype: np.typing.DTypeLike = np.uint8) -> np.ndarray:
+    """An array to make a batch in: where a batch is handed over, in the memory in which it will be seen."""
     start = _desk.place()
-    end = start + math.prod(shape)
+    end = start + math.prod(shape) * np.dtype(dtype).itemsize
     if end > len(_desk.data):
-        return np.empty(shape, np.uint8)
+        return np.empty(shape, dtype)
     _desk.taken = end
-    return _desk.data[start:end].reshape(shape)
+    return _desk.data[start:end].view(dtype).reshape(shape)
 
 
 def pack(make: Any, place: int, block: Block | None) -> tuple[bytes, list[tuple[int, int]], int]:
