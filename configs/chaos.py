@@ -6,8 +6,7 @@ Expect:    "the end state equals the undisturbed run bit for bit". Nothing is le
 """
 
 from ml_collections import ConfigDict
-
-from configs.quickstart import get_config as get_quickstart_config
+from wt_jax.configs.quickstart import get_config as get_quickstart_config
 
 
 def get_config(method: str = "weak_teacher") -> ConfigDict:

@@ -8,8 +8,8 @@ CoCLR's InfoNCE setting for UCF101: 64 clips per step (2 GPUs x 32), queue 2,048
 """
 
 from ml_collections import ConfigDict
+from wt_jax.configs.k400 import get_config as get_k400_config
 
-from configs.k400 import get_config as get_k400_config
 from wt_jax.config import adapt
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import jax
-from absl import flags
+from absl import app, flags
 from ml_collections import config_flags
 
 from wt_jax.cluster.preemption import RUN_AGAIN, Interrupt, Preempted
@@ -22,7 +22,10 @@ from wt_jax.methods import METHODS
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
-    """absl's flag parsing, with every fault told in one line and exit code 2."""
+    """absl's flag parsing; `--help` ends with code 0, a fault with one line and exit code 2."""
+    if {"--help", "-help", "-h"} & set(argv[1:]):
+        app.usage(shorthelp=True, writeto_stdout=True)
+        sys.exit(0)
     try:
         return flags.FLAGS(list(argv))
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError) as error:

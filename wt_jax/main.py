@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absl import app, flags
-from ml_collections import config_flags
 
 from wt_jax.cli import parse_flags, set_up_logging, user_errors
 from wt_jax.cluster.processes import join
 from wt_jax.config import Config, resolve
+from wt_jax.config_files import config_names, define_config
 from wt_jax.errors import ConfigError
 from wt_jax.ops import prepare_process
 from wt_jax.train.checkpoint import last_state
@@ -23,7 +23,7 @@ from wt_jax.train.loop import Run, prepare, train
 from wt_jax.train.step import TrainState
 from wt_jax.train.workdir import open_workdir, read_config
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/k400.py or configs/k400.py:moco.")
+_CONFIG = define_config(None, "Configuration, e.g. k400, k400:moco or configs/k400.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, results.")
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "inspect"], "What to do.")
 # Several processes as one run. Cloud TPU, GKE, Slurm and Open MPI are detected; the environment is for launch scripts.
@@ -46,8 +46,7 @@ def read_flags() -> tuple[Config, Path]:
         return resolve(_CONFIG.value), workdir
     if _MODE.value == "eval":
         return read_config(workdir), workdir
-    names = "quickstart.py, folder.py, k400.py, ssv2.py, supervised.py, ucf101.py"
-    raise ConfigError(f"--config=FILE is missing; there are configs/{names}")
+    raise ConfigError(f"--config=NAME is missing; there are {', '.join(config_names())}")
 
 
 def main(argv: Sequence[str]) -> None:

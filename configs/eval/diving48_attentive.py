@@ -11,8 +11,7 @@ of 16 frames at stride 4.
 """
 
 from ml_collections import ConfigDict
-
-from configs.eval.ssv2_attentive import get_config as get_ssv2_config
+from wt_jax.configs.eval.ssv2_attentive import get_config as get_ssv2_config
 
 
 def get_config() -> ConfigDict:

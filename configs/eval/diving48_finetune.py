@@ -10,8 +10,8 @@ differ by the side they turn to; 16 frames at stride 4. All this is our choice.
 """
 
 from ml_collections import ConfigDict
+from wt_jax.configs.eval.k400 import get_config as get_k400_config
 
-from configs.eval.k400 import get_config as get_k400_config
 from wt_jax.config import to_dict
 from wt_jax.eval.protocols.recipes import RHO_FINETUNE_UCF101
 

@@ -10,8 +10,7 @@ As configs/eval/ucf101.py.
 """
 
 from ml_collections import ConfigDict
-
-from configs.eval.small_sets import stored
+from wt_jax.configs.eval.small_sets import stored
 
 
 def get_config() -> ConfigDict:

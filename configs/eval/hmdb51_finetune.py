@@ -9,8 +9,8 @@ As configs/eval/ucf101_finetune.py.
 """
 
 from ml_collections import ConfigDict
+from wt_jax.configs.eval.small_sets import trained
 
-from configs.eval.small_sets import trained
 from wt_jax.eval.protocols.recipes import COCLR_FINETUNE
 
 

@@ -12,8 +12,7 @@ values on a held-out part of the training set.
 """
 
 from ml_collections import ConfigDict
-
-from configs.eval.k400 import get_config as get_k400_config
+from wt_jax.configs.eval.k400 import get_config as get_k400_config
 
 
 def get_config() -> ConfigDict:

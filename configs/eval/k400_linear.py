@@ -11,8 +11,8 @@ wt_jax/eval/protocols/recipes.py.
 """
 
 from ml_collections import ConfigDict
+from wt_jax.configs.eval.k400 import get_config as get_k400_config
 
-from configs.eval.k400 import get_config as get_k400_config
 from wt_jax.config import to_dict
 from wt_jax.eval.protocols.recipes import RHO_LINEAR_K400
 

@@ -11,8 +11,7 @@ center crop instead of three, no augmentation, a search around those values on a
 """
 
 from ml_collections import ConfigDict
-
-from configs.eval.k400_attentive import get_config as get_k400_attentive_config
+from wt_jax.configs.eval.k400_attentive import get_config as get_k400_attentive_config
 
 
 def get_config() -> ConfigDict:

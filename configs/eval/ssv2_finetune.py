@@ -12,8 +12,8 @@ the stride is 4, as in configs/ssv2.py: ours. More inference: wt_jax/eval/protoc
 """
 
 from ml_collections import ConfigDict
+from wt_jax.configs.eval.k400 import get_config as get_k400_config
 
-from configs.eval.k400 import get_config as get_k400_config
 from wt_jax.config import to_dict
 from wt_jax.eval.protocols.recipes import RHO_FINETUNE_SSV2
 

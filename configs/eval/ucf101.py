@@ -13,8 +13,7 @@ windows are as many is not known. The search of the linear probe covers CoCLR's 
 """
 
 from ml_collections import ConfigDict
-
-from configs.eval.small_sets import stored
+from wt_jax.configs.eval.small_sets import stored
 
 
 def get_config() -> ConfigDict:

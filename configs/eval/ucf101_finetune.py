@@ -10,8 +10,8 @@ wt_jax/eval/protocols/recipes.py, which also has MaCLR's and the rho study's set
 """
 
 from ml_collections import ConfigDict
+from wt_jax.configs.eval.small_sets import trained
 
-from configs.eval.small_sets import trained
 from wt_jax.eval.protocols.recipes import COCLR_FINETUNE
 
 

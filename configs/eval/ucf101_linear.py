@@ -9,8 +9,8 @@ SGD, 100 epochs, drops at 60 and 80; what is inference is in wt_jax/eval/protoco
 """
 
 from ml_collections import ConfigDict
+from wt_jax.configs.eval.small_sets import trained
 
-from configs.eval.small_sets import trained
 from wt_jax.eval.protocols.recipes import COCLR_LINEAR
 
 

@@ -27,7 +27,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from absl import app, flags
-from ml_collections import config_flags
 
 from wt_jax.bench.clips import make_clips
 from wt_jax.bench.memory import peak_of
@@ -35,6 +34,7 @@ from wt_jax.bench.peers.measure import LIMITS, Job
 from wt_jax.bench.stages import time_stages
 from wt_jax.cli import parse_flags, set_up_logging, user_errors
 from wt_jax.config import Config, resolve
+from wt_jax.config_files import define_config
 from wt_jax.data.sources.open import open_source
 from wt_jax.data.video.decode import probe
 from wt_jax.errors import ConfigError
@@ -42,7 +42,7 @@ from wt_jax.methods import build_method
 
 log = logging.getLogger("wt_jax")
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file: its views, its batch size, its videos.")
+_CONFIG = define_config(None, "Configuration: its views, its batch size, its videos.")
 _CLIPS = flags.DEFINE_string("make_clips", "", "Folder to fill with test clips and to measure on.")
 _GOP = flags.DEFINE_integer("gop", 250, "Most frames between two keyframes of the test clips.")
 _AGAINST = flags.DEFINE_enum("against", "", ["", "torch"], "Whom to measure beside.")
@@ -188,7 +188,7 @@ def main(argv: Sequence[str]) -> None:
     set_up_logging()
     with user_errors():
         if _CONFIG.value is None:
-            raise ConfigError("--config=FILE is missing; configs/folder.py has views for any folder")
+            raise ConfigError("--config=NAME is missing; folder has views for any folder")
         if _CLIPS.value:
             make_clips(Path(_CLIPS.value), gop=_GOP.value)
             _CONFIG.value.data.train = _CLIPS.value

@@ -21,19 +21,19 @@ from pathlib import Path
 
 import jax
 from absl import app, flags
-from ml_collections import config_flags
 
 from wt_jax.bench.peers.measure_step import WAYS, Job
 from wt_jax.bench.step_turns import Contender, bench, report
 from wt_jax.cli import config_for, parse_flags, set_up_logging, user_errors
 from wt_jax.config import Config, resolve
+from wt_jax.config_files import define_config
 from wt_jax.errors import ConfigError
 from wt_jax.eval.compare.runs import config_of
 from wt_jax.specs import PixelSpec
 
 log = logging.getLogger("wt_jax")
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file: its model, its views, its batch size.")
+_CONFIG = define_config(None, "Configuration: its model, its views, its batch size.")
 _AGAINST = flags.DEFINE_enum("against", "", ["", "torch"], "Whom to measure beside.")
 _METHODS = flags.DEFINE_list("methods", [], "Methods to measure; the first is the reference. Default: that of the config.")
 _VIEWS = flags.DEFINE_bool("views", False, "Also measure without color, gray and blur.")
@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> None:
         if len(argv) > 1:
             raise ConfigError(f"unexpected argument {argv[1]!r}; options begin with --")
         if _CONFIG.value is None:
-            raise ConfigError("--config=FILE is missing; configs/quickstart.py is the smallest")
+            raise ConfigError("--config=NAME is missing; quickstart is the smallest")
         for name in set(_WAYS.value) - set(WAYS):
             raise ConfigError(f"unknown way {name!r} in --ways; there are {', '.join(WAYS)}")
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench_step")))

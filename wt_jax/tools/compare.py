@@ -15,15 +15,15 @@ from pathlib import Path
 
 import jax
 from absl import app, flags
-from ml_collections import config_flags
 
 from wt_jax.cli import config_for, parse_flags, set_up_logging, user_errors
+from wt_jax.config_files import define_config
 from wt_jax.errors import ConfigError
 from wt_jax.eval.compare.runs import compare
 
 log = logging.getLogger("wt_jax")
 
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/quickstart.py", "Config file, without a method.")
+_CONFIG = define_config("quickstart", "Configuration, without a method.")
 _METHODS = flags.DEFINE_list(
     "methods", ["weak_teacher", "one_hot"], "Methods, separated by commas; the first is the reference."
 )

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absl import app, flags
-from ml_collections import config_flags
 
 from wt_jax.cli import fail, parse_flags, set_up_logging, user_errors
+from wt_jax.config_files import config_names, define_config
 from wt_jax.errors import ConfigError, EvaluationError
 from wt_jax.eval.config import resolve_evaluation
 from wt_jax.eval.encoders import named_places
@@ -22,7 +22,7 @@ from wt_jax.eval.suite import evaluate
 
 log = logging.getLogger("wt_jax")
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/eval/labelled_folder.py.")
+_CONFIG = define_config(None, "Configuration, e.g. labelled_folder or configs/eval/labelled_folder.py.", "eval")
 _ENCODERS = flags.DEFINE_list("encoders", [], "Encoders to compare, separated by commas: [NAME=]random or [NAME=]FOLDER.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for features and results.")
 
@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
         if len(argv) > 1:
             raise ConfigError(f"unexpected argument {argv[1]!r}; options begin with --")
         if _CONFIG.value is None:
-            raise ConfigError("--config=FILE is missing; see configs/eval/")
+            raise ConfigError(f"--config=NAME is missing; there are {', '.join(config_names('eval'))}")
         if not _WORKDIR.value:
             raise ConfigError("--workdir=DIR is missing; name a folder for features and results")
         folder = Path(_WORKDIR.value)

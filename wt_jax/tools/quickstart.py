@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 from absl import app, flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from wt_jax.cli import parse_flags, set_up_logging, user_errors
 from wt_jax.config import resolve
+from wt_jax.config_files import define_config
 from wt_jax.eval.report import Subject, write_report
 from wt_jax.eval.run import judge
 from wt_jax.eval.table import format_table
@@ -28,7 +29,7 @@ from wt_jax.train.workdir import open_workdir
 
 log = logging.getLogger("wt_jax")
 
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/quickstart.py", "Config file and method.")
+_CONFIG = define_config("quickstart", "Configuration and method.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Folder of the data set and the runs.")
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds to run, separated by commas.")
 

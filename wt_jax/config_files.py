@@ -1,0 +1,67 @@
+"""The flag `--config`: a shipped configuration by its name, or any file by its path.
+
+`k400` and `k400:byol` name shipped configurations (for evaluations, those of `configs/eval`); what ends in `.py` is a path.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+from ml_collections.config_flags.config_flags import ConfigFileFlagParser
+
+import wt_jax.configs
+from wt_jax.errors import ConfigError
+
+flags.disclaim_key_flags()  # the flag belongs to the command that defines it, whose --help lists it
+
+
+def config_names(folder: str = "") -> list[str]:
+    """Names of the shipped configurations, of `eval` if that is the folder; sorted."""
+    return sorted(path.stem for path in _shipped(folder).glob("*.py") if "def get_config(" in path.read_text())
+
+
+def find_config(value: str, folder: str = "") -> str:
+    """The file of a configuration, with the argument behind a colon if there is one.
+
+    Args:
+      value: NAME, NAME:ARGUMENT, or a path that ends in `.py`, PATH:ARGUMENT as well.
+      folder: where shipped configurations are searched: "" for trainings, "eval" for evaluations.
+
+    Raises:
+      ConfigError: there is no such configuration; the message names the closest.
+    """
+    name, colon, argument = value.partition(":")
+    path = Path(name) if name.endswith(".py") else _shipped(folder) / f"{name}.py"
+    if path.is_file():
+        return f"{path}{colon}{argument}"
+    names = config_names(folder)
+    close = difflib.get_close_matches(path.stem, names, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    raise ConfigError(f"no configuration {name!r}{hint} (shipped: {', '.join(names)}; or the path of a .py file)")
+
+
+def define_config(default: str | None, text: str, folder: str = "") -> flags.FlagHolder[Any]:
+    """Defines `--config` and its overrides `--config.KEY=VALUE`; the values are those of `find_config`."""
+    holder = config_flags.DEFINE_config_file("config", default and find_config(default, folder), text)
+    flags.FLAGS["config"].parser = _Parser(folder)
+    return holder
+
+
+def _shipped(folder: str) -> Path:
+    return Path(wt_jax.configs.__path__[0]) / folder
+
+
+class _Parser(ConfigFileFlagParser):
+    """Finds the file, then loads it as ml_collections does."""
+
+    def __init__(self, folder: str):
+        super().__init__("config")
+        self._folder = folder
+
+    def parse(self, path: str) -> Any:
+        return super().parse(find_config(path, self._folder))
+
+    def flag_type(self) -> str:
+        return "NAME or FILE.py"
