@@ -44,5 +44,9 @@ class EvaluationError(UserError, ValueError):
     """Features or lists on which a protocol has no answer; the message names encoder, split and protocol."""
 
 
+class SearchError(UserError, ValueError):
+    """An index or a query that cannot be used; the message names the thing and the remedy in one line."""
+
+
 class BenchError(ConfigError):
     """A contender's process has ended; the message is its last line."""

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from wt_jax.errors import SourceError, VideoError
+from wt_jax.errors import UserError
 
 
 def command(doc: str, workers: bool = False) -> argparse.ArgumentParser:
@@ -19,7 +19,8 @@ def command(doc: str, workers: bool = False) -> argparse.ArgumentParser:
     if workers:
         cores = len(os.sched_getaffinity(0))
         parser.add_argument("--workers", type=int, default=cores, help="processes; 0: none but this one (%(default)s)")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("wt_jax").setLevel(logging.INFO)
     return parser
 
 
@@ -28,7 +29,7 @@ def user_errors() -> Iterator[None]:
     """Turns faults of the user's input or machine, and Ctrl-C, into one line on stderr and exit code 2."""
     try:
         yield
-    except (SourceError, VideoError) as error:
+    except UserError as error:
         message = str(error)
     except OSError as error:
         message = f"{error.filename or 'the system'}: {error.strerror or error}"
