@@ -9,7 +9,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-OPTIONAL = {"torch", "torchcodec", "decord", "tensorboardX", "apache_beam"}  # of the extras; imported where they are used
+OPTIONAL = {
+    "faiss",
+    "torch",
+    "torchcodec",
+    "decord",
+    "tensorboardX",
+    "apache_beam",
+}  # of the extras; imported where they are used
 FIXED = ["jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "ml-collections", "einops", "pytest"]
 
 

@@ -29,10 +29,14 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         return flags.FLAGS(list(argv))
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError) as error:
-        text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-        if "Traceback" in text:  # absl wraps what a config file raised; its last line says what happened
-            text = text.strip().splitlines()[-1].removeprefix("wt_jax.errors.ConfigError: ")
-        fail(" ".join(text.split()))
+        unknown = "unknown key of the configuration: " if isinstance(error, AttributeError | KeyError) else ""
+        fail(unknown + " ".join(_innermost(error).split()))
+
+
+def _innermost(error: BaseException) -> str:
+    """Text of the error that others were made from: ml_collections makes an AttributeError of a KeyError."""
+    cause = error.args[0] if error.args else error
+    return _innermost(cause) if isinstance(cause, BaseException) and cause is not error else str(cause)
 
 
 def config_for(methods: Sequence[str]) -> tuple[str, dict[str, Any]]:

@@ -4,12 +4,12 @@
 """
 
 import difflib
+import importlib.util
 from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
-from ml_collections.config_flags.config_flags import ConfigFileFlagParser
+from ml_collections import ConfigDict, config_flags
 
 import wt_jax.configs
 from wt_jax.errors import ConfigError
@@ -42,10 +42,27 @@ def find_config(value: str, folder: str = "") -> str:
     raise ConfigError(f"no configuration {name!r}{hint} (shipped: {', '.join(names)}; or the path of a .py file)")
 
 
+def load_config(value: str, folder: str = "") -> ConfigDict:
+    """What `get_config(ARGUMENT)` of a configuration returns, locked: keys cannot be added.
+
+    Raises:
+      ConfigError: there is no such configuration; see `find_config`.
+    """
+    file, *argument = find_config(value, folder).split(":", 1)
+    spec = importlib.util.spec_from_file_location("config_file", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(*argument).lock()
+
+
 def define_config(default: str | None, text: str, folder: str = "") -> flags.FlagHolder[Any]:
-    """Defines `--config` and its overrides `--config.KEY=VALUE`; the values are those of `find_config`."""
-    holder = config_flags.DEFINE_config_file("config", default and find_config(default, folder), text)
+    """Defines `--config` and its overrides `--config.KEY=VALUE`; the values are those of `find_config`, `default` as well."""
+    holder = config_flags.DEFINE_config_file("config", None, text)
     flags.FLAGS["config"].parser = _Parser(folder)
+    if default is not None:
+        flags.set_default(holder, default)
     return holder
 
 
@@ -53,15 +70,12 @@ def _shipped(folder: str) -> Path:
     return Path(wt_jax.configs.__path__[0]) / folder
 
 
-class _Parser(ConfigFileFlagParser):
-    """Finds the file, then loads it as ml_collections does."""
-
+class _Parser(flags.ArgumentParser):
     def __init__(self, folder: str):
-        super().__init__("config")
         self._folder = folder
 
-    def parse(self, path: str) -> Any:
-        return super().parse(find_config(path, self._folder))
+    def parse(self, argument: str) -> ConfigDict:
+        return load_config(argument, self._folder)
 
     def flag_type(self) -> str:
         return "NAME or FILE.py"
