@@ -10,7 +10,8 @@ temperatures and what is a method's own are its source's.
 
 from ml_collections import ConfigDict
 
-from wt_jax.config import adapt, default_config
+from wt_jax.config import adapt
+from wt_jax.experiment import default_config
 
 
 def get_config(method: str = "weak_teacher") -> ConfigDict:
@@ -20,9 +21,9 @@ def get_config(method: str = "weak_teacher") -> ConfigDict:
     config.clip.gap = 20.0
     config.views.strong.area, config.views.weak.area = (0.4, 1.0), (0.4, 1.0)
     config.model.name, config.model.width, config.model.norm = "small_r2plus1d", 24, "group"
-    adapt(config.method, queue_size=256, momentum=0.97, momentum_schedule="constant")
-    adapt(config.method, hidden=0, dim=128, head_layers=2, head_norm="batch")
-    adapt(config.method, prototypes=64, motion_rate=1, narrowing=4)
+    adapt(config.method, {"queue_size": 256, "momentum": 0.97, "momentum_schedule": "constant"})
+    adapt(config.method, {"hidden": 0, "dim": 128, "head_layers": 2, "head_norm": "batch"})
+    adapt(config.method, {"prototypes": 64, "motion_rate": 1, "narrowing": 4})
     config.train.batch_size, config.train.duration = 32, "1000 steps"
     config.optim.name, config.optim.learning_rate, config.optim.warmup = "adamw", 0.032, "5 %"
     config.train.log_every, config.train.checkpoint_every = 20, "200 steps"

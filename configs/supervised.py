@@ -12,7 +12,7 @@ All of it is our choice; wt_jax/eval/protocols/recipes.py has published settings
 
 from ml_collections import ConfigDict
 
-from wt_jax.config import default_config
+from wt_jax.experiment import default_config
 
 
 def get_config() -> ConfigDict:

@@ -1,7 +1,6 @@
-"""Configuration: ml_collections on the command line, frozen dataclasses inside.
+"""The sections of a configuration, as pure data: no method, no network, no decoder and no device is imported here.
 
-Config files build on `default_config(METHOD)`, a ConfigDict of every key there is; `resolve` turns the result, after the
-command line's overrides, into a checked `Config`. Nothing here touches a device.
+`wt_jax.experiment` makes the ConfigDict that config files build on, and turns one into a checked `Config`.
 """
 
 import dataclasses
@@ -16,14 +15,44 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from wt_jax.errors import ConfigError
-from wt_jax.models import ModelConfig, build_encoder
 from wt_jax.specs import ClipView, PixelSpec
+
+RGB = tuple[float, float, float]
+# Mean and deviation of ImageNet's pixels, the field's convention for RGB in [0, 1].
+IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
+IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
 
 
 def closest(name: str, known: Iterable[str]) -> str:
     """', did you mean X?' for the closest known name, or nothing."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which encoder; `wt_jax.models.build_encoder` builds it.
+
+    Attributes:
+      name: one of `wt_jax.models.MODELS`.
+      width: scales all its channels; 64 is the published size of every model.
+      norm: "batch", "sub_batch" (in `sub_batches` parts) or "group"; see `wt_jax.models.norm`. The ViTs have LayerNorm
+        whatever it is.
+      dtype: of the arithmetic; parameters, statistics and features stay float32.
+      remat: recompute activations in the backward pass, which saves memory and takes time.
+      mean, std: normalize RGB in [0, 1].
+      weights: folder of exported weights (`wt_jax.weights.folder`) that the encoder starts from; empty: random ones.
+    """
+
+    name: str = "s3d"
+    width: int = 64
+    norm: str = "batch"
+    sub_batches: int = 1
+    dtype: str = "float32"
+    remat: bool = False
+    mean: RGB = IMAGENET_MEAN
+    std: RGB = IMAGENET_STD
+    weights: str = ""
 
 
 @dataclass(frozen=True)
@@ -228,32 +257,19 @@ def steps_of(duration: str, *, steps_per_epoch: float, total: int | None = None)
     return round(float(match[1]) * factor)
 
 
-def default_config(method: str = "weak_teacher") -> ConfigDict:
-    """Every key with its default, for config files to build on; `method` is a name of `wt_jax.methods.METHODS`."""
-    from wt_jax.methods import default_settings
-
-    config = ConfigDict(_as_dict(Config(method, default_settings(method))), type_safe=False)
-    return config.lock()
-
-
-def adapt(section: ConfigDict, **values: Any) -> None:
-    """Set those of the keys that the section has: how one config file serves methods with different settings."""
-    section.update({name: value for name, value in values.items() if name in section})
+def has_key(section: ConfigDict, key: str) -> bool:
+    """Whether a section has a key, "name" or "name.name"."""
+    *sections, name = key.split(".")
+    for part in sections:
+        if part not in section:
+            return False
+        section = section[part]
+    return name in section
 
 
-def resolve(config: ConfigDict | Mapping[str, Any]) -> Config:
-    """The checked, frozen form.
-
-    Raises:
-      ConfigError: a key is unknown (the closest is named), a value has the wrong type, or the combination is impossible.
-    """
-    from wt_jax.methods import default_settings
-
-    raw = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
-    settings = default_settings(raw.get("method_name", "weak_teacher"))
-    resolved = _build(Config, raw, "config", {"method": type(settings)})
-    _check(resolved)
-    return resolved
+def adapt(section: ConfigDict, values: Mapping[str, Any]) -> None:
+    """Set those of the keys ("name" or "name.name") that the section has: one config file serves different methods."""
+    section.update_from_flattened_dict({key: value for key, value in values.items() if has_key(section, key)})
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -267,54 +283,65 @@ def _as_dict(value: Any) -> Any:
     return value
 
 
-def from_dict(cls: type, values: Mapping[str, Any]) -> Any:
+def from_dict(cls: type, values: Mapping[str, Any], types_of: Mapping[str, type] | None = None) -> Any:
     """An instance of a dataclass of settings from nested mappings; the inverse of `to_dict`.
+
+    Args:
+      cls: the dataclass.
+      values: values by field; fields that are missing keep their default.
+      types_of: dataclasses of fields whose annotation does not name one.
 
     Raises:
       ConfigError: a key is unknown (the closest is named) or a value has the wrong type.
     """
-    return _build(cls, values, "config", {})
+    return _build(cls, values, "config", types_of or {})
 
 
-def _build(cls: type, values: Mapping[str, Any], place: str, types_of: Mapping[str, type]) -> Any:
-    """An instance of dataclass `cls` from nested mappings, each key and type checked."""
+def _build(cls: type, values: Mapping[str, Any], key: str, types_of: Mapping[str, type]) -> Any:
+    """An instance of dataclass `cls` from nested mappings, each key and type checked; `key` names it in errors."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{key} is a section with keys of its own, got {values!r}")
     hints = typing.get_type_hints(cls)
-    for key in values:
-        if key not in hints:
-            raise ConfigError(f"unknown key {place}.{key}{closest(key, hints)}")
+    for name in values:
+        if name not in hints:
+            raise ConfigError(f"unknown key {key}.{name}{closest(name, hints)}")
     parts = {}
-    for key, value in values.items():
-        hint = types_of.get(key, hints[key])
+    for name, value in values.items():
+        hint = types_of.get(name, hints[name])
         if dataclasses.is_dataclass(hint):
-            parts[key] = _build(typing.cast(type, hint), value, f"{place}.{key}", {})
+            parts[name] = _build(typing.cast(type, hint), value, f"{key}.{name}", {})
         else:
-            parts[key] = _convert(hint, value, f"{place}.{key}")
+            parts[name] = _convert(hint, value, f"{key}.{name}")
     try:
         return cls(**parts)
     except ValueError as error:
-        raise ConfigError(f"{place}.{error}") from None
+        raise ConfigError(f"{key}.{error}") from None
 
 
-def _convert(hint: Any, value: Any, place: str) -> Any:
-    """`value` as the annotated type; only an int may stand for a float, and a list for a tuple."""
+def _convert(hint: Any, value: Any, key: str) -> Any:
+    """`value` as the annotated type; only an int is taken for a float, and a list for a tuple."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is tuple and isinstance(value, tuple | list):
         if arguments[-1] is Ellipsis:
-            return tuple(_convert(arguments[0], v, place) for v in value)
+            return tuple(_convert(arguments[0], v, key) for v in value)
         if len(arguments) == len(value):
-            return tuple(_convert(a, v, place) for a, v in zip(arguments, value, strict=True))
+            return tuple(_convert(a, v, key) for a, v in zip(arguments, value, strict=True))
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     elif isinstance(hint, type) and not isinstance(hint, types.GenericAlias) and type(value) is hint:
         return value
     expected = str(hint) if origin else hint.__name__
-    raise ConfigError(f"{place} must be {expected}, got {value!r}")
+    raise ConfigError(f"{key} must be {expected}, got {value!r}")
 
 
-def _check(config: Config) -> None:
-    """Combinations that cannot run, told before any device is touched."""
+def check_config(config: Config) -> None:
+    """Check what can be checked without method and network.
+
+    Raises:
+      ConfigError: a value or a combination is impossible; the key is named.
+    """
     train = config.train
-    for place, value in {
+    for key, value in {
         "train.batch_size": train.batch_size,
         "train.accumulate": train.accumulate,
         "train.log_every": train.log_every,
@@ -325,23 +352,11 @@ def _check(config: Config) -> None:
         "data.threads": config.data.threads,
     }.items():
         if value < 1:
-            raise ConfigError(f"config.{place} must be 1 or more, got {value}")
+            raise ConfigError(f"config.{key} must be 1 or more, got {value}")
     if train.batch_size % train.accumulate:
         raise ConfigError(
             f"config.train.batch_size {train.batch_size} is not a multiple of config.train.accumulate {train.accumulate}"
         )
-    queue = getattr(config.method, "queue_size", 0)
-    if queue % train.batch_size:
-        near = max(1, round(queue / train.batch_size)) * train.batch_size
-        raise ConfigError(
-            f"config.method.queue_size {queue} is not a multiple of config.train.batch_size {train.batch_size}; try {near}"
-        )
-    check_batch = getattr(config.method, "check_batch", None)
-    if check_batch is not None:
-        try:
-            check_batch(train.batch_size // train.accumulate)
-        except ValueError as error:
-            raise ConfigError(f"config.method.{error}") from None
     if train.profile and (len(train.profile) != 2 or train.profile[0] > train.profile[1]):
         raise ConfigError(f"config.train.profile must be (first step, last step), got {train.profile}")
     if config.views.test.crop == "random":
@@ -351,7 +366,7 @@ def _check(config: Config) -> None:
             getattr(config, view)
         except ValueError as error:
             raise ConfigError(f"config.clip or config.views.{view.removesuffix('_view')}: {error}") from None
-    for place, duration in {
+    for key, duration in {
         "train.duration": train.duration,
         "train.eval_every": train.eval_every,
         "train.checkpoint_every": train.checkpoint_every,
@@ -359,11 +374,7 @@ def _check(config: Config) -> None:
         try:
             steps_of(duration, steps_per_epoch=1)
         except ConfigError as error:
-            raise ConfigError(f"config.{place}: {error}") from None
-    try:
-        build_encoder(config.model)
-    except ValueError as error:
-        raise ConfigError(f"config.model: {error}") from None
+            raise ConfigError(f"config.{key}: {error}") from None
     choices = {"name": ("sgd", "lars", "adam", "adamw"), "schedule": ("cosine", "constant", "step")}
     for name, allowed in choices.items():
         value = getattr(config.optim, name)

@@ -1,60 +1,145 @@
-"""From a configuration to the compiled parts of its training: mesh, method, first state, step. Nothing is compiled yet."""
+"""From a configuration to a run: checked, then its method, optimizer, first state and step, its videos and its evaluation.
 
-from dataclasses import dataclass
+Config files build on `default_config(METHOD)`, a ConfigDict of every key; `resolve` turns the result, after the command
+line's overrides, into a checked `Config`, before any device is touched; `prepare` makes the `Run` and compiles nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
-from wt_jax.config import Config, steps_of
+from wt_jax.config import Config, check_config, from_dict, steps_of, to_dict
+from wt_jax.data.records import VideoList
+from wt_jax.data.sources.open import open_source
 from wt_jax.errors import ConfigError
-from wt_jax.methods import build_method
-from wt_jax.methods.base import Method
-from wt_jax.models import ModelConfig
+from wt_jax.eval.features.extract import make_extractor
+from wt_jax.eval.online import Evaluator
+from wt_jax.methods import METHODS, default_settings
+from wt_jax.methods.base import Method, Needs, Pretrained, Setup
+from wt_jax.models import build_encoder
 from wt_jax.train.optim import learning_rate, make_optimizer
 from wt_jax.train.sharding import make_mesh
 from wt_jax.train.step import TrainState, compile_step, make_init, make_step, state_shardings
 from wt_jax.weights.folder import encoder_shapes, load_encoder
+from wt_jax.weights.table import load_table
+
+
+def default_config(method: str = "weak_teacher") -> ConfigDict:
+    """Every key with its default, for config files to build on; `method` is a name of `wt_jax.methods.METHODS`."""
+    return ConfigDict(to_dict(Config(method, default_settings(method))), type_safe=False).lock()
+
+
+def resolve(config: ConfigDict | Mapping[str, Any]) -> Config:
+    """The checked, frozen form.
+
+    Raises:
+      ConfigError: a key is unknown (the closest is named), a value has the wrong type, or the combination is impossible.
+    """
+    raw = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
+    settings = default_settings(raw.get("method_name", "weak_teacher"))
+    resolved = from_dict(Config, raw, {"method": type(settings)})
+    check_config(resolved)
+    try:
+        build_encoder(resolved.model)
+    except ValueError as error:
+        raise ConfigError(f"config.model: {error}") from None
+    build_method(resolved)
+    return resolved
+
+
+def build_method(config: Config, num_steps: int = 1, num_classes: int = 0) -> Method:
+    """The method of a configuration, for a training of `num_steps` steps on videos of `num_classes` classes (0: unknown).
+
+    Raises:
+      ConfigError: the method cannot run with this configuration.
+    """
+    setup = Setup(config.model, config.strong_view, config.weak_view, num_steps, config.train.log_every, num_classes)
+    method = METHODS[config.method_name].build(config.method, setup)
+    _check_needs(method.needs, config.train.batch_size, config.train.accumulate)
+    return method
+
+
+def _check_needs(needs: Needs, batch_size: int, accumulate: int) -> None:
+    slots, piece = needs.batch_multiple, batch_size // accumulate
+    if slots % batch_size:
+        near = max(1, round(slots / batch_size)) * batch_size
+        raise ConfigError(
+            f"config.method.queue.size {slots} is not a multiple of config.train.batch_size {batch_size}; try {near}"
+        )
+    if piece < needs.min_batch:
+        raise ConfigError(f"config.method: {needs.reason}: it needs {needs.min_batch} clips or more per piece, got {piece}")
 
 
 @dataclass(frozen=True)
 class Program:
-    """What a configuration comes to on these devices, for a number of videos."""
+    """The parts of a training on these devices, for a number of videos.
+
+    Attributes:
+      num_steps, steps_per_epoch: of the whole training.
+      mesh: the devices.
+      method: the method.
+      counted: the same without rematerialization, for counting its operations.
+      pretrained: the variables that the first state starts from, by the names of `method.pretrained`.
+      init: pretrained -> TrainState.
+      step: (TrainState, batch) -> (TrainState, metrics).
+      shapes: of the state, with shardings.
+    """
 
     num_steps: int
     steps_per_epoch: float
     mesh: Mesh
     method: Method
-    given: dict[str, Any]  # variables that the first state starts from
-    init: jax.stages.Wrapped  # given -> TrainState
+    counted: Method
+    pretrained: dict[str, Any]
+    init: jax.stages.Wrapped
     step: jax.stages.Wrapped
-    shapes: TrainState  # of the state, with shardings
+    shapes: TrainState
 
     def first_state(self) -> TrainState:
         """The state before the first step, on the devices."""
-        return self.init(self.given)
+        return self.init(self.pretrained)
 
 
-def _load(folder: str, model: ModelConfig) -> Any:
-    """The variables in a folder; where the encoder starts from it, `model` must say the same as the folder's model.json."""
-    saved, variables = load_encoder(Path(folder))
-    if folder != model.weights:
-        return variables
-    # A norm without statistics has other variables; that of a batch and that of its parts are the same at evaluation.
-    same_norm = encoder_shapes(model).keys() == encoder_shapes(saved).keys()
-    faults = [
-        f"config.model.{name} is {getattr(model, name)!r}, the weights in {folder} have {getattr(saved, name)!r}"
-        for name in ("name", "width", "mean", "std", *(() if same_norm else ("norm",)))
-        if getattr(model, name) != getattr(saved, name)
-    ]
-    if faults:
-        raise ConfigError("; ".join(faults))
-    return variables
+@dataclass(frozen=True)
+class Run:
+    """A configuration on this machine and its videos: the parts that training and evaluation share."""
+
+    config: Config
+    videos: VideoList
+    program: Program
+    evaluator: Evaluator
 
 
-def build(config: Config, num_videos: int) -> Program:
-    """Build the parts of a training.
+def prepare(config: Config, videos: VideoList | None = None) -> Run:
+    """Build everything and compile nothing; `videos` are those to train on, by default all of `config.data.train`.
+
+    Raises:
+      ConfigError, SourceError, WeightsError: the configuration cannot be run on this data, these devices or these weights.
+    """
+    if videos is None:
+        if not config.data.train:
+            raise ConfigError("config.data.train is empty; give a list file or a folder of videos")
+        videos = open_source(config.data.train, config.data.root, config.data.max_bad_fraction)
+    if config.eval.batch_size % jax.device_count():
+        raise ConfigError(
+            f"config.eval.batch_size {config.eval.batch_size} cannot be divided among {jax.device_count()} devices; "
+            f"take a multiple of {jax.device_count()}"
+        )
+    if config.train.compile_cache:
+        jax.config.update("jax_compilation_cache_dir", config.train.compile_cache)
+    program = build(config, len(videos), len(videos.classes))
+    if program.method.needs.labels and not videos.classes:
+        raise ConfigError(f"{config.data.train} has no labels, and {config.method_name} learns from them; add one to each line")
+    return Run(config, videos, program, Evaluator(config, make_extractor(program.method.encoder), videos, program.mesh))
+
+
+def build(config: Config, num_videos: int, num_classes: int = 0) -> Program:
+    """Build the parts of a training on `num_videos` videos of `num_classes` classes (0: unknown).
 
     Raises:
       ConfigError, WeightsError: the configuration cannot be run on these devices, or from these weights.
@@ -65,20 +150,20 @@ def build(config: Config, num_videos: int) -> Program:
     pieces = jax.device_count() * train.accumulate
     if train.batch_size % pieces:
         raise ConfigError(
-            f"config.train.batch_size {train.batch_size} cannot be shared by {jax.device_count()} devices in "
+            f"config.train.batch_size {train.batch_size} cannot be divided among {jax.device_count()} devices in "
             f"{train.accumulate} pieces; take a multiple of {pieces}"
         )
     try:
         mesh = make_mesh(train.fsdp)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    method = build_method(config, num_steps)
+    method = build_method(config, num_steps, num_classes)
+    counted = build_method(replace(config, model=replace(config.model, remat=False)), num_steps, num_classes)
     schedule = learning_rate(config.optim, batch_size=train.batch_size, num_steps=num_steps, steps_per_epoch=steps_per_epoch)
-    frozen = getattr(config.method, "freeze", "")
-    optimizer = make_optimizer(config.optim, schedule, method.encoder.layers, frozen)
-    given = {name: _load(folder, config.model) for name, folder in method.weights.items()}
+    optimizer = make_optimizer(config.optim, schedule, method.encoder.layers, method.needs.frozen)
+    pretrained = load_pretrained(method)
     init = make_init(method, optimizer, config.seed)
-    state = jax.eval_shape(init, given)
+    state = jax.eval_shape(init, pretrained)
     shardings = state_shardings(state, mesh)
     step = make_step(
         method,
@@ -97,8 +182,42 @@ def build(config: Config, num_videos: int) -> Program:
         steps_per_epoch,
         mesh,
         method,
-        given,
+        counted,
+        pretrained,
         jax.jit(init, out_shardings=shardings),
         compile_step(step, shardings, mesh),
         shapes,
     )
+
+
+def load_pretrained(method: Method) -> dict[str, Any]:
+    """The arrays of each of `method.pretrained`.
+
+    Raises:
+      ConfigError, WeightsError: they cannot be read, or are of another model than the method asks for.
+    """
+    return {name: _LOADERS[each.kind](each) for name, each in method.pretrained.items()}
+
+
+def _load_encoder(pretrained: Pretrained) -> Any:
+    saved, variables = load_encoder(Path(pretrained.folder))
+    like = pretrained.like
+    if like is None:
+        return variables
+    # A norm without statistics has other variables; that of a batch and that of its parts are the same at evaluation.
+    same_norm = encoder_shapes(like).keys() == encoder_shapes(saved).keys()
+    faults = [
+        f"config.model.{name} is {getattr(like, name)!r}, the weights in {pretrained.folder} have {getattr(saved, name)!r}"
+        for name in ("name", "width", "mean", "std", *(() if same_norm else ("norm",)))
+        if getattr(like, name) != getattr(saved, name)
+    ]
+    if faults:
+        raise ConfigError("; ".join(faults))
+    return variables
+
+
+def _load_table(pretrained: Pretrained) -> Any:
+    return {"features": load_table(Path(pretrained.folder))[1]}
+
+
+_LOADERS = {"encoder": _load_encoder, "table": _load_table}

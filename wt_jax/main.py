@@ -14,12 +14,13 @@ from absl import app, flags
 
 from wt_jax.cli import parse_flags, set_up_logging, user_errors
 from wt_jax.cluster.processes import join
-from wt_jax.config import Config, resolve
+from wt_jax.config import Config
 from wt_jax.config_files import config_names, define_config
 from wt_jax.errors import ConfigError
+from wt_jax.experiment import Run, prepare, resolve
 from wt_jax.ops import prepare_process
 from wt_jax.train.checkpoint import last_state
-from wt_jax.train.loop import Run, prepare, train
+from wt_jax.train.loop import train
 from wt_jax.train.step import TrainState
 from wt_jax.train.workdir import open_workdir, read_config
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.video_files import write_video
 
-from wt_jax.config import default_config, resolve
+from wt_jax.config import ModelConfig
 from wt_jax.data.pipeline import eval_batches
 from wt_jax.data.records import VideoList, same_classes
 from wt_jax.data.sources.open import open_source
@@ -17,8 +17,8 @@ from wt_jax.errors import ConfigError
 from wt_jax.eval.features import store
 from wt_jax.eval.features.extract import Reading, extract_features, feature_batches, make_extractor
 from wt_jax.eval.features.store import extract_to_file, is_current, read_features, tokens_path
-from wt_jax.methods import build_method
-from wt_jax.models import ModelConfig, build_encoder
+from wt_jax.experiment import build_method, default_config, resolve
+from wt_jax.models import build_encoder
 from wt_jax.specs import ClipView
 from wt_jax.train.sharding import make_mesh, replicated
 

@@ -9,16 +9,15 @@ import pytest
 from support.video_files import write_video
 
 from configs.supervised import get_config
-from wt_jax.config import ClipConfig, DataConfig, default_config, resolve, to_dict
+from wt_jax.config import ClipConfig, DataConfig, ModelConfig, to_dict
 from wt_jax.data.pipeline import eval_batches
 from wt_jax.data.records import VideoList
 from wt_jax.data.sources.open import open_source
-from wt_jax.errors import ConfigError
+from wt_jax.errors import ConfigError, TrainingError
 from wt_jax.eval.protocols import finetune, recipes
 from wt_jax.eval.protocols.finetune import ClipTraining, choose, train_and_predict
-from wt_jax.models import ModelConfig
+from wt_jax.experiment import default_config, prepare, resolve
 from wt_jax.train.checkpoint import Checkpoints
-from wt_jax.train.loop import TrainingError, prepare
 
 SEARCH = ((0.5, 1e-4), (1e30, 1e-4), (0.05, 0.0))
 RECIPES = {name: value for name, value in vars(recipes).items() if isinstance(value, ClipTraining)}

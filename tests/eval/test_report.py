@@ -14,7 +14,6 @@ import cv2
 import numpy as np
 import pytest
 
-from wt_jax.config import default_config, resolve
 from wt_jax.data.sources.open import open_source
 from wt_jax.errors import ConfigError
 from wt_jax.eval.features.extract import Features
@@ -27,8 +26,9 @@ from wt_jax.eval.report.scores import classes, score_tables
 from wt_jax.eval.run import judge
 from wt_jax.eval.statistics import bootstrap_interval
 from wt_jax.eval.table import format_table
+from wt_jax.experiment import default_config, prepare, resolve
 from wt_jax.tools.report import open_subject
-from wt_jax.train.loop import prepare, train
+from wt_jax.train.loop import train
 from wt_jax.train.workdir import open_workdir
 
 HOSTILE = ("a<", "b\"'&amp;")  # folders; with the file they make "a</script>..."

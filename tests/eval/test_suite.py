@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wt_jax.config import default_config, resolve, to_dict
+from wt_jax.config import to_dict
 from wt_jax.errors import CheckpointError, ConfigError, EvaluationError, WeightsError
 from wt_jax.eval import suite
 from wt_jax.eval.config import default_evaluation, resolve_evaluation
@@ -24,7 +24,7 @@ from wt_jax.eval.features.store import FeatureFile, read_features
 from wt_jax.eval.results import summarize
 from wt_jax.eval.splits import open_lists
 from wt_jax.eval.suite import evaluate
-from wt_jax.methods import build_method
+from wt_jax.experiment import build_method, default_config, resolve
 from wt_jax.train.checkpoint import Checkpoints
 from wt_jax.train.step import TrainState
 from wt_jax.train.workdir import open_workdir
@@ -63,7 +63,7 @@ def run(tmp_path_factory):
     first = jax.jit(lambda key: method.init(key, {"query": clip, "key": clip}, {}))(jax.random.key(7))
     open_workdir(workdir, config)
     checkpoints = Checkpoints(workdir)
-    checkpoints.save(TrainState(jnp.ones((), jnp.int32), first.params, first.model_state, {}, first.teacher, first.memory))
+    checkpoints.save(TrainState(jnp.ones((), jnp.int32), first.params, first.model_state, {}, first.teacher, first.buffers))
     checkpoints.close()
     return workdir
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from support.training import batches, build, filled, finished, first, largest_gap, mesh_of, run, small_config
 
+from wt_jax.experiment import build_method
 from wt_jax.losses import info_nce
-from wt_jax.methods import METHODS, build_method
+from wt_jax.methods import METHODS
 from wt_jax.methods.base import Embeds, encoder_variables
 from wt_jax.train.sharding import put_batch
 
@@ -83,12 +84,12 @@ def test_resumes_bit_for_bit_and_is_compiled_once(trained):
 def test_loss_falls_on_eight_clips(trained):
     # A constant batch can be learnt by heart, against a teacher and a queue of other clips that stay as they are; as the step's
     # number stays too, so do the colors drawn: drawn anew, they change a loss by more than a dozen steps do.
-    start = dataclasses.replace(trained.states[0], memory=jax.tree.map(np.array, filled(trained.states[0].memory)))
+    start = dataclasses.replace(trained.states[0], buffers=jax.tree.map(np.array, filled(trained.states[0].buffers)))
     state, losses = jax.device_put(start, trained.place), []
     for _ in range(12):
         state, metrics = trained.step(state, trained.batches[0])
         losses.append(float(metrics["loss"]))
-        stays = ("step", "teacher", "memory")
+        stays = ("step", "teacher", "buffers")
         state = dataclasses.replace(state, **{k: jax.device_put(getattr(start, k), getattr(trained.place, k)) for k in stays})
     assert np.mean(losses[-3:]) < np.mean(losses[:3])
 
@@ -106,13 +107,12 @@ def depends(function, *arguments):
 def test_no_gradient_reaches_a_teacher_or_the_memory(trained):
     state = trained.states[3]
     batch = finished(trained.method, next(batches(trained.method, 1)))
-    floats = {k: v for k, v in state.memory.items() if v.dtype == np.float32}
+    floats = {k: v for k, v in state.buffers.items() if v.dtype == np.float32}
 
     def gradients(params, teacher, floats):
         def loss(params, teacher, floats):
-            memory = {**state.memory, **floats}
-            rest = (batch, jax.random.key(0), jnp.int32(3))
-            return trained.method.loss(params, state.model_state, teacher, memory, *rest)[0]
+            now = state.method_state._replace(teacher=teacher, buffers={**state.buffers, **floats})
+            return trained.method.loss(params, now, batch, jax.random.key(0), jnp.int32(3))[0]
 
         with jax.numpy_dtype_promotion("strict"):
             return jax.grad(loss, argnums=(0, 1, 2))(params, teacher, floats)
@@ -140,7 +140,7 @@ def test_the_head_can_be_evaluated_where_there_is_one(trained):
 def check_devices(name):
     one, four = (run(config_of(name), mesh_of(count), 4) for count in (1, 4))
     np.testing.assert_allclose(one[0], four[0], atol=1e-5)
-    for part in ("params", "model_state", "teacher", "memory"):
+    for part in ("params", "model_state", "teacher", "buffers"):
         pair = [getattr(state, part) for _, state in (one, four)]
         if jax.tree.leaves(pair):
             assert largest_gap(*pair) < 2e-5
@@ -157,14 +157,14 @@ def test_four_devices_equal_one_for_the_rest(name):
     check_devices(name)
 
 
-def value_of(config, memory=None, step=3):
+def value_of(config, buffers=None, step=3):
     """A method's loss on real clips, its gradient, the new memory and the figures."""
     method, state, _ = first(config)
     batch = finished(method, next(batches(method, 1)))
-    memory = filled(state.memory) if memory is None else memory
-    arguments = (state.model_state, state.teacher, memory, batch, jax.random.key(0), jnp.int32(step))
-    (loss, (_, memory, metrics)), gradient = jax.jit(jax.value_and_grad(method.loss, has_aux=True))(state.params, *arguments)
-    return float(loss), gradient, memory, metrics
+    now = state.method_state._replace(buffers=filled(state.buffers) if buffers is None else buffers)
+    arguments = (state.params, now, batch, jax.random.key(0), jnp.int32(step))
+    (loss, (after, metrics)), gradient = jax.jit(jax.value_and_grad(method.loss, has_aux=True))(*arguments)
+    return float(loss), gradient, after.buffers, metrics
 
 
 def test_moco_with_one_key_is_the_weak_teacher_with_label_weight_zero():
@@ -181,10 +181,10 @@ def test_moco_with_one_key_is_the_weak_teacher_with_label_weight_zero():
 def test_moco_with_more_clips_is_the_mean_over_keys_and_enqueues_them_all():
     config = small_config("moco", method__clips=3)
     method, state, _ = first(config)
-    batch, memory = finished(method, next(batches(method, 1))), filled(state.memory)
-    loss, (_, after, _) = jax.jit(method.loss)(
-        state.params, state.model_state, state.teacher, memory, batch, jax.random.key(0), jnp.int32(3)
-    )
+    batch, memory = finished(method, next(batches(method, 1))), filled(state.buffers)
+    now = state.method_state._replace(buffers=memory)
+    loss, (after, _) = jax.jit(method.loss)(state.params, now, batch, jax.random.key(0), jnp.int32(3))
+    after = after.buffers
     network = method.network
     query, *keys = (network.apply({"params": state.params}, batch[f"clip{i}"], True)[0] for i in (1, 2, 3))
     expected = [info_nce(query, key, memory["key"], temperature=0.1).mean() for key in keys]
@@ -234,24 +234,23 @@ def test_levels_of_hdc_end_the_thirds_of_the_encoder_and_invariance_shifts_their
     method = build_method(small_config("hdc"), 10)
     assert method.levels == ("time1", "space2", "time2")
     _, state, _ = first(small_config("hdc"))
-    uneven = {kind: jnp.array([0.1, 0.1, 0.8]) for kind in state.memory}
-    loss, _, _, metrics = value_of(small_config("hdc"), memory=uneven)
+    uneven = {kind: jnp.array([0.1, 0.1, 0.8]) for kind in state.buffers}
+    loss, _, _, metrics = value_of(small_config("hdc"), buffers=uneven)
     terms = [[float(metrics[f"loss_{kind}_{level}"]) for level in method.levels] for kind in uneven]
     assert loss == pytest.approx(sum(np.dot(row, [0.1, 0.1, 0.8]) for row in terms), rel=1e-5)
-    equal = value_of(small_config("hdc", method__weighting="equal"), memory=uneven)[0]
+    equal = value_of(small_config("hdc", method__weighting="equal"), buffers=uneven)[0]
     assert equal == pytest.approx(sum(np.mean(row) for row in terms), rel=1e-5)
 
 
 def test_vtdl_pushes_away_another_segment_of_the_same_video():
     config = small_config("vtdl", method__mix=0.0)
     method, state, _ = first(config)
-    batch, memory = finished(method, next(batches(method, 1))), filled(state.memory)
+    batch, now = finished(method, next(batches(method, 1))), state.method_state._replace(buffers=filled(state.buffers))
     same = {**batch, "negative": batch["anchor"]}
 
     @jax.jit
     def loss(batch):
-        rest = (state.model_state, state.teacher, memory, batch, jax.random.key(0), jnp.int32(3))
-        return method.loss(state.params, *rest)[0]
+        return method.loss(state.params, now, batch, jax.random.key(0), jnp.int32(3))[0]
 
     # A negative that is the anchor itself costs more than another segment does.
     assert float(loss(same)) > float(loss(batch))

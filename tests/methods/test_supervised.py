@@ -11,10 +11,9 @@ from support.training import BATCH, largest_gap, mesh_of, videos
 
 from configs.supervised import get_config
 from wt_jax import experiment as building
-from wt_jax.config import resolve
 from wt_jax.data.records import VideoList
 from wt_jax.errors import ConfigError
-from wt_jax.methods import build_method, fit_to_data
+from wt_jax.experiment import build_method, prepare, resolve
 from wt_jax.methods.base import encoder_variables
 from wt_jax.methods.supervised import keep_factors
 from wt_jax.train.optim import layer_scales, make_optimizer
@@ -70,11 +69,9 @@ def built(**settings):
 
 def loss_of(method, first, batch, key):
     with jax.numpy_dtype_promotion("strict"):
-        value, (state, memory, metrics) = jax.jit(method.loss)(
-            first.params, first.model_state, first.teacher, first.memory, batch, key, jnp.int32(0)
-        )
-    assert (memory, first.teacher) == ({}, {})
-    return float(value), state, metrics
+        value, (state, metrics) = jax.jit(method.loss)(first.params, first, batch, key, jnp.int32(0))
+    assert (state.buffers, state.teacher) == ({}, {})
+    return float(value), state.model_state, metrics
 
 
 def reference(method, first, clips, label, *, smoothing=0.0, share=1.0, keep=None):
@@ -167,8 +164,7 @@ def test_no_gradient_is_computed_through_a_frozen_encoder():
         method, first, batch = built(freeze=freeze)
 
         def loss(params):
-            rest = (first.model_state, first.teacher, first.memory, batch, jax.random.key(0), jnp.int32(0))
-            return method.loss(params, *rest)[0]
+            return method.loss(params, first, batch, jax.random.key(0), jnp.int32(0))[0]
 
         return jax.jit(jax.grad(loss)).lower(first.params).compile().cost_analysis()["flops"]
 
@@ -240,12 +236,12 @@ def test_training_starts_from_exported_weights(monkeypatch, tmp_path):
 def test_the_classes_come_from_the_data():
     config = small_config(method__num_classes=0)
     labelled = VideoList(("a.mp4", "b.mp4"), np.array([0, 1], np.int32), ("run", "walk"))
-    assert fit_to_data(config, labelled).method.num_classes == 2
-    assert fit_to_data(small_config(method__num_classes=5), labelled).method.num_classes == 5
-    with pytest.raises(ConfigError, match=r"num_classes is 1, but .* has 2 classes"):
-        fit_to_data(small_config(method__num_classes=1), labelled)
+    assert prepare(config, labelled).program.method.num_classes == 2
+    assert prepare(small_config(method__num_classes=5), labelled).program.method.num_classes == 5
+    with pytest.raises(ConfigError, match=r"num_classes is 1, but .* have 2 classes"):
+        prepare(small_config(method__num_classes=1), labelled)
     with pytest.raises(ConfigError, match="has no labels, and supervised learns from them"):
-        fit_to_data(config, VideoList(("a.mp4",), np.array([-1], np.int32)))
+        prepare(config, VideoList(("a.mp4",), np.array([-1], np.int32)))
     with pytest.raises(ConfigError, match="num_classes is 0"):
         _ = build_method(config, 10).network
 

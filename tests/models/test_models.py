@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wt_jax.models import MLP, MODELS, ModelConfig, Norm, build_encoder, forward_flops
+from wt_jax.config import ModelConfig
+from wt_jax.models import MLP, MODELS, Norm, build_encoder, forward_flops
 from wt_jax.models.embedder import l2_normalize
 from wt_jax.models.feature_maps import layer_maps
 from wt_jax.models.resnet import Basic, ResNet, Stage

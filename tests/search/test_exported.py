@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from tests.support.search import VIEW
+from wt_jax.config import ModelConfig
 from wt_jax.errors import SearchError
-from wt_jax.models import ModelConfig, build_encoder
+from wt_jax.models import build_encoder
 from wt_jax.search.encoders import export_encoder
 from wt_jax.search.exported import BATCH, load_exported
 from wt_jax.weights.folder import save_encoder

@@ -10,15 +10,15 @@ import numpy as np
 from jax.sharding import AxisType
 
 from configs.quickstart import get_config
-from wt_jax.config import adapt, resolve
+from wt_jax.config import ModelConfig, adapt
 from wt_jax.data.synthetic import MOTIONS, render
-from wt_jax.methods import build_method
-from wt_jax.models import MODELS, ModelConfig, build_encoder
+from wt_jax.experiment import build_method, load_pretrained, resolve
+from wt_jax.models import MODELS, build_encoder
 from wt_jax.models.small import SmallR2Plus1D
 from wt_jax.train.optim import learning_rate, make_optimizer
 from wt_jax.train.sharding import AXES, put_batch
 from wt_jax.train.step import compile_step, make_init, make_step, state_shardings
-from wt_jax.weights.folder import load_encoder, save_encoder
+from wt_jax.weights.folder import save_encoder
 
 BATCH, STEPS = 8, 20
 # Two stages instead of three: what is tested is the method, and every stage is compiled once for each of them.
@@ -30,7 +30,7 @@ def small_config(method="weak_teacher", **changes):
     config.clip.num_frames, config.clip.size = 4, 16
     config.model.name, config.model.width = "tiny", 8
     config.train.batch_size, config.train.log_every = BATCH, 1
-    adapt(config.method, queue_size=16, dim=16, head_norm="", prototypes=12)
+    adapt(config.method, {"queue_size": 16, "dim": 16, "head_norm": "", "prototypes": 12})
     if method == "seed":
         config.method.teacher = teacher_folder()
     if method == "supervised":
@@ -86,27 +86,26 @@ def finished(method, batch):
 
 
 def parts(config):
-    """Method, optimizer and learning rate, the function that makes the first state, and what that is given."""
+    """Method, optimizer and learning rate, the function that makes the first state, and its arguments."""
     method = build_method(config, STEPS)
-    given = {name: load_encoder(Path(folder))[1] for name, folder in method.weights.items()}
     schedule = learning_rate(config.optim, batch_size=BATCH, num_steps=STEPS, steps_per_epoch=4)
     optimizer = make_optimizer(config.optim, schedule)
-    return method, optimizer, schedule, make_init(method, optimizer, 0), given
+    return method, optimizer, schedule, make_init(method, optimizer, 0), load_pretrained(method)
 
 
 def first(config):
     """Method, first state and optimizer; no step is compiled."""
-    method, optimizer, _, init, given = parts(config)
-    return method, init(given), optimizer
+    method, optimizer, _, init, pretrained = parts(config)
+    return method, init(pretrained), optimizer
 
 
 def build(config, mesh, accumulate=1):
     """Method, first state and compiled step."""
-    method, optimizer, schedule, init, given = parts(config)
-    shardings = state_shardings(jax.eval_shape(init, given), mesh)
+    method, optimizer, schedule, init, pretrained = parts(config)
+    shardings = state_shardings(jax.eval_shape(init, pretrained), mesh)
     step = make_step(method, optimizer, schedule, seed=0, accumulate=accumulate)
     # Not jitted: for a few small arrays that is quicker than compiling.
-    state = jax.tree.map(jnp.copy, jax.device_put(init(given), shardings))
+    state = jax.tree.map(jnp.copy, jax.device_put(init(pretrained), shardings))
     return method, state, compile_step(step, shardings, mesh)
 
 
@@ -122,20 +121,20 @@ def run(config, mesh, steps=STEPS, accumulate=1):
     return [float(loss) for loss in losses], jax.device_get(state)
 
 
-def filled(memory):
+def filled(buffers):
     """A queue full of random embeddings of other videos; what is no queue stays as it is."""
-    if "video" not in memory:
-        return memory
+    if "video" not in buffers:
+        return buffers
     rng = np.random.default_rng(5)
-    size = memory["video"].shape[0]
+    size = buffers["video"].shape[0]
 
     def fill(value):
         x = rng.normal(size=value.shape)
         return jnp.asarray(x / np.linalg.norm(x, axis=-1, keepdims=True), jnp.float32)
 
-    columns = {k: fill(v) for k, v in memory.items() if v.dtype == jnp.float32}
+    columns = {k: fill(v) for k, v in buffers.items() if v.dtype == jnp.float32}
     indices = {"video": jnp.arange(100, 100 + size), "label": jnp.arange(size) % 3, "step": jnp.zeros(size, jnp.int32)}
-    return {**memory, **columns, **indices}
+    return {**buffers, **columns, **indices}
 
 
 def largest_gap(one, other):

@@ -18,8 +18,8 @@ from wt_jax.cluster.goodput import Goodput
 from wt_jax.cluster.heartbeat import Heartbeat, heartbeat_file
 from wt_jax.cluster.preemption import RUN_AGAIN, Interrupt, Preempted
 from wt_jax.cluster.workdir_lock import lock_workdir, unlock_workdir
-from wt_jax.config import resolve
 from wt_jax.errors import CheckpointError, ConfigError
+from wt_jax.experiment import resolve
 from wt_jax.train.checkpoint import Checkpoints
 from wt_jax.train.metrics import read_metrics
 from wt_jax.train.step import TrainState

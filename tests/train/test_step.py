@@ -15,8 +15,8 @@ from support.training import BATCH, STEPS, batches, build, filled, finished, fir
 
 from wt_jax.augment import finish_views
 from wt_jax.experiment import build as whole_program
+from wt_jax.experiment import build_method
 from wt_jax.losses import weak_teacher_loss
-from wt_jax.methods import build_method
 from wt_jax.train.communication import bytes_per_step
 from wt_jax.train.optim import learning_rate, make_optimizer
 from wt_jax.train.sharding import put_batch
@@ -35,8 +35,8 @@ def test_four_devices_equal_one(alone, fsdp):
     losses, state = run(small_config(**SPLIT), mesh_of(4, fsdp))
     np.testing.assert_allclose(losses, alone[0], atol=1e-5)
     assert largest_gap(state.teacher, alone[1].teacher) < 1e-6
-    np.testing.assert_array_equal(state.memory["video"], alone[1].memory["video"])
-    np.testing.assert_allclose(state.memory["strong"], alone[1].memory["strong"], atol=1e-4)
+    np.testing.assert_array_equal(state.buffers["video"], alone[1].buffers["video"])
+    np.testing.assert_allclose(state.buffers["strong"], alone[1].buffers["strong"], atol=1e-4)
 
 
 def test_figures_of_whole_networks_are_there_where_metrics_are_written():
@@ -64,7 +64,7 @@ def test_fsdp_shards_the_large_parameters():
     big = [leaf for leaf in jax.tree.leaves(state.params) if leaf.size >= 2**12]
     assert big
     assert all(leaf.addressable_shards[0].data.size == leaf.size // 4 for leaf in big)
-    assert state.memory["strong"].addressable_shards[0].data.shape == (64, 16)  # the queue by slots
+    assert state.buffers["strong"].addressable_shards[0].data.shape == (64, 16)  # the queue by slots
 
 
 @pytest.mark.slow
@@ -96,16 +96,17 @@ def sent_by_rings(text, devices):
 def test_method_loss_is_the_public_one(name, shared):
     config = small_config(name, method__shared=shared)
     method, state, _ = first(config)
-    batch, memory = finished(method, next(batches(method, 1))), filled(state.memory)
+    batch, memory = finished(method, next(batches(method, 1))), filled(state.buffers)
 
     @jax.jit
     def both(params):
-        rest = (state.model_state, state.teacher, memory, batch, jax.random.key(0), jnp.int32(3))
+        rest = (state.method_state._replace(buffers=memory), batch, jax.random.key(0), jnp.int32(3))
         variables = {"params": params, **state.model_state}
         query = method.network.apply(variables, batch["query"], True, mutable=["batch_stats"])[0][0]
         return method.loss(params, *rest), query
 
-    (value, (_, new_memory, metrics)), query = both(state.params)
+    (value, (after, metrics)), query = both(state.params)
+    new_memory = after.buffers
     np.testing.assert_array_equal(new_memory["video"][:BATCH], batch["video"])
     settings = config.method
     column, weight = ("strong", 0.0) if name == "one_hot" else ("weak", settings.label_weight)  # MoCo has no weak queue
@@ -125,9 +126,9 @@ def test_method_loss_is_the_public_one(name, shared):
 def test_same_video_clips_are_no_negatives():
     method, state, _ = first(small_config())
     batch = finished(method, next(batches(method, 1)))
-    memory = {**filled(state.memory), "video": jnp.full(16, batch["video"][0])}
-    arguments = (state.params, state.model_state, state.teacher, memory, batch, jax.random.key(0), jnp.int32(0))
-    assert float(jax.jit(method.loss)(*arguments)[1][2]["negatives"]) == pytest.approx(16 * (BATCH - 1) / BATCH)
+    now = state.method_state._replace(buffers={**filled(state.buffers), "video": jnp.full(16, batch["video"][0])})
+    arguments = (state.params, now, batch, jax.random.key(0), jnp.int32(0))
+    assert float(jax.jit(method.loss)(*arguments)[1][1]["negatives"]) == pytest.approx(16 * (BATCH - 1) / BATCH)
 
 
 def test_label_ramp_begins_at_zero_and_ends_at_the_weight():
@@ -139,28 +140,25 @@ def test_label_ramp_begins_at_zero_and_ends_at_the_weight():
 def test_accumulated_gradient_is_the_mean_over_pieces():
     config = small_config(method__head_norm="")
     method, state, step = build(config, mesh_of(1), accumulate=2)
-    state = dataclasses.replace(state, memory=filled(state.memory))
+    state = dataclasses.replace(state, buffers=filled(state.buffers))
     batch = next(batches(method, 1))
     view_key, loss_key = jax.random.split(jax.random.fold_in(jax.random.key(0), 0))
-    memory, total = state.memory, None
+    now, total = state.method_state, None
     for piece in range(2):
         rows = finish_views({k: jnp.asarray(v[piece::2]) for k, v in batch.items()}, method.views, view_key)
 
-        def loss(params, memory=memory, rows=rows):
-            return method.loss(params, state.model_state, state.teacher, memory, rows, loss_key, jnp.int32(0))
-
-        grads, (_, memory, _) = jax.jit(jax.grad(loss, has_aux=True))(state.params)
+        grads, (now, _) = jax.jit(jax.grad(method.loss, has_aux=True))(state.params, now, rows, loss_key, jnp.int32(0))
         total = grads if total is None else jax.tree.map(jnp.add, total, grads)
     expected = optax.tree.norm(total) / 2
     after, metrics = step(state, put_batch(batch, mesh_of(1)))
     assert float(metrics["gradient_norm"]) == pytest.approx(float(expected), rel=1e-4)
-    np.testing.assert_array_equal(after.memory["video"], memory["video"])
+    np.testing.assert_array_equal(after.buffers["video"], now.buffers["video"])
 
 
 def test_accumulation_is_the_same_on_four_devices():
     one, four = (run(small_config(), mesh_of(count), 3, accumulate=2) for count in (1, 4))
     np.testing.assert_allclose(one[0], four[0], atol=1e-5)
-    np.testing.assert_array_equal(one[1].memory["video"], four[1].memory["video"])
+    np.testing.assert_array_equal(one[1].buffers["video"], four[1].buffers["video"])
 
 
 def test_bfloat16_keeps_parameters_and_teacher_in_float32():

@@ -9,13 +9,13 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from configs.quickstart import get_config
-from wt_jax.config import resolve
+from wt_jax.config import ModelConfig
 from wt_jax.errors import CheckpointError, ConfigError, WeightsError
-from wt_jax.experiment import build
+from wt_jax.experiment import build, prepare, resolve
 from wt_jax.methods.base import encoder_variables
-from wt_jax.models import ModelConfig, build_encoder
+from wt_jax.models import build_encoder
 from wt_jax.train.checkpoint import Checkpoints
-from wt_jax.train.loop import prepare, train
+from wt_jax.train.loop import train
 from wt_jax.train.workdir import open_workdir
 from wt_jax.weights.export import export_weights
 from wt_jax.weights.folder import encoder_shapes, load_encoder, save_encoder
@@ -102,7 +102,7 @@ def test_workdirs_without_a_run_or_a_checkpoint_are_named(trained, tmp_path):
 
 
 def test_a_run_can_start_from_exported_weights(trained, exported, small_set):
-    given = build(small_config(small_set, model__weights=str(exported), model__norm="sub_batch"), 8).given
+    given = build(small_config(small_set, model__weights=str(exported), model__norm="sub_batch"), 8).pretrained
     jax.tree.map(np.testing.assert_array_equal, given["encoder"], trained[2])
 
 

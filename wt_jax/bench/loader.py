@@ -33,12 +33,12 @@ from wt_jax.bench.memory import peak_of
 from wt_jax.bench.peers.measure import LIMITS, Job
 from wt_jax.bench.stages import time_stages
 from wt_jax.cli import parse_flags, set_up_logging, user_errors
-from wt_jax.config import Config, resolve
+from wt_jax.config import Config
 from wt_jax.config_files import define_config
 from wt_jax.data.sources.open import open_source
 from wt_jax.data.video.decode import probe
 from wt_jax.errors import ConfigError
-from wt_jax.methods import build_method
+from wt_jax.experiment import build_method, resolve
 
 log = logging.getLogger("wt_jax")
 

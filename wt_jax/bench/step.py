@@ -25,10 +25,11 @@ from absl import app, flags
 from wt_jax.bench.peers.measure_step import WAYS, Job
 from wt_jax.bench.step_turns import Contender, bench, report
 from wt_jax.cli import config_for, parse_flags, set_up_logging, user_errors
-from wt_jax.config import Config, resolve
+from wt_jax.config import Config
 from wt_jax.config_files import define_config
 from wt_jax.errors import ConfigError
 from wt_jax.eval.compare.runs import config_of
+from wt_jax.experiment import resolve
 from wt_jax.specs import PixelSpec
 
 log = logging.getLogger("wt_jax")

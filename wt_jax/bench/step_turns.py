@@ -16,7 +16,7 @@ from typing import Any
 
 from wt_jax.bench.peers.measure_step import Job
 from wt_jax.errors import BenchError
-from wt_jax.methods import build_method
+from wt_jax.experiment import build_method
 
 log = logging.getLogger("wt_jax")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from wt_jax.config import ClipConfig, DataConfig, ViewConfig, closest, from_dict, to_dict
+from wt_jax.config import ClipConfig, DataConfig, ModelConfig, ViewConfig, closest, from_dict, to_dict
 from wt_jax.data.views import check_crops
 from wt_jax.errors import ConfigError
 from wt_jax.eval.protocols.finetune import ClipTraining
@@ -24,7 +24,7 @@ from wt_jax.eval.protocols.stored import (
     RetrievalSettings,
     StoredSettings,
 )
-from wt_jax.models import ModelConfig, build_encoder
+from wt_jax.models import build_encoder
 from wt_jax.specs import ClipView
 
 TRAINED = ("linear_clips", "finetune")

@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wt_jax.config import ModelConfig
 from wt_jax.errors import ConfigError
 from wt_jax.eval.config import EvaluationConfig
 from wt_jax.eval.features.extract import EMBEDDING, Extractor, make_extractor
-from wt_jax.methods import build_method
+from wt_jax.experiment import build_method
 from wt_jax.methods.base import Method, Tree, encoder_variables
-from wt_jax.models import ModelConfig, build_encoder
-from wt_jax.train.checkpoint import read_student
+from wt_jax.models import build_encoder
+from wt_jax.train.checkpoint import read_evaluated
 from wt_jax.train.sharding import wait_for_all
 from wt_jax.train.workdir import read_config
 from wt_jax.weights.folder import load_encoder, save_encoder
@@ -103,8 +104,9 @@ def load_candidate(name: str, place: str, config: EvaluationConfig) -> Candidate
         return _alone(name, model, variables)
     if (folder / "config.json").exists():
         run = read_config(folder)
-        _, params, model_state = read_student(folder)
-        return Candidate(name, run.model, params, model_state, build_method(run, num_steps=1))
+        method = build_method(run)
+        _, params, model_state = read_evaluated(folder, method.evaluated)
+        return Candidate(name, run.model, params, model_state, method)
     raise ConfigError(f"encoder {place}: neither 'random', nor the workdir of a run, nor a folder of exported weights")
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from wt_jax.cluster.processes import is_primary_process
 from wt_jax.eval.features.extract import Features
 from wt_jax.eval.table import format_table
-from wt_jax.train.loop import Run
+from wt_jax.experiment import Run
+from wt_jax.methods.base import evaluated_tree
 from wt_jax.train.step import TrainState
 
 log = logging.getLogger(__name__)
@@ -22,14 +23,15 @@ def judge(run: Run, state: TrainState, workdir: Path) -> tuple[dict[str, dict[st
       {"random-initialized": scores, "pre-trained": scores}, each score in [0, 1], empty without labels; and the trained
       encoder's features of the training and the test list.
     """
-    features = run.evaluator.features(state.params, state.model_state)
+    evaluated = run.program.method.evaluated
+    features = run.evaluator.features(*evaluated_tree(evaluated, state))
     if not run.evaluator.possible:
         log.info("no labelled training and test videos: no scores")
         return {}, features
     results = {}
     if run.config.eval.before:
         fresh = run.program.first_state()
-        results["random-initialized"] = run.evaluator.scores(run.evaluator.features(fresh.params, fresh.model_state))
+        results["random-initialized"] = run.evaluator.scores(run.evaluator.features(*evaluated_tree(evaluated, fresh)))
     results["pre-trained"] = run.evaluator.scores(features)
     if is_primary_process():
         (workdir / "results.json").write_text(json.dumps(results, indent=1) + "\n")

@@ -1,11 +1,9 @@
 """The methods, in one explicit table, and the names under which a configuration asks for them."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, NamedTuple
 
-from wt_jax.config import Config, closest
-from wt_jax.data.records import VideoList
+from wt_jax.config import closest
 from wt_jax.errors import ConfigError
 from wt_jax.methods.base import Method, Setup
 from wt_jax.methods.byol import BYOL, BYOLSettings
@@ -61,28 +59,3 @@ def default_settings(name: str) -> Any:
     if name not in METHODS:
         raise ConfigError(f"unknown method {name!r}{closest(name, METHODS)}; there are {', '.join(METHODS)}")
     return METHODS[name].settings(**METHODS[name].changes)
-
-
-def fit_to_data(config: Config, videos: VideoList) -> Config:
-    """`config` with what its method leaves to the training list: the number of classes, where the settings have one.
-
-    Raises:
-      ConfigError: the method needs labels and the list has none, or has more classes than the settings say.
-    """
-    wanted = getattr(config.method, "num_classes", None)
-    if wanted is None:
-        return config
-    if not videos.classes:
-        raise ConfigError(f"{config.data.train} has no labels, and {config.method_name} learns from them; add one to each line")
-    if 0 < wanted < len(videos.classes):
-        raise ConfigError(
-            f"config.method.num_classes is {wanted}, but {config.data.train} has {len(videos.classes)} classes; 0 takes theirs"
-        )
-    method = replace(config.method, num_classes=wanted or len(videos.classes))
-    return replace(config, method=method)
-
-
-def build_method(config: Config, num_steps: int) -> Method:
-    """The method that a configuration names, for a training of `num_steps` steps."""
-    setup = Setup(config.model, config.strong_view, config.weak_view, num_steps, config.train.log_every)
-    return METHODS[config.method_name].build(config.method, setup)

@@ -1,49 +1,89 @@
-"""What the trainer asks of a method, and what a method is built from.
+"""The contract of a method, and what it is built from.
 
-A method is a frozen dataclass with no arrays inside; the trainer never knows its name.
+A method is a frozen dataclass with no arrays inside; the trainer knows neither its name nor anything outside this list.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from wt_jax.models import ModelConfig, build_encoder
-from wt_jax.specs import ClipView
+from wt_jax.config import ModelConfig
+from wt_jax.models import build_encoder
+from wt_jax.specs import ClipView, View
 
 Tree = Any  # a pytree of arrays
+Batch = Mapping[str, Array]
+Metrics = dict[str, Array]  # scalar float32
 
 
-class Init(NamedTuple):
-    """Everything a method carries from step to step, as plain pytrees.
+class MethodState(NamedTuple):
+    """Everything that a method carries from step to step, as plain pytrees.
 
     Attributes:
-      params: what the optimizer trains; its entry "encoder" is what evaluation reads.
-      model_state: what a forward pass of the student changes (BatchNorm statistics), by flax collection, each again with
-        an entry "encoder" where the encoder has any.
-      teacher: what `update_teacher` moves; empty if there is none.
-      memory: queues and running centers.
+      params: trained by the optimizer; the entry "encoder" is the encoder's.
+      model_state: changed by a forward pass of the student (BatchNorm statistics), by flax collection, each again with an
+        entry "encoder" where the encoder has any.
+      teacher: returned by `update_teacher`, as {"params": ...} and collections like `model_state`; empty if there is none.
+      buffers: queues and running centers, returned by `loss`.
     """
 
     params: Tree
     model_state: Tree
     teacher: Tree
-    memory: Tree
+    buffers: Tree
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Stored arrays that a method starts from.
+
+    Attributes:
+      folder: where they are.
+      kind: "encoder": flax variables (`wt_jax.weights.folder`); "table": {"features": (N, D) float32}
+        (`wt_jax.weights.table`).
+      like: of an encoder, the model that it must equal; None: any.
+    """
+
+    folder: str
+    kind: Literal["encoder", "table"] = "encoder"
+    like: ModelConfig | None = None
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a method requires of a run; checked before any device is touched.
+
+    Attributes:
+      batch_multiple: slots of its queue (`config.method.queue.size`), a multiple of the batch size; 0: there is no queue.
+      min_batch: fewest videos in a piece of a batch (all of it, without accumulation).
+      reason: for `min_batch`, for the error message.
+      labels: whether it learns from the labels of the training videos.
+      frozen: top-level entry of `params` that no optimizer changes; empty: none.
+      teacher_passes: forward passes of a step that read `teacher`.
+    """
+
+    batch_multiple: int = 0
+    min_batch: int = 1
+    reason: str = ""
+    labels: bool = False
+    frozen: str = ""
+    teacher_passes: int = 0
 
 
 class Method(Protocol):
     """One way to learn from views of videos.
 
-    `batch` maps each view's name to (B, T, S, S, 3) float32 in [0, 1], and holds `video` and `label` (B,) int32 (label -1:
-    unknown).
+    A batch maps "NAME" and "NAME.SUFFIX" to the arrays of each view, B rows each, after `wt_jax.augment.finish_views`: clips
+    are (B, T, S, S, 3) float32 in [0, 1]. It also holds `video` and `label` (B,) int32 (label -1: unknown).
     """
 
     @property
-    def views(self) -> Mapping[str, ClipView]:
+    def views(self) -> Mapping[str, View]:
         """The views that the pipeline must produce."""
         ...
 
@@ -53,29 +93,35 @@ class Method(Protocol):
         ...
 
     @property
-    def weights(self) -> Mapping[str, str]:
-        """Folders of exported weights (`wt_jax.weights.folder`) that `init` is to be given, by names of the method's choice."""
+    def evaluated(self) -> Literal["student", "teacher"]:
+        """The tree that evaluation, best checkpoint and export read: `params` and `model_state`, or `teacher`."""
         ...
 
-    def init(self, rng: Array, batch: Mapping[str, Array], given: Mapping[str, Tree]) -> Init:
-        """Fresh parameters and state for batches like this one; `given` holds the variables of each of `weights`."""
+    @property
+    def pretrained(self) -> Mapping[str, Pretrained]:
+        """The stored arrays that `init` needs, by names of the method's choice."""
+        ...
+
+    @property
+    def needs(self) -> Needs:
+        """What the run must have."""
+        ...
+
+    def init(self, rng: Array, batch: Batch, pretrained: Mapping[str, Tree]) -> MethodState:
+        """The first state, for batches like this one; `pretrained` holds the arrays of each of `self.pretrained`."""
         ...
 
     def loss(
-        self,
-        params: Tree,
-        model_state: Tree,
-        teacher: Tree,
-        memory: Tree,
-        batch: Mapping[str, Array],
-        rng: Array,
-        step: ArrayLike,
-    ) -> tuple[Array, tuple[Tree, Tree, dict[str, Array]]]:
-        """Scalar loss, and the new model state, the new memory and scalar metrics."""
+        self, params: Tree, state: MethodState, batch: Batch, rng: Array, step: ArrayLike
+    ) -> tuple[Array, tuple[MethodState, Metrics]]:
+        """Scalar loss of `params`; the state with new `model_state` and `buffers`, and metrics.
+
+        `state.params` is not read: gradient flows into `params` alone.
+        """
         ...
 
-    def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> tuple[Tree, dict[str, Array]]:
-        """The teacher after a step of the student, and scalar metrics of it."""
+    def update_teacher(self, state: MethodState, step: ArrayLike) -> tuple[Tree, Metrics]:
+        """The teacher after a step of the student, whose new `params` and `model_state` are in `state`; and metrics."""
         ...
 
 
@@ -84,7 +130,7 @@ class Embeds(Protocol):
     """A method with a head on its encoder whose output can be evaluated too; a method need not have one."""
 
     def embed(self, params: Tree, model_state: Tree, clips: Array) -> Array:
-        """Embeddings (B, D) float32 of clips (B, T, S, S, 3) float32 in [0, 1], as the trained student makes them."""
+        """Embeddings (B, D) float32 of clips (B, T, S, S, 3) float32 in [0, 1], by the evaluated tree."""
         ...
 
 
@@ -97,6 +143,7 @@ class Setup:
       strong, weak: the two kinds of training view; a method names their windows.
       num_steps: steps of the whole training.
       log_every: the metrics of every so many steps are written, and those of the last one.
+      num_classes: of the training videos; 0: unknown.
     """
 
     model: ModelConfig
@@ -104,11 +151,12 @@ class Setup:
     weak: ClipView
     num_steps: int
     log_every: int = 1
+    num_classes: int = 0
 
 
 @dataclass(frozen=True)
 class Built:
-    """The fields that the methods of this package share, and the two answers that follow from them alone."""
+    """The fields that the methods of this package share, and the answers that follow from them alone."""
 
     settings: Any
     setup: Setup
@@ -119,20 +167,42 @@ class Built:
         return build_encoder(self.setup.model)
 
     @property
-    def weights(self) -> Mapping[str, str]:
-        """Where the encoder starts from, if the configuration names a folder."""
-        return {"encoder": self.setup.model.weights} if self.setup.model.weights else {}
+    def evaluated(self) -> Literal["student", "teacher"]:
+        """The trained network."""
+        return "student"
+
+    @property
+    def pretrained(self) -> Mapping[str, Pretrained]:
+        """The encoder's first weights, if the configuration names a folder."""
+        model = self.setup.model
+        return {"encoder": Pretrained(model.weights, "encoder", model)} if model.weights else {}
+
+    @property
+    def needs(self) -> Needs:
+        """Nothing."""
+        return Needs()
+
+    def update_teacher(self, state: MethodState, step: ArrayLike) -> tuple[Tree, Metrics]:
+        """There is none, or it is frozen."""
+        return state.teacher, {}
 
 
-def where_written(figure: Callable[..., Array], *trees: Tree, step: ArrayLike, log_every: int, num_steps: int) -> Array:
-    """`figure(*trees)`, a float32 scalar, in steps whose metrics are written, and NaN in all others.
+def if_logged(metric: Callable[..., Array], *trees: Tree, step: ArrayLike, log_every: int, num_steps: int) -> Array:
+    """`metric(*trees)`, a float32 scalar, in steps whose metrics are written, and NaN in all others.
 
-    For figures of whole networks, which take a share of a small batch's step. `step` counts the steps before this one;
+    For metrics of whole networks, which take a part of a small batch's step. `step` counts the steps before this one;
     `log_every` and `num_steps` are those of `Setup`.
     """
     number = jnp.asarray(step) + 1
     written = (number % log_every == 0) | (number == num_steps)
-    return lax.cond(written, figure, lambda *_: jnp.full((), jnp.nan, jnp.float32), *trees)
+    return lax.cond(written, metric, lambda *_: jnp.full((), jnp.nan, jnp.float32), *trees)
+
+
+def evaluated_tree(evaluated: str, state: Any) -> tuple[Tree, Tree]:
+    """(params, model_state) of the tree that a method's `evaluated` names, of a `MethodState` or `TrainState`."""
+    if evaluated == "student":
+        return state.params, state.model_state
+    return state.teacher["params"], {name: part for name, part in state.teacher.items() if name != "params"}
 
 
 def encoder_variables(params: Tree, model_state: Tree) -> Tree:

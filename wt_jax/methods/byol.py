@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from wt_jax.losses import byol_loss
 from wt_jax.methods import parts
-from wt_jax.methods.base import Init, Tree
+from wt_jax.methods.base import Batch, MethodState, Metrics, Needs, Tree
 from wt_jax.methods.settings import check
 from wt_jax.specs import ClipView
 
@@ -47,23 +47,27 @@ class BYOL(parts.Headed):
         """Strong views of as many windows as there are clips."""
         return parts.clip_views(self.setup.strong, self.settings.clips)
 
-    def init(self, rng: Array, batch: Mapping[str, Array], given: Mapping[str, Tree]) -> Init:
+    @property
+    def needs(self) -> Needs:
+        """What the run must have."""
+        return Needs(teacher_passes=1)
+
+    def init(self, rng: Array, batch: Batch, pretrained: Mapping[str, Tree]) -> MethodState:
         """The teacher starts as the student without its predictor."""
         student = parts.with_predictor(self.settings, self.network)
-        params, model_state = parts.first_variables(student, rng, batch["clip1"], given)
-        return Init(params, model_state, parts.make_teacher(params, model_state, without=("predictor",)), {})
+        params, model_state = parts.first_variables(student, rng, batch["clip1"], pretrained)
+        return MethodState(params, model_state, parts.make_teacher(params, model_state, without=("predictor",)), {})
 
     def loss(
         self,
         params: Tree,
-        model_state: Tree,
-        teacher: Tree,
-        memory: Tree,
-        batch: Mapping[str, Array],
+        state: MethodState,
+        batch: Batch,
         rng: Array,
         step: ArrayLike,
-    ) -> tuple[Array, tuple[Tree, Tree, dict[str, Array]]]:
+    ) -> tuple[Array, tuple[MethodState, Metrics]]:
         """Mean of |prediction - target|^2 (eq. 2) over all ordered pairs of clips (the symmetric loss of section 3.1)."""
+        _, model_state, teacher, memory = state
         teacher = jax.lax.stop_gradient(teacher)
         clips = [batch[name] for name in self.views]
         student = parts.with_predictor(self.settings, self.network)
@@ -77,8 +81,8 @@ class BYOL(parts.Headed):
             # 0: all videos have one embedding, the collapse that a method without negatives may come to.
             "target_deviation": jnp.mean(jnp.std(targets[0], axis=0)) * self.settings.dim**0.5,
         }
-        return metrics["loss"], (model_state, memory, metrics)
+        return metrics["loss"], (state._replace(model_state=model_state, buffers=memory), metrics)
 
-    def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> tuple[Tree, dict[str, Array]]:
-        """The moving average of the student's encoder and head (eq. 1)."""
-        return parts.move_teacher(self, teacher, params, model_state, step)
+    def update_teacher(self, state: MethodState, step: ArrayLike) -> tuple[Tree, Metrics]:
+        """The moving average of the student."""
+        return parts.move_teacher(self, state, step)

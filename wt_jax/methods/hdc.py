@@ -20,8 +20,8 @@ from wt_jax.augment import shuffle_frames
 from wt_jax.errors import ConfigError
 from wt_jax.losses import in_batch_info_nce, invariance_weights
 from wt_jax.methods import parts
-from wt_jax.methods.base import Built, Init, Tree, encoder_variables
-from wt_jax.methods.settings import check, check_in_batch
+from wt_jax.methods.base import Batch, Built, MethodState, Metrics, Needs, Tree, encoder_variables
+from wt_jax.methods.settings import check
 from wt_jax.models.embedder import l2_normalize
 from wt_jax.models.feature_maps import layer_maps
 from wt_jax.models.heads import LevelHeads
@@ -53,10 +53,6 @@ class HDCSettings:
 
     def __post_init__(self):
         check(self, shares=("invariance_momentum",), weighting=("invariance", "equal"))
-
-    def check_batch(self, batch_size: int) -> None:
-        """ValueError where a piece of `batch_size` clips is too small."""
-        check_in_batch(batch_size)
 
 
 @dataclass(frozen=True)
@@ -91,28 +87,32 @@ class HDC(Built):
             "spatial": replace(self.setup.weak, window="other"),
         }
 
-    def init(self, rng: Array, batch: Mapping[str, Array], given: Mapping[str, Tree]) -> Init:
+    @property
+    def needs(self) -> Needs:
+        """What the run must have."""
+        return Needs(min_batch=2, reason="negatives come from the batch")
+
+    def init(self, rng: Array, batch: Batch, pretrained: Mapping[str, Tree]) -> MethodState:
         """Encoder and heads; the memory is the running invariance of each depth."""
         clips = batch["anchor"][:1]
-        encoder = given.get("encoder") or self.encoder.init(rng, clips, False)
+        encoder = pretrained.get("encoder") or self.encoder.init(rng, clips, False)
         _, maps, _ = layer_maps(self.encoder, encoder, clips, self.levels)
         heads = self.heads.init(jax.random.fold_in(rng, 1), jax.tree.map(global_pool, maps), False)
         variables = _joined(encoder, heads)
         invariance = jnp.ones((len(self.levels),), jnp.float32)
         memory = dict.fromkeys(KINDS, invariance)
-        return Init(variables.pop("params"), variables, {}, jax.tree.map(jnp.copy, memory))
+        return MethodState(variables.pop("params"), variables, {}, jax.tree.map(jnp.copy, memory))
 
     def loss(
         self,
         params: Tree,
-        model_state: Tree,
-        teacher: Tree,
-        memory: Tree,
-        batch: Mapping[str, Array],
+        state: MethodState,
+        batch: Batch,
         rng: Array,
         step: ArrayLike,
-    ) -> tuple[Array, tuple[Tree, Tree, dict[str, Array]]]:
+    ) -> tuple[Array, tuple[MethodState, Metrics]]:
         """Sum over depths of a_l L_spatial + b_l L_temporal, mean over the batch."""
+        _, model_state, teacher, memory = state
         settings, memory = self.settings, jax.lax.stop_gradient(memory)
         shuffled = shuffle_frames(batch["spatial"], batch["video"], rng)
         clips = jnp.stack([batch["anchor"], batch["temporal"], shuffled], axis=1)
@@ -134,11 +134,7 @@ class HDC(Built):
                 metrics[f"loss_{kind}_{level}"] = losses[place]
                 metrics[f"invariance_{kind}_{level}"] = measured[kind][place]
         metrics["loss"] = total
-        return total, (model_state, measured, metrics)
-
-    def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> tuple[Tree, dict[str, Array]]:
-        """There is none."""
-        return teacher, {}
+        return total, (state._replace(model_state=model_state, buffers=measured), metrics)
 
     def _embed(self, params: Tree, model_state: Tree, clips: Array) -> tuple[Tree, Tree]:
         """{"spatial" or "temporal": {level: (B, dim), L2-normalized}}, and the new model state."""

@@ -17,10 +17,10 @@ from jax.typing import ArrayLike
 
 from wt_jax.losses import info_nce, similarity_logits
 from wt_jax.methods import parts
-from wt_jax.methods.base import Init, Tree
-from wt_jax.methods.settings import check, check_in_batch
+from wt_jax.methods.base import Batch, MethodState, Metrics, Needs, Tree
+from wt_jax.methods.settings import check
 from wt_jax.models.embedder import Embedder
-from wt_jax.queue import Queue, empty_queue, enqueue, negatives_mask
+from wt_jax.queue import empty_queue, enqueue, negatives_mask
 from wt_jax.specs import ClipView
 
 
@@ -54,11 +54,6 @@ class MoCoSettings:
     def __post_init__(self):
         check(self)
 
-    def check_batch(self, batch_size: int) -> None:
-        """ValueError where a piece of `batch_size` clips is too small."""
-        if not self.queue_size:
-            check_in_batch(batch_size)
-
 
 @dataclass(frozen=True)
 class MoCo(parts.Headed):
@@ -74,23 +69,32 @@ class MoCo(parts.Headed):
         """Strong views of as many windows as there are clips."""
         return parts.clip_views(self.setup.strong, self.settings.clips)
 
-    def init(self, rng: Array, batch: Mapping[str, Array], given: Mapping[str, Tree]) -> Init:
+    @property
+    def needs(self) -> Needs:
+        """What the run must have."""
+        return Needs(
+            batch_multiple=self.settings.queue_size,
+            min_batch=1 if self.settings.queue_size else 2,
+            reason="negatives come from the batch",
+            teacher_passes=1,
+        )
+
+    def init(self, rng: Array, batch: Batch, pretrained: Mapping[str, Tree]) -> MethodState:
         """Student and teacher start equal; the queue, if there is one, starts empty."""
-        params, model_state = parts.first_variables(self.student, rng, batch["clip1"], given)
+        params, model_state = parts.first_variables(self.student, rng, batch["clip1"], pretrained)
         queue = empty_queue(self.settings.queue_size, {"key": self.settings.dim}) if self.settings.queue_size else {}
-        return Init(params, model_state, parts.make_teacher(params, model_state, without=("predictor",)), queue)
+        return MethodState(params, model_state, parts.make_teacher(params, model_state, without=("predictor",)), queue)
 
     def loss(
         self,
         params: Tree,
-        model_state: Tree,
-        teacher: Tree,
-        memory: Queue,
-        batch: Mapping[str, Array],
+        state: MethodState,
+        batch: Batch,
         rng: Array,
         step: ArrayLike,
-    ) -> tuple[Array, tuple[Tree, Queue, dict[str, Array]]]:
+    ) -> tuple[Array, tuple[MethodState, Metrics]]:
         """Mean InfoNCE (MoCo, eq. 1) over all pairs of a query clip and another clip's key."""
+        _, model_state, teacher, memory = state
         settings = self.settings
         teacher, memory = jax.lax.stop_gradient((teacher, memory))
         clips = [batch[name] for name in self.views]
@@ -122,8 +126,8 @@ class MoCo(parts.Headed):
             **parts.accuracy(logits),
             **figures,
         }
-        return metrics["loss"], (model_state, memory, metrics)
+        return metrics["loss"], (state._replace(model_state=model_state, buffers=memory), metrics)
 
-    def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> tuple[Tree, dict[str, Array]]:
-        """The moving average of the student (MoCo, eq. 2)."""
-        return parts.move_teacher(self, teacher, params, model_state, step)
+    def update_teacher(self, state: MethodState, step: ArrayLike) -> tuple[Tree, Metrics]:
+        """The moving average of the student."""
+        return parts.move_teacher(self, state, step)

@@ -17,11 +17,11 @@ from wt_jax.augment import frame_difference
 from wt_jax.errors import ConfigError
 from wt_jax.losses import modist_loss, modist_terms, similarity_logits
 from wt_jax.methods import parts
-from wt_jax.methods.base import Init, Tree
+from wt_jax.methods.base import Batch, MethodState, Metrics, Needs, Tree
 from wt_jax.methods.settings import check
 from wt_jax.models import build_encoder
 from wt_jax.models.embedder import Embedder, Pathways
-from wt_jax.queue import Queue, empty_queue, enqueue, negatives_mask
+from wt_jax.queue import empty_queue, enqueue, negatives_mask
 from wt_jax.specs import ClipView, PixelSpec
 
 
@@ -103,23 +103,27 @@ class MoDist(parts.Headed):
             "key_motion": replace(motion, window="key"),
         }
 
-    def init(self, rng: Array, batch: Mapping[str, Array], given: Mapping[str, Tree]) -> Init:
+    @property
+    def needs(self) -> Needs:
+        """What the run must have."""
+        return Needs(batch_multiple=self.settings.queue_size, teacher_passes=1)
+
+    def init(self, rng: Array, batch: Batch, pretrained: Mapping[str, Tree]) -> MethodState:
         """Student and teacher start equal, both pathways; the queues start empty."""
-        params, model_state = parts.first_variables(self.network, rng, batch["query"], given, batch["query_motion"])
+        params, model_state = parts.first_variables(self.network, rng, batch["query"], pretrained, batch["query_motion"])
         queue = empty_queue(self.settings.queue_size, {"visual": self.settings.dim, "motion": self.settings.dim})
-        return Init(params, model_state, parts.make_teacher(params, model_state), queue)
+        return MethodState(params, model_state, parts.make_teacher(params, model_state), queue)
 
     def loss(
         self,
         params: Tree,
-        model_state: Tree,
-        teacher: Tree,
-        memory: Queue,
-        batch: Mapping[str, Array],
+        state: MethodState,
+        batch: Batch,
         rng: Array,
         step: ArrayLike,
-    ) -> tuple[Array, tuple[Tree, Queue, dict[str, Array]]]:
+    ) -> tuple[Array, tuple[MethodState, Metrics]]:
         """Mean of the visual, the motion and the cross-modal terms."""
+        _, model_state, teacher, memory = state
         settings = self.settings
         teacher, memory = jax.lax.stop_gradient((teacher, memory))
         motion = {name: batch[f"{name}_motion"] for name in ("query", "key")}
@@ -141,8 +145,8 @@ class MoDist(parts.Headed):
             **parts.queue_figures(memory, mask, step),
         }
         memory = enqueue(memory, {**keys, "video": batch["video"], "label": batch["label"]}, step)
-        return metrics["loss"], (model_state, memory, metrics)
+        return metrics["loss"], (state._replace(model_state=model_state, buffers=memory), metrics)
 
-    def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> tuple[Tree, dict[str, Array]]:
-        """The moving average of the student, both pathways."""
-        return parts.move_teacher(self, teacher, params, model_state, step)
+    def update_teacher(self, state: MethodState, step: ArrayLike) -> tuple[Tree, Metrics]:
+        """The moving average of the student."""
+        return parts.move_teacher(self, state, step)

@@ -11,7 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from wt_jax import ops
-from wt_jax.methods.base import Built, Tree, where_written, with_encoder
+from wt_jax.methods.base import Built, MethodState, Tree, if_logged, with_encoder
 from wt_jax.models.embedder import Embedder
 from wt_jax.models.heads import MLP
 from wt_jax.queue import Queue
@@ -57,10 +57,10 @@ def with_predictor(settings: Any, network: Embedder) -> Embedder:
 
 
 def first_variables(
-    network: nn.Module, rng: Array, clips: Array, given: Mapping[str, Tree], *others: Array
+    network: nn.Module, rng: Array, clips: Array, pretrained: Mapping[str, Tree], *others: Array
 ) -> tuple[Tree, Tree]:
-    """Fresh parameters and model state of a network, its encoder's replaced by those given, if any."""
-    variables = with_encoder(network.init(rng, clips[:1], *(x[:1] for x in others), False), given.get("encoder"))
+    """Fresh parameters and model state of a network, its encoder's replaced by the pretrained ones, if any."""
+    variables = with_encoder(network.init(rng, clips[:1], *(x[:1] for x in others), False), pretrained.get("encoder"))
     return variables["params"], {name: part for name, part in variables.items() if name != "params"}
 
 
@@ -96,9 +96,7 @@ def make_teacher(params: Tree, model_state: Tree, without: Sequence[str] = ()) -
     return jax.tree.map(jnp.copy, {k: {n: p for n, p in v.items() if n not in without} for k, v in teacher.items()})
 
 
-def move_teacher(
-    method: Built, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike
-) -> tuple[Tree, dict[str, Array]]:
+def move_teacher(method: Built, state: MethodState, step: ArrayLike) -> tuple[Tree, dict[str, Array]]:
     """The moving average of the student's parameters and of its BatchNorm statistics alike, where the teacher has them.
 
     `momentum` and `momentum_schedule` of the method's settings say how far it moves. The metric is how far it is from the
@@ -107,11 +105,11 @@ def move_teacher(
     momentum = method.settings.momentum
     if method.settings.momentum_schedule == "cosine":
         momentum = cosine_momentum(momentum, step, method.setup.num_steps)
-    student = {"params": params, **model_state}
-    student = {k: {n: student[k][n] for n in v} for k, v in teacher.items()}
-    teacher = ema_update(teacher, student, momentum)
+    student = {"params": state.params, **state.model_state}
+    student = {k: {n: student[k][n] for n in v} for k, v in state.teacher.items()}
+    teacher = ema_update(state.teacher, student, momentum)
     when = {"step": step, "log_every": method.setup.log_every, "num_steps": method.setup.num_steps}
-    return teacher, {"teacher_distance": where_written(distance, teacher["params"], student["params"], **when)}
+    return teacher, {"teacher_distance": if_logged(distance, teacher["params"], student["params"], **when)}
 
 
 def queue_figures(memory: Queue, mask: Array, step: ArrayLike) -> dict[str, Array]:

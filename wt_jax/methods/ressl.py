@@ -13,9 +13,9 @@ from jax.typing import ArrayLike
 
 from wt_jax.losses import relational_loss, similarity_labels
 from wt_jax.methods import parts
-from wt_jax.methods.base import Init, Tree
+from wt_jax.methods.base import Batch, MethodState, Metrics, Needs, Tree
 from wt_jax.methods.settings import check
-from wt_jax.queue import Queue, empty_queue, enqueue, negatives_mask
+from wt_jax.queue import empty_queue, enqueue, negatives_mask
 from wt_jax.specs import ClipView
 
 
@@ -54,23 +54,27 @@ class ReSSL(parts.Headed):
         """A strong view for the student, a weak one of another window for the teacher."""
         return {"query": replace(self.setup.strong, window="query"), "key": replace(self.setup.weak, window="key")}
 
-    def init(self, rng: Array, batch: Mapping[str, Array], given: Mapping[str, Tree]) -> Init:
+    @property
+    def needs(self) -> Needs:
+        """What the run must have."""
+        return Needs(batch_multiple=self.settings.queue_size, teacher_passes=1)
+
+    def init(self, rng: Array, batch: Batch, pretrained: Mapping[str, Tree]) -> MethodState:
         """Student and teacher start equal; the queue starts empty."""
-        params, model_state = parts.first_variables(self.network, rng, batch["query"], given)
+        params, model_state = parts.first_variables(self.network, rng, batch["query"], pretrained)
         queue = empty_queue(self.settings.queue_size, {"key": self.settings.dim})
-        return Init(params, model_state, parts.make_teacher(params, model_state), queue)
+        return MethodState(params, model_state, parts.make_teacher(params, model_state), queue)
 
     def loss(
         self,
         params: Tree,
-        model_state: Tree,
-        teacher: Tree,
-        memory: Queue,
-        batch: Mapping[str, Array],
+        state: MethodState,
+        batch: Batch,
         rng: Array,
         step: ArrayLike,
-    ) -> tuple[Array, tuple[Tree, Queue, dict[str, Array]]]:
+    ) -> tuple[Array, tuple[MethodState, Metrics]]:
         """Mean cross-entropy of the two similarity distributions over the queue (eq. 5)."""
+        _, model_state, teacher, memory = state
         settings = self.settings
         teacher, memory = jax.lax.stop_gradient((teacher, memory))
         (query, _), model_state = parts.look(self.network, {"params": params, **model_state}, batch["query"])
@@ -86,8 +90,8 @@ class ReSSL(parts.Headed):
             **parts.label_figures(labels, mask, memory["label"], batch["label"]),
         }
         memory = enqueue(memory, {"key": key, "video": batch["video"], "label": batch["label"]}, step)
-        return metrics["loss"], (model_state, memory, metrics)
+        return metrics["loss"], (state._replace(model_state=model_state, buffers=memory), metrics)
 
-    def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> tuple[Tree, dict[str, Array]]:
+    def update_teacher(self, state: MethodState, step: ArrayLike) -> tuple[Tree, Metrics]:
         """The moving average of the student."""
-        return parts.move_teacher(self, teacher, params, model_state, step)
+        return parts.move_teacher(self, state, step)

@@ -19,11 +19,11 @@ from jax.typing import ArrayLike
 from wt_jax.errors import ConfigError
 from wt_jax.losses import seed_loss, similarity_labels, similarity_logits
 from wt_jax.methods import parts
-from wt_jax.methods.base import Init, Tree
+from wt_jax.methods.base import Batch, MethodState, Metrics, Needs, Pretrained, Tree
 from wt_jax.methods.settings import check
 from wt_jax.models import build_encoder
 from wt_jax.models.embedder import l2_normalize
-from wt_jax.queue import Queue, empty_queue, enqueue, negatives_mask
+from wt_jax.queue import empty_queue, enqueue, negatives_mask
 from wt_jax.specs import ClipView
 from wt_jax.weights.folder import load_encoder
 
@@ -77,27 +77,33 @@ class SEED(parts.Headed):
         return {"clip": replace(self.setup.strong, window="clip")}
 
     @property
-    def weights(self) -> Mapping[str, str]:
+    def pretrained(self) -> Mapping[str, Pretrained]:
         """The teacher's, and those that the student starts from, if they are named."""
-        return {**super().weights, "teacher": self.settings.teacher}
+        return {**super().pretrained, "teacher": Pretrained(self.settings.teacher)}
 
-    def init(self, rng: Array, batch: Mapping[str, Array], given: Mapping[str, Tree]) -> Init:
-        """A fresh student, the given teacher, an empty queue of teacher embeddings."""
-        params, model_state = parts.first_variables(self.network, rng, batch["clip"], given)
-        teacher = jax.tree.map(jnp.asarray, dict(given["teacher"]))
-        return Init(params, model_state, teacher, empty_queue(self.settings.queue_size, {"key": self.teacher.feature_dim}))
+    @property
+    def needs(self) -> Needs:
+        """What the run must have."""
+        return Needs(batch_multiple=self.settings.queue_size, teacher_passes=1)
+
+    def init(self, rng: Array, batch: Batch, pretrained: Mapping[str, Tree]) -> MethodState:
+        """A fresh student, the pretrained teacher, an empty queue of teacher embeddings."""
+        params, model_state = parts.first_variables(self.network, rng, batch["clip"], pretrained)
+        teacher = jax.tree.map(jnp.asarray, dict(pretrained["teacher"]))
+        return MethodState(
+            params, model_state, teacher, empty_queue(self.settings.queue_size, {"key": self.teacher.feature_dim})
+        )
 
     def loss(
         self,
         params: Tree,
-        model_state: Tree,
-        teacher: Tree,
-        memory: Queue,
-        batch: Mapping[str, Array],
+        state: MethodState,
+        batch: Batch,
         rng: Array,
         step: ArrayLike,
-    ) -> tuple[Array, tuple[Tree, Queue, dict[str, Array]]]:
+    ) -> tuple[Array, tuple[MethodState, Metrics]]:
         """Mean cross-entropy of the student's similarities against the teacher's, both over the teacher's embeddings."""
+        _, model_state, teacher, memory = state
         settings = self.settings
         teacher, memory = jax.lax.stop_gradient((teacher, memory))
         (student, _), model_state = parts.look(self.network, {"params": params, **model_state}, batch["clip"])
@@ -114,8 +120,4 @@ class SEED(parts.Headed):
             **parts.label_figures(labels, mask, memory["label"], batch["label"]),
         }
         memory = enqueue(memory, {"key": key, "video": batch["video"], "label": batch["label"]}, step)
-        return metrics["loss"], (model_state, memory, metrics)
-
-    def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> tuple[Tree, dict[str, Array]]:
-        """The teacher never moves."""
-        return teacher, {}
+        return metrics["loss"], (state._replace(model_state=model_state, buffers=memory), metrics)

@@ -44,9 +44,3 @@ def check(settings: Any, *, shares: Iterable[str] = (), least: dict[str, float] 
     for name, value in values.items():
         if name.endswith(("temperature", "epsilon")) and value <= 0:
             raise ValueError(f"{name} must be above 0, got {value}")
-
-
-def check_in_batch(batch_size: int) -> None:
-    """For methods whose negatives are the batch's other videos; ValueError where there are none."""
-    if batch_size < 2:
-        raise ValueError(f"negatives come from the batch, so it needs 2 clips or more per piece, got {batch_size}")

@@ -14,8 +14,8 @@ from jax.typing import ArrayLike
 
 from wt_jax.losses import nt_xent
 from wt_jax.methods import parts
-from wt_jax.methods.base import Init, Tree
-from wt_jax.methods.settings import check, check_in_batch
+from wt_jax.methods.base import Batch, MethodState, Metrics, Needs, Tree
+from wt_jax.methods.settings import check
 from wt_jax.specs import ClipView
 
 
@@ -36,10 +36,6 @@ class SimCLRSettings:
     def __post_init__(self):
         check(self)
 
-    def check_batch(self, batch_size: int) -> None:
-        """ValueError where a piece of `batch_size` clips is too small."""
-        check_in_batch(batch_size)
-
 
 @dataclass(frozen=True)
 class SimCLR(parts.Headed):
@@ -50,21 +46,25 @@ class SimCLR(parts.Headed):
         """Strong views of as many windows as there are clips."""
         return parts.clip_views(self.setup.strong, self.settings.clips)
 
-    def init(self, rng: Array, batch: Mapping[str, Array], given: Mapping[str, Tree]) -> Init:
+    @property
+    def needs(self) -> Needs:
+        """What the run must have."""
+        return Needs(min_batch=2, reason="negatives come from the batch")
+
+    def init(self, rng: Array, batch: Batch, pretrained: Mapping[str, Tree]) -> MethodState:
         """A student and nothing else."""
-        return Init(*parts.first_variables(self.network, rng, batch["clip1"], given), {}, {})
+        return MethodState(*parts.first_variables(self.network, rng, batch["clip1"], pretrained), {}, {})
 
     def loss(
         self,
         params: Tree,
-        model_state: Tree,
-        teacher: Tree,
-        memory: Tree,
-        batch: Mapping[str, Array],
+        state: MethodState,
+        batch: Batch,
         rng: Array,
         step: ArrayLike,
-    ) -> tuple[Array, tuple[Tree, Tree, dict[str, Array]]]:
+    ) -> tuple[Array, tuple[MethodState, Metrics]]:
         """Mean NT-Xent of the batch (SimCLR, eq. 1)."""
+        _, model_state, teacher, memory = state
         clips = [batch[name] for name in self.views]
         looks, model_state = parts.look_at_all(self.network, {"params": params, **model_state}, clips)
         views = jnp.stack([embedding for embedding, _ in looks], axis=1)
@@ -72,8 +72,4 @@ class SimCLR(parts.Headed):
             "loss": jnp.mean(nt_xent(views, temperature=self.settings.temperature)),
             "positive_similarity": jnp.mean(jnp.sum(views[:, 0] * views[:, 1], axis=-1)),
         }
-        return metrics["loss"], (model_state, memory, metrics)
-
-    def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> tuple[Tree, dict[str, Array]]:
-        """There is none."""
-        return teacher, {}
+        return metrics["loss"], (state._replace(model_state=model_state, buffers=memory), metrics)

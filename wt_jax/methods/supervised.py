@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from wt_jax.errors import ConfigError
 from wt_jax.losses import soft_cross_entropy
 from wt_jax.methods import parts
-from wt_jax.methods.base import Built, Init, Tree
+from wt_jax.methods.base import Batch, Built, MethodState, Metrics, Needs, Tree
 from wt_jax.methods.settings import check
 from wt_jax.models.classifier import HEAD_NORMS, Classifier, LinearHead
 from wt_jax.specs import ClipView
@@ -55,13 +55,26 @@ class SupervisedSettings:
 class Supervised(Built):
     """The method; see `wt_jax.methods.base.Method`."""
 
+    def __post_init__(self):
+        wanted, found = self.settings.num_classes, self.setup.num_classes
+        if 0 < wanted < found:
+            raise ConfigError(
+                f"config.method.num_classes is {wanted}, but the training videos have {found} classes; 0 takes theirs"
+            )
+
+    @property
+    def num_classes(self) -> int:
+        """Width of the classifier."""
+        number = self.settings.num_classes or self.setup.num_classes
+        if not number:
+            raise ConfigError("config.method.num_classes is 0, and there are no labelled videos to count; give the number")
+        return number
+
     @property
     def network(self) -> Classifier:
         """Encoder and classifier."""
         settings = self.settings
-        if not settings.num_classes:
-            raise ConfigError("config.method.num_classes is 0, and there is no labelled list to count; give the number")
-        head = LinearHead(settings.num_classes, settings.head_norm)
+        head = LinearHead(self.num_classes, settings.head_norm)
         return Classifier(self.encoder, head, frozen=settings.freeze == "encoder")
 
     @property
@@ -69,23 +82,27 @@ class Supervised(Built):
         """One strong view."""
         return {"clip": self.setup.strong}
 
-    def init(self, rng: Array, batch: Mapping[str, Array], given: Mapping[str, Tree]) -> Init:
+    @property
+    def needs(self) -> Needs:
+        """What the run must have."""
+        return Needs(labels=True, frozen=self.settings.freeze)
+
+    def init(self, rng: Array, batch: Batch, pretrained: Mapping[str, Tree]) -> MethodState:
         """Encoder and classifier; there is no teacher and no memory."""
-        return Init(*parts.first_variables(self.network, rng, batch["clip"], given), {}, {})
+        return MethodState(*parts.first_variables(self.network, rng, batch["clip"], pretrained), {}, {})
 
     def loss(
         self,
         params: Tree,
-        model_state: Tree,
-        teacher: Tree,
-        memory: Tree,
-        batch: Mapping[str, Array],
+        state: MethodState,
+        batch: Batch,
         rng: Array,
         step: ArrayLike,
-    ) -> tuple[Array, tuple[Tree, Tree, dict[str, Array]]]:
+    ) -> tuple[Array, tuple[MethodState, Metrics]]:
         """Mean cross-entropy; the accuracies are those on the training clips, under mixup weighted as the labels are."""
+        _, model_state, teacher, memory = state
         settings = self.settings
-        clips, one_hot = batch["clip"], jax.nn.one_hot(batch["label"], settings.num_classes, dtype=jnp.float32)
+        clips, one_hot = batch["clip"], jax.nn.one_hot(batch["label"], self.num_classes, dtype=jnp.float32)
         mix_key, drop_key = jax.random.split(rng)
         if settings.mixup_alpha > 0:
             share = jax.random.beta(mix_key, settings.mixup_alpha, settings.mixup_alpha, dtype=jnp.float32)
@@ -93,20 +110,16 @@ class Supervised(Built):
         keep = keep_factors(drop_key, batch["video"], self.encoder.feature_dim, settings.dropout)
         variables = {"params": params, **model_state}
         logits, model_state = self.network.apply(variables, clips, True, keep, mutable=["batch_stats"])
-        labels = (1.0 - settings.label_smoothing) * one_hot + settings.label_smoothing / settings.num_classes
+        labels = (1.0 - settings.label_smoothing) * one_hot + settings.label_smoothing / self.num_classes
         loss = jnp.mean(soft_cross_entropy(logits, labels))
-        _, best = jax.lax.top_k(logits, min(5, settings.num_classes))
+        _, best = jax.lax.top_k(logits, min(5, self.num_classes))
         hits = jnp.take_along_axis(one_hot, best, axis=-1)
         metrics = {
             "loss": loss,
             "accuracy": jnp.mean(hits[:, 0]),
             "accuracy_top5": jnp.mean(jnp.sum(hits, axis=-1)),
         }
-        return loss, (model_state, memory, metrics)
-
-    def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> tuple[Tree, dict[str, Array]]:
-        """There is none."""
-        return teacher, {}
+        return loss, (state._replace(model_state=model_state, buffers=memory), metrics)
 
 
 def keep_factors(key: Array, video: Array, size: int, dropout: float) -> Array | None:

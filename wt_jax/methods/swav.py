@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from wt_jax.losses import similarities, sinkhorn, swapped_prediction
 from wt_jax.methods import parts
-from wt_jax.methods.base import Init, Tree
+from wt_jax.methods.base import Batch, MethodState, Metrics, Needs, Tree
 from wt_jax.methods.settings import check
 from wt_jax.models.embedder import l2_normalize
 from wt_jax.queue import Queue, empty_queue, enqueue
@@ -54,14 +54,6 @@ class SwAVSettings:
     def __post_init__(self):
         check(self, shares=("queue_start", "freeze_prototypes"), least={"prototypes": 2, "iterations": 1})
 
-    def check_batch(self, batch_size: int) -> None:
-        """ValueError where `batch_size` clips and the queue are fewer than the prototypes."""
-        if self.prototypes > batch_size + self.queue_size:
-            raise ValueError(
-                f"prototypes {self.prototypes} cannot be used equally by {batch_size} clips and a queue of "
-                f"{self.queue_size}; take at most {batch_size + self.queue_size}, or a larger queue_size"
-            )
-
 
 @dataclass(frozen=True)
 class SwAV(parts.Headed):
@@ -72,25 +64,33 @@ class SwAV(parts.Headed):
         """Strong views of as many windows as there are clips."""
         return parts.clip_views(self.setup.strong, self.settings.clips)
 
-    def init(self, rng: Array, batch: Mapping[str, Array], given: Mapping[str, Tree]) -> Init:
+    @property
+    def needs(self) -> Needs:
+        """What the run must have."""
+        return Needs(
+            batch_multiple=self.settings.queue_size,
+            min_batch=self.settings.prototypes - self.settings.queue_size,
+            reason=f"prototypes {self.settings.prototypes} cannot be used equally by a smaller batch and the queue",
+        )
+
+    def init(self, rng: Array, batch: Batch, pretrained: Mapping[str, Tree]) -> MethodState:
         """Student, prototypes and, if asked for, an empty queue."""
         settings = self.settings
-        params, model_state = parts.first_variables(self.network, rng, batch["clip1"], given)
+        params, model_state = parts.first_variables(self.network, rng, batch["clip1"], pretrained)
         prototypes = jax.random.normal(jax.random.fold_in(rng, 1), (settings.prototypes, settings.dim), jnp.float32)
         queue = empty_queue(settings.queue_size, dict.fromkeys(_ASSIGNED, settings.dim)) if settings.queue_size else {}
-        return Init({**params, "prototypes": l2_normalize(prototypes)}, model_state, {}, queue)
+        return MethodState({**params, "prototypes": l2_normalize(prototypes)}, model_state, {}, queue)
 
     def loss(
         self,
         params: Tree,
-        model_state: Tree,
-        teacher: Tree,
-        memory: Queue,
-        batch: Mapping[str, Array],
+        state: MethodState,
+        batch: Batch,
         rng: Array,
         step: ArrayLike,
-    ) -> tuple[Array, tuple[Tree, Queue, dict[str, Array]]]:
+    ) -> tuple[Array, tuple[MethodState, Metrics]]:
         """Mean swapped prediction (eq. 2): each of two clips' codes by every other clip."""
+        _, model_state, teacher, memory = state
         settings, num_steps = self.settings, self.setup.num_steps
         memory = jax.lax.stop_gradient(memory)
         looks, model_state = parts.look_at_all(
@@ -118,7 +118,7 @@ class SwAV(parts.Headed):
             "code_entropy": jnp.mean(jnp.sum(jax.scipy.special.entr(codes["clip1"]), axis=-1)),
             "prototypes_used": jnp.exp(jnp.sum(jax.scipy.special.entr(usage))),
         }
-        return metrics["loss"], (model_state, memory, metrics)
+        return metrics["loss"], (state._replace(model_state=model_state, buffers=memory), metrics)
 
     def _codes(self, scores: Array, prototypes: Array, memory: Queue, name: str, step: ArrayLike) -> Array:
         """Codes of the batch's clips, spread together with those of the queue once it is on and has no empty slot."""
@@ -131,7 +131,3 @@ class SwAV(parts.Headed):
         every = jnp.concatenate([scores, similarities(memory[name], prototypes)])
         valid = jnp.concatenate([jnp.ones((count,), bool), jnp.broadcast_to(on, memory["video"].shape)])
         return sinkhorn(every, valid=valid, **spread)[:count]
-
-    def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> tuple[Tree, dict[str, Array]]:
-        """There is none."""
-        return teacher, {}

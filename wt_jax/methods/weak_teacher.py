@@ -15,10 +15,10 @@ from jax.typing import ArrayLike
 
 from wt_jax.losses import artificial_labels, info_nce, label_smoothing, relational_loss, similarity_logits, soft_cross_entropy
 from wt_jax.methods import parts
-from wt_jax.methods.base import Init, Tree
+from wt_jax.methods.base import Batch, MethodState, Metrics, Needs, Tree
 from wt_jax.methods.settings import check
 from wt_jax.models.embedder import l2_normalize
-from wt_jax.queue import Queue, empty_queue, enqueue, negatives_mask
+from wt_jax.queue import empty_queue, enqueue, negatives_mask
 from wt_jax.specs import ClipView
 
 LABELS = ("weak_teacher", "strong_teacher", "uniform", "one_hot", "relational")
@@ -89,27 +89,31 @@ class WeakTeacher(parts.Headed):
             views["weak"] = replace(second, window=self.settings.weak_window)
         return views
 
-    def init(self, rng: Array, batch: Mapping[str, Array], given: Mapping[str, Tree]) -> Init:
+    @property
+    def needs(self) -> Needs:
+        """What the run must have."""
+        return Needs(batch_multiple=self.settings.queue_size, teacher_passes=1 + self.settings.needs_weak_view)
+
+    def init(self, rng: Array, batch: Batch, pretrained: Mapping[str, Tree]) -> MethodState:
         """Student and teacher start equal; the queues start empty."""
-        params, model_state = parts.first_variables(self.network, rng, batch["query"], given)
+        params, model_state = parts.first_variables(self.network, rng, batch["query"], pretrained)
         columns = {"strong": self.settings.dim}
         if self.settings.needs_weak_view:
             columns["weak"] = self.settings.dim if self.settings.shared == "all" else self.encoder.feature_dim
-        return Init(
+        return MethodState(
             params, model_state, parts.make_teacher(params, model_state), empty_queue(self.settings.queue_size, columns)
         )
 
     def loss(
         self,
         params: Tree,
-        model_state: Tree,
-        teacher: Tree,
-        memory: Queue,
-        batch: Mapping[str, Array],
+        state: MethodState,
+        batch: Batch,
         rng: Array,
         step: ArrayLike,
-    ) -> tuple[Array, tuple[Tree, Queue, dict[str, Array]]]:
+    ) -> tuple[Array, tuple[MethodState, Metrics]]:
         """Mean loss of the batch against the queues as they stood before it; then the batch enters them."""
+        _, model_state, teacher, memory = state
         settings = self.settings
         teacher, memory = jax.lax.stop_gradient((teacher, memory))
         (query, _), model_state = parts.look(self.network, {"params": params, **model_state}, batch["query"])
@@ -140,7 +144,7 @@ class WeakTeacher(parts.Headed):
             **parts.queue_figures(memory, mask, step),
             **parts.label_figures(labels, mask, memory["label"], batch["label"]),
         }
-        return metrics["loss"], (model_state, enqueue(memory, entries, step), metrics)
+        return metrics["loss"], (state._replace(model_state=model_state, buffers=enqueue(memory, entries, step)), metrics)
 
     def label_weight(self, step: ArrayLike) -> Array:
         """The label's soft mass at a step, float32 scalar: 0 for one-hot labels, 1 for purely relational ones."""
@@ -151,6 +155,6 @@ class WeakTeacher(parts.Headed):
         progress = jnp.minimum(jnp.asarray(step, jnp.float32) / ramp, 1.0) if ramp else jnp.ones((), jnp.float32)
         return self.settings.label_weight * progress
 
-    def update_teacher(self, teacher: Tree, params: Tree, model_state: Tree, step: ArrayLike) -> tuple[Tree, dict[str, Array]]:
+    def update_teacher(self, state: MethodState, step: ArrayLike) -> tuple[Tree, Metrics]:
         """The moving average of the student."""
-        return parts.move_teacher(self, teacher, params, model_state, step)
+        return parts.move_teacher(self, state, step)

@@ -9,15 +9,14 @@ parts from input to output; `wt_jax.models.feature_maps.layer_maps` keeps what t
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
 
+from wt_jax.config import ModelConfig
 from wt_jax.models.flops import forward_flops
 from wt_jax.models.heads import MLP
-from wt_jax.models.layers import IMAGENET_MEAN, IMAGENET_STD
 from wt_jax.models.norm import KINDS, Norm
 from wt_jax.models.resnet import mc3_18, r2plus1d_10, r2plus1d_18, r3d_18, r3d_34, r3d_50, slow_r50
 from wt_jax.models.s3d import s3d, s3d_coclr, s3dg
@@ -25,7 +24,7 @@ from wt_jax.models.small import SmallR2Plus1D
 from wt_jax.models.vit import vit_base, vit_large, vit_small
 from wt_jax.ops.conv3d import conv3d
 
-__all__ = ["MLP", "MODELS", "ModelConfig", "Norm", "build_encoder", "conv3d", "forward_flops"]
+__all__ = ["MLP", "MODELS", "Norm", "build_encoder", "conv3d", "forward_flops"]
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "s3d": s3d,
@@ -48,28 +47,6 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Which encoder. `width` scales all its channels, 64 is the published size of every model.
-
-    `norm` is "batch", "sub_batch" (in `sub_batches` parts) or "group"; see `wt_jax.models.norm`. The ViTs have LayerNorm
-    whatever it says. `dtype` is that of the
-    arithmetic; parameters, statistics and features stay float32. `remat` trades time for memory. `mean` and `std` normalize
-    RGB in [0, 1]; the default is ImageNet's, the field's convention. `weights` is a folder of exported weights
-    (`wt_jax.weights.folder`) that the encoder starts from; empty: it starts from random ones.
-    """
-
-    name: str = "s3d"
-    width: int = 64
-    norm: str = "batch"
-    sub_batches: int = 1
-    dtype: str = "float32"
-    remat: bool = False
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    weights: str = ""
 
 
 def build_encoder(config: ModelConfig) -> nn.Module:

@@ -6,13 +6,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from wt_jax.config import RGB
 from wt_jax.ops.conv3d import conv3d
 
 Size3 = tuple[int, int, int]
-RGB = tuple[float, float, float]
-# Mean and deviation of ImageNet's pixels, the field's convention for RGB in [0, 1].
-IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
-IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
 
 
 def normalize_input(clips: jax.Array, mean: RGB, std: RGB) -> jax.Array:

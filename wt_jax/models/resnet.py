@@ -12,7 +12,8 @@ from functools import partial
 import flax.linen as nn
 import jax
 
-from wt_jax.models.layers import IMAGENET_MEAN, IMAGENET_STD, RGB, ConvNorm, Size3, global_pool, normalize_input
+from wt_jax.config import IMAGENET_MEAN, IMAGENET_STD, RGB
+from wt_jax.models.layers import ConvNorm, Size3, global_pool, normalize_input
 from wt_jax.ops.max_pool import max_pool
 
 

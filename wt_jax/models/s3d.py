@@ -14,7 +14,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from wt_jax.models.layers import IMAGENET_MEAN, IMAGENET_STD, RGB, ConvNorm, Size3, global_pool, normalize_input
+from wt_jax.config import IMAGENET_MEAN, IMAGENET_STD, RGB
+from wt_jax.models.layers import ConvNorm, Size3, global_pool, normalize_input
 from wt_jax.ops.max_pool import max_pool
 
 # Channels of the published blocks: 1x1; 1x1 -> 3x3x3; 1x1 -> 3x3x3; max-pool -> 1x1.

@@ -9,7 +9,8 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 
-from wt_jax.models.layers import IMAGENET_MEAN, IMAGENET_STD, RGB, ConvNorm, global_pool, normalize_input
+from wt_jax.config import IMAGENET_MEAN, IMAGENET_STD, RGB
+from wt_jax.models.layers import ConvNorm, global_pool, normalize_input
 
 
 class SmallR2Plus1D(nn.Module):

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
-from wt_jax.models.layers import IMAGENET_MEAN, IMAGENET_STD, RGB, Size3, global_pool, normalize_input
+from wt_jax.config import IMAGENET_MEAN, IMAGENET_STD, RGB
+from wt_jax.models.layers import Size3, global_pool, normalize_input
 
 TUBELET: Size3 = (2, 16, 16)
 # The deviation is timm's and that of VideoMAE's fine-tuning; VideoMAE pre-trains from Xavier's uniform distribution.

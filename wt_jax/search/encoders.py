@@ -9,12 +9,13 @@ import jax.numpy as jnp
 
 from wt_jax.augment import finish_view
 from wt_jax.errors import SearchError
+from wt_jax.experiment import build_method
 from wt_jax.kernels import PORTABLE, implementation
 from wt_jax.methods.base import encoder_variables
 from wt_jax.models import build_encoder
 from wt_jax.search.exported import write_exported
 from wt_jax.specs import ClipView, PixelSpec
-from wt_jax.train.checkpoint import read_student
+from wt_jax.train.checkpoint import read_evaluated
 from wt_jax.train.workdir import read_config
 from wt_jax.weights.folder import load_encoder
 
@@ -38,7 +39,7 @@ def export_encoder(place: Path, out: Path, view: ClipView | None = None) -> None
             raise SearchError(f"{place} does not say which clips its encoder takes; add --frames, --stride and --size")
     elif (place / "config.json").exists():
         config = read_config(place)
-        _, params, model_state = read_student(place)
+        _, params, model_state = read_evaluated(place, build_method(config).evaluated)
         model, variables = config.model, encoder_variables(params, model_state)
         view = view or config.test_view
     else:

@@ -9,6 +9,7 @@ import numpy as np
 
 from wt_jax.config import Config
 from wt_jax.experiment import build
+from wt_jax.specs import batch_arrays
 from wt_jax.train.communication import bytes_per_step
 from wt_jax.train.step import batch_shapes
 
@@ -26,15 +27,14 @@ def inspect_config(config: Config) -> str:
     lines = [
         f"{config.method_name} with {config.model.name}, {config.model.dtype}, batch {batch_size} "
         f"on {jax.device_count()} {jax.devices()[0].device_kind} device(s)",
-        f"views: {', '.join(f'{name} {value.shape}' for name, value in batch.items() if value.ndim == 5)} uint8",
+        f"views: {', '.join(f'{name} {batch[name].shape} {batch[name].dtype}' for name in batch_arrays(program.method.views))}",
     ]
-    for part in ("params", "model_state", "opt_state", "teacher", "memory"):
+    for part in ("params", "model_state", "opt_state", "teacher", "buffers"):
         leaves = jax.tree.leaves(getattr(state, part))
         count = sum(int(np.prod(leaf.shape)) for leaf in leaves)
         size = sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
         lines.append(f"{part:12} {count:>13,} numbers {size / 2**20:>10,.1f} MiB")
-    passes = len(program.method.views) - 1 if jax.tree.leaves(state.teacher) else 0
-    sent = bytes_per_step(state, **program.mesh.shape, passes=passes, rows=batch_size)
+    sent = bytes_per_step(state, **program.mesh.shape, passes=program.method.needs.teacher_passes, rows=batch_size)
     named = ", ".join(f"{name} {size / 2**20:.1f}" for name, size in sent.items())
     lines.append(f"sent by each device per step, MiB: {named}")
     lines.append(f"metrics: {', '.join(sorted(metrics))}")

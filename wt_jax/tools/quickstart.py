@@ -18,13 +18,13 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 from wt_jax.cli import parse_flags, set_up_logging, user_errors
-from wt_jax.config import resolve
 from wt_jax.config_files import define_config
 from wt_jax.eval.report import Subject, write_report
 from wt_jax.eval.run import judge
 from wt_jax.eval.table import format_table
+from wt_jax.experiment import prepare, resolve
 from wt_jax.ops import prepare_process
-from wt_jax.train.loop import prepare, train
+from wt_jax.train.loop import train
 from wt_jax.train.workdir import open_workdir
 
 log = logging.getLogger("wt_jax")

@@ -7,6 +7,7 @@ save and restore together; whether a checkpoint can be read is found out by proc
 import logging
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ import orbax.checkpoint as ocp
 
 from wt_jax.cluster.processes import by_chief, from_chief, is_primary_process, lost_peer
 from wt_jax.errors import CheckpointError
+from wt_jax.methods.base import evaluated_tree
 from wt_jax.train.step import TrainState
 from wt_jax.weights.folder import differences, first_faults
 
@@ -146,8 +148,10 @@ def last_state(workdir: Path, like: TrainState) -> TrainState:
     return state
 
 
-def read_student(workdir: Path, *, best: bool = False) -> tuple[int, Any, Any]:
-    """Step, `params` and `model_state` of a workdir's last (or best) checkpoint; nothing else of it is read.
+def read_evaluated(workdir: Path, evaluated: str, *, best: bool = False) -> tuple[int, Any, Any]:
+    """Step, params and model state of the tree that `evaluated` names, "student" or "teacher"; nothing else is read.
+
+    They are those of a workdir's last (or best) checkpoint.
 
     Neither the data nor the devices of the training are needed. Arrays are NumPy's.
 
@@ -159,13 +163,14 @@ def read_student(workdir: Path, *, best: bool = False) -> tuple[int, Any, Any]:
     if not steps:
         remedy = "--best needs config.train.eval_every" if best else "train first"
         raise CheckpointError(f"{folder} holds no checkpoint; {remedy}")
+    parts = ("teacher",) if evaluated == "teacher" else ("params", "model_state")
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     try:
         with ocp.CheckpointManager(folder.absolute(), item_handlers=ocp.PyTreeCheckpointHandler()) as manager:
             stored = manager.item_metadata(steps[-1]).tree
             wanted = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
-                {part: stored[part] for part in ("params", "model_state")},
+                {part: stored[part] for part in parts},
             )
             placed = ocp.checkpoint_utils.construct_restore_args(wanted)
             restored = manager.restore(
@@ -173,7 +178,8 @@ def read_student(workdir: Path, *, best: bool = False) -> tuple[int, Any, Any]:
             )
     except Exception as error:  # orbax raises many kinds for damaged files
         raise CheckpointError(f"the checkpoint of step {steps[-1]} in {folder} cannot be read ({_line(error)})") from None
-    return steps[-1], *jax.device_get((restored["params"], restored["model_state"]))
+    state = SimpleNamespace(**jax.device_get(restored))
+    return steps[-1], *evaluated_tree(evaluated, state)
 
 
 def _manager(folder: Path, keep: int, read_only: bool) -> ocp.CheckpointManager:

@@ -25,22 +25,22 @@ def bytes_per_step(state: TrainState, *, data: int, fsdp: int, passes: int, rows
 
     Returns:
       "gradients": their reduction over all devices. "parameters": gathered for the student's forward and backward pass, and
-      "teacher" for its passes, where they are split. "memory": the queues where they are split, and the batch's entries.
+      "teacher" for its passes, where they are split. "buffers": the queues where they are split, and the batch's entries.
     """
     whole, split = _sizes(state.params, fsdp)
     teacher = _sizes(state.teacher, fsdp)[1]
-    memory = _sizes(state.memory, fsdp)[1]
+    buffers = _sizes(state.buffers, fsdp)[1]
     everywhere = data * fsdp
     ring, over_data, over_all = (1 - 1 / fsdp), (1 - 1 / data), (1 - 1 / everywhere)
     # A batch's entries are what one step puts over the oldest slots of each column.
-    columns = [leaf for leaf in jax.tree.leaves(state.memory) if leaf.ndim]
+    columns = [leaf for leaf in jax.tree.leaves(state.buffers) if leaf.ndim]
     entries = sum(rows * _bytes(leaf) / leaf.shape[0] for leaf in columns)
     return {
         # Split parameters: scattered within the group, then reduced between the groups, each device its part.
         "gradients": 2 * over_all * (whole - split) + ring * split + 2 * over_data * split / fsdp,
         "parameters": 2 * ring * split,
         "teacher": passes * ring * teacher,
-        "memory": ring * memory + over_all * entries,
+        "buffers": ring * buffers + over_all * entries,
     }
 
 

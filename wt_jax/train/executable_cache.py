@@ -81,7 +81,7 @@ def _without_jax_cache() -> Iterator[None]:
 def _fresh(program: Program, config: Config) -> CompiledStep:
     """The step, traced and compiled."""
     size = config.train.batch_size
-    flops = model_flops(program.method, program.shapes, size) if device_peak() else None
+    flops = model_flops(program.counted, program.shapes, size) if device_peak() else None
     return CompiledStep(program.step.lower(program.shapes, batch_shapes(program.method, size)).compile(), flops)
 
 

@@ -7,7 +7,6 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -18,15 +17,11 @@ from wt_jax.cluster.goodput import Goodput
 from wt_jax.cluster.heartbeat import Heartbeat, memory, silent_processes
 from wt_jax.cluster.preemption import Interrupt, Preempted
 from wt_jax.cluster.processes import PeerLost, is_primary_process, lost_peer, meet
-from wt_jax.config import Config, steps_of
+from wt_jax.config import steps_of
 from wt_jax.data.pipeline import train_batches
-from wt_jax.data.records import VideoList
-from wt_jax.data.sources.open import open_source
-from wt_jax.errors import ConfigError, TrainingError
-from wt_jax.eval.features.extract import make_extractor
-from wt_jax.eval.online import Evaluator
-from wt_jax.experiment import Program, build
-from wt_jax.methods import fit_to_data
+from wt_jax.errors import TrainingError
+from wt_jax.experiment import Run
+from wt_jax.methods.base import evaluated_tree
 from wt_jax.ops import describe
 from wt_jax.train.bad_videos import BadVideos
 from wt_jax.train.checkpoint import Checkpoints
@@ -37,38 +32,6 @@ from wt_jax.train.sharding import put_batch
 from wt_jax.train.step import TrainState, batch_shapes
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Run:
-    """A configuration on this machine and its videos: the parts that training and evaluation share."""
-
-    config: Config
-    videos: VideoList
-    program: Program
-    evaluator: Evaluator
-
-
-def prepare(config: Config, videos: VideoList | None = None) -> Run:
-    """Build everything and compile nothing; `videos` are those to train on, by default all of `config.data.train`.
-
-    Raises:
-      ConfigError, SourceError, WeightsError: the configuration cannot be run on this data, these devices or these weights.
-    """
-    if videos is None:
-        if not config.data.train:
-            raise ConfigError("config.data.train is empty; give a list file or a folder of videos")
-        videos = open_source(config.data.train, config.data.root, config.data.max_bad_fraction)
-    if config.eval.batch_size % jax.device_count():
-        raise ConfigError(
-            f"config.eval.batch_size {config.eval.batch_size} cannot be shared by {jax.device_count()} devices; "
-            f"take a multiple of {jax.device_count()}"
-        )
-    if config.train.compile_cache:
-        jax.config.update("jax_compilation_cache_dir", config.train.compile_cache)
-    config = fit_to_data(config, videos)
-    program = build(config, len(videos))
-    return Run(config, videos, program, Evaluator(config, make_extractor(program.method.encoder), videos, program.mesh))
 
 
 def train(run: Run, workdir: Path) -> TrainState:
@@ -172,7 +135,7 @@ def _train(run: Run, workdir: Path, interrupt: Interrupt, heartbeat: Heartbeat) 
     def judge(step: int) -> None:
         heartbeat.at("judging", step)
         with interrupt.at_once():
-            score = run.evaluator.knn(state.params, state.model_state)
+            score = run.evaluator.knn(*evaluated_tree(run.program.method.evaluated, state))
         writer.write(step, {"knn_top1": score})
         log.info("step %d/%d  kNN top-1 %.3f", step, num_steps, score)
         if score > max(scores.values(), default=-1.0):

@@ -11,8 +11,9 @@ import jax
 
 from wt_jax.cluster.processes import by_chief
 from wt_jax.cluster.workdir_lock import lock_workdir
-from wt_jax.config import Config, resolve, to_dict
+from wt_jax.config import Config, to_dict
 from wt_jax.errors import ConfigError
+from wt_jax.experiment import resolve
 
 # What may differ between two starts of one run: it changes neither the parameters nor the order of the data.
 _FREE = {

@@ -17,8 +17,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from wt_jax.config import ModelConfig
 from wt_jax.errors import WeightsError
-from wt_jax.models import ModelConfig, build_encoder
+from wt_jax.models import build_encoder
 
 Variables = Mapping[str, Any]
 

@@ -4,7 +4,8 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 
-from wt_jax.models import ModelConfig, build_encoder
+from wt_jax.config import ModelConfig
+from wt_jax.models import build_encoder
 
 NO_LICENCE = "not stated; ask whoever trained them"
 

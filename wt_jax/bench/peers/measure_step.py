@@ -58,7 +58,7 @@ Take = Callable[[], Any]  # starts a step; what it returns, `float` waits for
 
 def synthetic_batches(config: Config) -> Iterator[dict[str, np.ndarray]]:
     """Batches of noise with the shapes of the configuration's views; each video is shown once per batch."""
-    from wt_jax.methods import build_method
+    from wt_jax.experiment import build_method
     from wt_jax.train.step import batch_shapes
 
     rng, size = np.random.default_rng(config.seed), config.train.batch_size
@@ -128,7 +128,7 @@ def _theirs(job: Job) -> tuple[Facts, Take | None]:
     import torch
 
     from wt_jax.bench.peers.torch_step import TorchStep
-    from wt_jax.methods import build_method
+    from wt_jax.experiment import build_method
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -14,8 +14,9 @@ from torch import nn
 from torch.nn import functional
 
 from wt_jax.bench.peers.torch_vit import ViT
+from wt_jax.config import ModelConfig
 from wt_jax.errors import ConfigError
-from wt_jax.models import ModelConfig, build_encoder
+from wt_jax.models import build_encoder
 from wt_jax.models.resnet import ResNet
 from wt_jax.models.s3d import BLOCKS, S3D
 from wt_jax.models.small import SmallR2Plus1D

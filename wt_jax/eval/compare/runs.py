@@ -14,12 +14,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from wt_jax.config import Config, resolve, to_dict
-from wt_jax.data.sources.open import open_source
+from wt_jax.config import Config, has_key, to_dict
 from wt_jax.errors import ConfigError
 from wt_jax.eval.compare.table import RANDOM, draw_comparison, format_comparison, summarize
-from wt_jax.experiment import build
-from wt_jax.methods import fit_to_data
+from wt_jax.experiment import build, resolve
 from wt_jax.train.metrics import read_metrics
 from wt_jax.train.workdir import environment, read_config
 
@@ -29,13 +27,9 @@ log = logging.getLogger(__name__)
 def config_of(file: str, method: str, seed: int, overrides: Mapping[str, Any]) -> tuple[Config, dict[str, Any]]:
     """The checked configuration of one run, and the overrides that apply to its method."""
     config: ConfigDict = runpy.run_path(file)["get_config"](method)
-    known = {key: value for key, value in overrides.items() if not key.startswith("method.") or key[7:] in config.method}
+    known = {key: value for key, value in overrides.items() if not key.startswith("method.") or has_key(config, key)}
     config.update_from_flattened_dict({**known, "seed": seed})
-    resolved = resolve(config)
-    data = resolved.data
-    if data.train:
-        resolved = fit_to_data(resolved, open_source(data.train, data.root, data.max_bad_fraction))
-    return resolved, known
+    return resolve(config), known
 
 
 def trained_parameters(config: Config) -> int:

@@ -13,16 +13,27 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from wt_jax.config import ClipConfig, Config, DataConfig, EvalConfig, OptimConfig, TrainConfig, ViewConfig, ViewsConfig
+from wt_jax.config import (
+    ClipConfig,
+    Config,
+    DataConfig,
+    EvalConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+    ViewConfig,
+    ViewsConfig,
+)
 from wt_jax.data.records import VideoList
 from wt_jax.data.sources.open import open_source
 from wt_jax.data.views import check_crops
 from wt_jax.errors import ConfigError, TrainingError
 from wt_jax.eval.features.extract import Extractor, Reading, extract_features, mean_over_clips
 from wt_jax.eval.validation_split import stratified_part
+from wt_jax.experiment import prepare
+from wt_jax.methods.base import evaluated_tree
 from wt_jax.methods.supervised import Supervised, SupervisedSettings
-from wt_jax.models import ModelConfig
-from wt_jax.train.loop import prepare, train
+from wt_jax.train.loop import train
 from wt_jax.train.workdir import open_workdir
 
 log = logging.getLogger(__name__)
@@ -217,8 +228,7 @@ def _fit(
     data = run.config.data
     found = extract_features(
         make_predictor(run.program.method),
-        state.params,
-        state.model_state,
+        *evaluated_tree(run.program.method.evaluated, state),
         test,
         Reading(run.config.test_view, windows, crops, run.config.eval.batch_size, data.workers, data.threads),
         run.program.mesh,

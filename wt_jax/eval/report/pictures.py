@@ -20,9 +20,9 @@ from wt_jax.eval.features.extract import Features
 from wt_jax.eval.protocols.retrieval import centered, nearest
 from wt_jax.eval.report.media import SIDE, sheet, strip
 from wt_jax.eval.report.saliency import contributions, focus, heat, motion, overlay
-from wt_jax.methods.base import encoder_variables
+from wt_jax.experiment import Run
+from wt_jax.methods.base import encoder_variables, evaluated_tree
 from wt_jax.specs import ClipView, PixelSpec
-from wt_jax.train.loop import Run
 from wt_jax.train.step import TrainState
 
 # How much is shown. With `media`'s bounds a report stays below 8 MB whatever the videos are (a test computes it).
@@ -160,7 +160,7 @@ def plane(values: np.ndarray) -> tuple[np.ndarray, float]:
 def _heats(run: Run, state: TrainState, clips: np.ndarray, shown: np.ndarray) -> np.ndarray:
     """Heat (len(shown), T, S, S) of the clips shown, of (B, T, S, S, 3) uint8 clips whose mean feature is taken off."""
     everywhere = NamedSharding(run.program.mesh, PartitionSpec())
-    variables = encoder_variables(state.params, state.model_state)
+    variables = encoder_variables(*evaluated_tree(run.program.method.evaluated, state))
     variables = jax.device_get(jax.jit(lambda v: v, out_shardings=everywhere)(variables))
 
     @jax.jit

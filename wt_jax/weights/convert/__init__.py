@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
+from wt_jax.config import ModelConfig
 from wt_jax.errors import WeightsError
-from wt_jax.models import ModelConfig
 from wt_jax.weights.convert import coclr, slow_r50, torchvision, videomae
 from wt_jax.weights.convert.files import read_state
 from wt_jax.weights.convert.tables import Sorted, Source, find_row
