@@ -261,8 +261,8 @@ def test_packets_of_a_large_video_are_not_kept(tmp_path, monkeypatch, brief, mos
     expected, plain, held = decode(path, [5, 40, 79]), probe(path), [0]
     sizes, demuxed = [packet.size for packet in packets_of(path)], decode_module._demuxed
 
-    def counted(container, stream):
-        for packet in demuxed(container, stream):
+    def counted(container, stream, **options):
+        for packet in demuxed(container, stream, **options):
             held[0] = max(held[0], sum(type(each) is av.Packet for each in gc.get_objects()))
             yield packet
 

@@ -195,9 +195,7 @@ def _write(shard: Shard, draft: str) -> list[Row]:
 def _clips(path: str, settings: PackSettings) -> Iterator[tuple[Row, VideoInfo, bytes]]:
     """The clips of a video in order, each with its fields for the index and what probing it gives."""
     video = find_video(path)
-    with video.open() as reader:
-        info = reader.info
-    frames = video.read_all()
+    info, frames = video.check(), video.read_all()
     longest = Fraction(str(settings.seconds))
     pieces = min(math.ceil(info.duration / longest), info.num_frames) if longest else 1
     for part in np.array_split(np.arange(info.num_frames), pieces):

@@ -174,7 +174,12 @@ def describe_failure(record: Record, views: Mapping[str, View] | None = None) ->
     """
     try:
         if views is None or any(isinstance(view, _TIMED) for view in views.values()):
-            find_video(record.path).check()
+            video = find_video(record.path)
+            with video.open() as reader:
+                listed = reader.info.num_frames
+            lost = listed - video.check().num_frames
+            if lost:
+                return f"{record.path}: {lost} of {listed} frames cannot be decoded"
         if views:
             arrays = {name: np.empty(shape, dtype) for name, (shape, dtype) in batch_arrays(views).items()}
             read_views(record, views, np.random.default_rng(0), arrays)

@@ -24,12 +24,12 @@ class Facts:
     """What is in a video; the numbers of a broken one are 0.
 
     Attributes:
-      frames: frames that can be asked for.
+      frames: frames that can be asked for; where every frame was decoded, those that can be decoded.
       rate: frames per second, the mean where it varies.
       duration: seconds.
       width, height: pixels, as stored.
       codec: FFmpeg's name of the codec.
-      rotation: degrees, counterclockwise, by which the picture is turned when shown.
+      rotation: degrees, counterclockwise, by which the picture is turned when shown, after it is mirrored, if it is.
       status: "ok", or what is wrong, without the path.
     """
 
@@ -50,10 +50,9 @@ def look_at(video: Video, every_frame: bool = False) -> Facts:
       VideoError: it is broken.
     """
     if every_frame:
-        video.check()
+        return facts_of(video.check(), *video.describe())
     with video.open() as reader:
-        info = reader.info
-    return facts_of(info, *video.describe())
+        return facts_of(reader.info, *video.describe())
 
 
 def facts_of(info: VideoInfo, codec: str, rotation: int) -> Facts:

@@ -55,13 +55,13 @@ class Video(Protocol):
         """Opens it, to look at it and to read frames."""
 
     def read_all(self) -> Iterator[np.ndarray]:
-        """Every frame, uint8 [height, width, 3], in order, one at a time."""
+        """Every frame that `check` finds, uint8 [height, width, 3], in order, one at a time."""
 
     def audio(self, start: Fraction, count: int, rate: int) -> np.ndarray:
         """A stretch of its audio track, as `wt_jax.data.video.audio.read_audio` reads it."""
 
     def check(self) -> VideoInfo:
-        """Decodes each frame once."""
+        """Decodes each frame once; what is in the video without the frames that cannot be decoded, of which few may be lost."""
 
     def describe(self) -> tuple[str, int]:
         """Codec and rotation, as `wt_jax.data.video.decode.describe` says."""
