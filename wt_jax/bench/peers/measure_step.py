@@ -41,7 +41,7 @@ class Job:
     """Whose step of which configuration; `started` is the wall clock's time when the process was asked for.
 
     `cache` is the folder for compiled programs. `ways` are names in `WAYS`, of which the fastest takes the turns. With
-    `run` False nothing but the start is measured.
+    `run` False nothing but the start is measured, with `keep_step` False the folder holds JAX's own cache alone.
     """
 
     contender: str
@@ -50,6 +50,7 @@ class Job:
     ways: tuple[str, ...]
     run: bool
     started: float = 0.0
+    keep_step: bool = True
 
 
 Facts = dict[str, Any]
@@ -69,20 +70,43 @@ def synthetic_batches(config: Config) -> Iterator[dict[str, np.ndarray]]:
         yield {**views, "video": video, "label": np.full(size, -1, np.int32), "failed": np.full(size, -1, np.int32)}
 
 
-def _ours(job: Job) -> tuple[Facts, Take | None]:
-    prepare_process(job.config.data.workers)  # as in training
+def our_step(config: Config) -> tuple[Any, Any, Take]:
+    """The program of a configuration, its compiled step, and a function that takes the next step on noise."""
     import jax
 
     from wt_jax.experiment import build
     from wt_jax.train.executable_cache import compiled_step
-    from wt_jax.train.metrics import device_peak
     from wt_jax.train.sharding import put_batch
+
+    program = build(config, _BATCHES * config.train.batch_size)
+    step = compiled_step(program, config)
+    state: Any = None
+    batches: list[Any] = []
+    count = 0
+
+    def take() -> jax.Array:
+        nonlocal state, count
+        if not batches:
+            state = program.first_state()
+            batches.extend(put_batch(batch, program.mesh) for batch in synthetic_batches(config))
+        state, metrics = step.call(state, batches[count % _BATCHES])
+        count += 1
+        return metrics["loss"]
+
+    return program, step, take
+
+
+def _ours(job: Job) -> tuple[Facts, Take | None]:
+    prepare_process(job.config.data.workers)  # as in training
+    import jax
+
+    from wt_jax.train.metrics import device_peak
     from wt_jax.train.step import model_flops
 
     jax.config.update("jax_compilation_cache_dir", job.cache)
-    config = replace(job.config, train=replace(job.config.train, compile_cache=job.cache))
-    program = build(config, _BATCHES * config.train.batch_size)
-    step = compiled_step(program, config)
+    compile_cache = job.cache if job.keep_step else ""
+    config = replace(job.config, train=replace(job.config.train, compile_cache=compile_cache))
+    program, step, take = our_step(config)
     device = jax.devices()[0]
     facts = {
         "start": time.time() - job.started,
@@ -96,16 +120,6 @@ def _ours(job: Job) -> tuple[Facts, Take | None]:
         return facts, None
     if device.platform == "cpu":
         facts["matmul"] = _matmul_rate()
-    state = program.first_state()
-    batches = [put_batch(batch, program.mesh) for batch in synthetic_batches(config)]
-    count = 0
-
-    def take() -> jax.Array:
-        nonlocal state, count
-        state, metrics = step.call(state, batches[count % _BATCHES])
-        count += 1
-        return metrics["loss"]
-
     return facts, take
 
 

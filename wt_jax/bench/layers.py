@@ -1,0 +1,259 @@
+"""What each layer of the CPU runtime earns where it is used, against the simplest alternative:
+
+    python -m wt_jax.bench.layers [--layers=fused_norm,planes] [--rounds=25] [--videos=FOLDER --loader=folder]
+
+Prints one Markdown row per layer and alternative: milliseconds with the layer and with the alternative, median (least) over
+short alternating rounds, and the median (quartiles) of the ratio within a round, alternative over layer. Steps are those of the
+weak teacher on noise: "quick start" is configs/quickstart.py, "S3D" configs/folder.py with S3D, BatchNorm and 4 videos of
+8 x 112 x 112 pixels. The rows of the loader read `--videos` with the views of `--loader`. A start is the time from the call of
+the interpreter to the compiled step, in a new process that finds its program in the cache.
+"""
+
+import importlib
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import cv2
+import grain
+import numpy as np
+from absl import app, flags
+from jax import Array, lax
+
+from wt_jax import kernels
+from wt_jax.bench.peers.measure_step import Job, our_step, time_steps
+from wt_jax.bench.step_turns import Contender
+from wt_jax.cli import parse_flags, set_up_logging, user_errors
+from wt_jax.config import Config, resolve
+from wt_jax.data.pipeline import train_batches
+from wt_jax.data.sources.open import open_source
+from wt_jax.data.video.yuv420 import Crop, Planes, halved, halvings_of
+from wt_jax.errors import ConfigError
+from wt_jax.kernels.yuv420 import chroma_box
+from wt_jax.methods import build_method
+from wt_jax.ops import prepare_process
+from wt_jax.ops.batch_norm import batch_norm
+from wt_jax.ops.conv3d import conv3d
+
+_VIDEOS = flags.DEFINE_string("videos", "", "Folder or list of videos for the rows of the loader.")
+_LOADER = flags.DEFINE_enum("loader", "folder", ["folder", "quickstart"], "Whose views the rows of the loader have.")
+_LAYERS = flags.DEFINE_list("layers", [], "Rows to measure; default: all.")
+_ROUNDS = flags.DEFINE_integer("rounds", 25, "Alternating rounds.", lower_bound=2)
+
+Turn = Callable[[], float]  # a round: milliseconds
+_PORTABLE = {kernels.VARIABLE: kernels.PORTABLE}
+_BT601 = np.array([[1.164, 0, 1.596, -222.9], [1.164, -0.392, -0.813, 135.6], [1.164, 2.017, 0, -276.8]])
+
+
+def _config(name: str) -> Config:
+    made = importlib.import_module(f"configs.{'folder' if name == 's3d' else name}").get_config()
+    made.data.workers = 1
+    if name == "s3d":
+        made.model.name, made.model.norm, made.clip.num_frames, made.train.batch_size = "s3d", "batch", 8, 4
+    return resolve(made)
+
+
+def _step(name: str, environment: dict[str, str] | None = None, **replaced: Callable) -> Turn:
+    """Steps of a configuration, traced with functions of this package replaced; "__" in a name stands for a dot."""
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.dict(os.environ, environment or {}))
+        for target, replacement in replaced.items():
+            stack.enter_context(mock.patch(f"wt_jax.{target.replace('__', '.')}", replacement))
+        _, _, take = our_step(_config(name))
+    count = 1 if name == "s3d" else 8
+    time_steps(take, 3)
+    return lambda: 1000 * time_steps(take, count)
+
+
+def _dispatch_portable(native, portable, *arrays, default=None):
+    return lax.platform_dependent(*arrays, cpu=portable, default=default or portable)
+
+
+def _dispatch_default(native, portable, *arrays, default=None):
+    return (default or portable)(*arrays)
+
+
+def _separate_norm(x: Array, kernel: Array, scale: Array, bias: Array, layer):
+    return batch_norm(conv3d(x, kernel, layer.strides, layer.padding), scale, bias, layer.epsilon, layer.relu)
+
+
+def _start(name: str, keep_step: bool) -> Turn:
+    """Starts that find the program in a cache, which a first start has filled."""
+    folder = Path(tempfile.mkdtemp(prefix="bench_layers"))
+    contender = Contender(name, Job("wt_jax", _config(name), str(folder / "cache"), (), run=False, keep_step=keep_step), folder)
+
+    def turn() -> float:
+        contender.start()
+        contender.stop()
+        return 1000 * contender.starts[-1]
+
+    turn()
+    return turn
+
+
+def _process(name: str, workers: int = 1, environment: dict[str, str] | None = None) -> Turn:
+    """Steps in a process of their own, that is prepared for so many workers."""
+    folder = Path(tempfile.mkdtemp(prefix="bench_layers"))
+    config = _config(name)
+    config = replace(config, data=replace(config.data, workers=workers))
+    contender = Contender(name, Job("wt_jax", config, str(folder / "cache"), (), run=True), folder)
+    with mock.patch.dict(os.environ, environment or {}):
+        contender.start()
+
+    def turn() -> float:
+        contender.turn(1 if name == "s3d" else 8)
+        return 1000 * contender.seconds[-1]
+
+    return turn
+
+
+def _loader(workers: int, environment: dict[str, str] | None = None, **replaced: Callable) -> Turn:
+    """Milliseconds per video of the training batches, made by this process or by so many workers."""
+    if not _VIDEOS.value:
+        raise ConfigError("--videos=FOLDER is missing: the rows of the loader read videos")
+    config = _config(_LOADER.value)
+    size = config.train.batch_size if _LOADER.value == "quickstart" else 8
+    videos, views = open_source(_VIDEOS.value, "", 0.0), dict(build_method(config, 1).views)
+    seed = 0
+
+    def turn() -> float:
+        nonlocal seed
+        seed += 1
+        with ExitStack() as stack:
+            stack.enter_context(mock.patch.dict(os.environ, environment or {}))
+            for target, replacement in replaced.items():
+                stack.enter_context(mock.patch(f"wt_jax.{target.replace('__', '.')}", replacement))
+            batches = train_batches(videos, views, seed=seed, batch_size=size, workers=workers, threads=min(workers, 1))
+            for _ in range(8 if workers else 1):
+                next(batches)
+            start, count = time.perf_counter(), 20 if workers else 6
+            for _ in range(count):
+                next(batches)
+            passed = time.perf_counter() - start
+            batches.close()
+        return 1000 * passed / (count * size)
+
+    return turn
+
+
+def _grain_iterate(batches: grain.MapDataset, workers: int, threads: int):
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2)
+    made = batches.to_iter_dataset(options).mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    yield from made
+
+
+def _opencv_crop_planes(pictures: Sequence[Planes], places: Sequence[int], crop: Crop, clip: np.ndarray) -> None:
+    size = clip.shape[1]
+    times = halvings_of(crop.rows, crop.columns, size)
+    chroma = chroma_box(*crop[:4])
+    for picture, place in zip(pictures, places, strict=True):
+        parts = []
+        for plane, box, fewer in zip(picture.planes, (crop[:4], chroma, chroma), (0, 1, 1), strict=True):
+            top, left, rows, columns = box
+            lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+            part = halved(lines[top : top + rows, left : left + columns], max(times - fewer, 0))
+            parts.append(cv2.resize(part, (size, size), interpolation=cv2.INTER_LINEAR))
+        colored = cv2.transform(cv2.merge(parts), _BT601)
+        clip[place] = colored[:, ::-1] if crop.flip else colored
+
+
+# Row -> where it is used, and what makes the turns: first those with the layer, then each alternative.
+LAYERS: dict[str, tuple[str, Callable[[], dict[str, Turn]]]] = {
+    "fused_norm": (
+        "S3D step",
+        lambda: {"fused": _step("s3d"), "convolution, then norm": _step("s3d", models__norm__conv_batch_norm=_separate_norm)},
+    ),
+    "max_pool": (
+        "S3D step",
+        lambda: {"native": _step("s3d"), "XLA": _step("s3d", ops__max_pool__dispatch=_dispatch_portable)},
+    ),
+    "after": (
+        "S3D step",
+        lambda: {"hint": _step("s3d"), "none": _step("s3d", kernels__operations__wait=lambda x, other: x)},
+    ),
+    "group_norm": (
+        "quick start step",
+        lambda: {"native": _step("quickstart"), "XLA": _step("quickstart", ops__group_norm__dispatch=_dispatch_portable)},
+    ),
+    "color_blur": (
+        "quick start step",
+        lambda: {"native": _step("quickstart"), "XLA": _step("quickstart", ops__color_blur__dispatch=_dispatch_portable)},
+    ),
+    "conv3d": (
+        "quick start step",
+        lambda: {"native": _step("quickstart"), "composed": _step("quickstart", ops__conv3d__dispatch=_dispatch_portable)},
+    ),
+    "conv3d_composed": (
+        "quick start step, no native kernels",
+        lambda: {
+            "composed": _step("quickstart", _PORTABLE),
+            "lax": _step("quickstart", _PORTABLE, ops__conv3d__dispatch=_dispatch_default),
+        },
+    ),
+    "process": (
+        "S3D step",
+        lambda: {
+            "prepared": _process("s3d"),
+            "threads free": _process("s3d", environment={"OMP_PROC_BIND": "false"}),
+            "nothing": _process("s3d", workers=0),
+        },
+    ),
+    "planes": (
+        "loader, one thread, per video",
+        lambda: {
+            "kernel": _loader(0),
+            "OpenCV on planes": _loader(0, data__pipeline__crop_planes=_opencv_crop_planes),
+            "RGB by PyAV, then OpenCV": _loader(0, _PORTABLE),
+        },
+    ),
+    "workers": (
+        "loader, 2 workers, per video",
+        lambda: {"ours": _loader(2), "grain's mp_prefetch": _loader(2, data__pipeline__iterate=_grain_iterate)},
+    ),
+    "cache_quickstart": ("quick start, second start", lambda: _starts("quickstart")),
+    "cache_k400": ("k400, second start", lambda: _starts("k400")),
+}
+
+
+def _starts(name: str) -> dict[str, Turn]:
+    return {"executable cache": _start(name, True), "JAX's cache": _start(name, False)}
+
+
+def measure(layer: str, rounds: int) -> list[str]:
+    """The Markdown rows of one layer, one per alternative."""
+    where, make = LAYERS[layer]
+    turns = make()
+    times: dict[str, list[float]] = {name: [] for name in turns}
+    for _ in range(rounds):
+        for name, turn in turns.items():
+            times[name].append(turn())
+    own, *others = times
+    rows = []
+    for other in others:
+        ratios = [b / a for a, b in zip(times[own], times[other], strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        cells = [f"{name} {statistics.median(times[name]):.1f} ({min(times[name]):.1f})" for name in (own, other)]
+        rows.append(f"| {layer} | {where} | {cells[0]} | {cells[1]} | {middle:.2f} ({low:.2f} to {high:.2f}) |")
+    return rows
+
+
+def main(argv: Sequence[str]) -> None:
+    """Measure and print."""
+    set_up_logging()
+    with user_errors():
+        for name in set(_LAYERS.value) - set(LAYERS):
+            raise ConfigError(f"unknown layer {name!r} in --layers; there are {', '.join(LAYERS)}")
+        prepare_process(1)
+        print("| layer | where | with it, ms | alternative, ms | ratio |\n| --- | --- | ---: | ---: | ---: |")
+        for name in _LAYERS.value or LAYERS:
+            print("\n".join(measure(name, _ROUNDS.value)), flush=True)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)
