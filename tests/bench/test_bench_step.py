@@ -206,6 +206,6 @@ def test_command(capfd):
     ]
     subprocess.run([*command, *sizes, "--views", "--against=torch", "--ways=eager"], check=True)
     lines = [line for line in capfd.readouterr().out.splitlines() if line.startswith("| ")]
-    names = ["weak_teacher", "one_hot", "weak_teacher, views as they come"]
+    names = ["weak_teacher", "one_hot", "weak_teacher, plain views"]
     assert [line.split(" | ")[0] for line in lines[2:5]] == [f"| {name}" for name in names]
     assert all(float(line.split(" | ")[1]) > 0 for line in lines[2:])

@@ -310,3 +310,8 @@ def test_normalized_rows_have_length_one_and_a_row_of_zeros_passes_no_gradient()
     assert gradient[[0, 2, 3]].any(axis=1).all()
     rows[3, 5] = np.nan
     assert np.isnan(np.asarray(l2_normalize(rows))).all(axis=1).tolist() == [False, False, False, True]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_encoder_has_a_unit(name):
+    assert build_encoder(ModelConfig(name)).unit == "clip"

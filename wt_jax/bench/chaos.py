@@ -41,7 +41,7 @@ class ChaosError(RuntimeError):
 
 
 class Start:
-    """One start of the run: its processes, and what their output says."""
+    """One start of the run: its processes and their output."""
 
     def __init__(self, arguments: list[str], workdir: Path, logs: Path, number: int, processes: int):
         self.workdir, self.path = workdir, logs / f"{number:03d}_0.log"
@@ -76,7 +76,7 @@ class Start:
         return all(process.poll() is None for process in self.processes)
 
     def begun(self) -> bool:
-        """Whether the training has said what it will do."""
+        """Whether the training has logged its settings."""
         return " steps of " in self._text()
 
     def steps(self) -> int:

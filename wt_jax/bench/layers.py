@@ -24,7 +24,7 @@ import cv2
 import grain
 import numpy as np
 from absl import app, flags
-from jax import Array, lax
+from jax import Array
 
 from wt_jax import kernels
 from wt_jax.bench.peers.measure_step import Job, our_step, time_steps
@@ -71,11 +71,11 @@ def _step(name: str, environment: dict[str, str] | None = None, **replaced: Call
     return lambda: 1000 * time_steps(take, count)
 
 
-def _dispatch_portable(native, portable, *arrays, default=None):
-    return lax.platform_dependent(*arrays, cpu=portable, default=default or portable)
+def _dispatch_portable(native: Callable, portable: Callable, *arrays: Array, **_: Callable):
+    return portable(*arrays)
 
 
-def _dispatch_default(native, portable, *arrays, default=None):
+def _dispatch_default(native: Callable, portable: Callable, *arrays: Array, default: Callable | None = None, **_: Callable):
     return (default or portable)(*arrays)
 
 

@@ -1,12 +1,12 @@
-"""How fast videos become batches, where the time goes, and how others do on the same files:
+"""The speed of the loader, its stages, and other loaders on the same files:
 
     python -m wt_jax.bench.loader --config=configs/folder.py --config.data.train=VIDEOS [--against=torch]
         [--make_clips=DIR] [--workers=0,1,2] [--rounds=3] [--steps=20]
 
 Prints Markdown tables: milliseconds per video by stage on one core; clips and videos per second and peak memory by worker
-processes; and, with `--against=torch` (extra `bench`), the same work by a PyTorch `DataLoader` with torchcodec, with decord and
-with PyAV, beside what the machine could do if nothing but decoding had to be done. A contender runs in a fresh process;
-contenders take turns, round after round, so that a busy machine is busy for all. `--make_clips=DIR` first fills a folder with
+processes; and, with `--against=torch` (extra `bench`), the same work by a PyTorch `DataLoader` with torchcodec, decord and
+PyAV, and decoding alone, as the limit of this machine. A contender runs in a fresh process;
+contenders run in alternating rounds, so that other load affects all of them. `--make_clips=DIR` first fills a folder with
 340 x 256 H.264 clips of 10 s and measures on those.
 """
 
@@ -45,7 +45,7 @@ log = logging.getLogger("wt_jax")
 _CONFIG = define_config(None, "Configuration: its views, its batch size, its videos.")
 _CLIPS = flags.DEFINE_string("make_clips", "", "Folder to fill with test clips and to measure on.")
 _GOP = flags.DEFINE_integer("gop", 250, "Most frames between two keyframes of the test clips.")
-_AGAINST = flags.DEFINE_enum("against", "", ["", "torch"], "Whom to measure beside.")
+_AGAINST = flags.DEFINE_enum("against", "", ["", "torch"], "Whom to compare with.")
 _WORKERS = flags.DEFINE_list(
     "workers", ["0", "1", "2"], "Numbers of worker processes; the last one also serves the comparison."
 )
@@ -109,7 +109,7 @@ def _compare(job: Job, rounds: int) -> list[str]:
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, turns in results.items():
-        # What decodes alone has no batches, and its processes have ended when it is looked at.
+        # What decodes alone has no batches, and its processes have ended by the time memory is read.
         first, memory = (statistics.median(turn["first_batch"] for turn in turns), max(turn["memory"] for turn in turns))
         beside = "| - | - |" if name in LIMITS else f"| {first:.2f} | {memory:.0f} |"
         ratios = [ours / theirs for ours, theirs in zip(rates["wt_jax"], rates[name], strict=True)]
@@ -131,7 +131,7 @@ def _run(job: Job) -> dict[str, float]:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
         with subprocess.Popen(command, text=True, **pipes) as process:
             result = _result(process)
-            memory = peak_of(process.pid)  # not before: looking holds up whoever is looked at
+            memory = peak_of(process.pid)  # not before: reading /proc slows down the process that is read
             _go_on(process)
             process.stdout.read()
         if process.returncode or not result:
@@ -146,20 +146,20 @@ def _result(process: subprocess.Popen) -> str:
 
 
 def _go_on(process: subprocess.Popen) -> None:
-    """Answers a process that waits; one that has ended needs no answer, and is left nothing that closing it would send."""
+    """Release a process that waits for a line; one that has ended needs none, and a broken pipe is no error."""
     with suppress(BrokenPipeError):
         os.write(process.stdin.fileno(), b"\n")
 
 
 def _read_once(paths: Sequence[str]) -> None:
-    """Lets every contender, the first one too, find the files in the operating system's cache; the disk is not measured."""
+    """Read the files once, so that every contender finds them in the operating system's cache; the disk is not measured."""
     left = _READ_BYTES
     for path in paths:
         left -= len(Path(path).read_bytes()) if left > 0 and Path(path).exists() else 0
 
 
 def _about(job: Job, paths: Sequence[str]) -> str:
-    """One paragraph: what was measured, on what."""
+    """One paragraph: videos, views, machine and versions."""
     infos = [probe(path) for path in paths]
     shapes = ", ".join(f"{name} {view.num_frames} x {view.size} x {view.size}" for name, view in job.views.items())
     versions = []

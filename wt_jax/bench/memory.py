@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 def memory_of(pid: int) -> float:
-    """MiB held by a process and all below it, shared pages counted once; 0 where /proc does not tell."""
+    """MiB held by a process and all below it, shared pages counted once; 0 without /proc."""
     return sum(_kilobytes(f"/proc/{each}/smaps_rollup", "Pss:") for each in _all_of(pid)) / 1024
 
 
@@ -12,7 +12,7 @@ def peak_of(pid: int) -> float:
     """The most MiB that a process and all below it may have held: what they hold, and how much more each has held by itself,
     be it at another time than the others.
 
-    Processes that have ended do not count; 0 where /proc does not tell.
+    Processes that have ended do not count; 0 without /proc.
     """
     beyond = 0
     for each in _all_of(pid):
@@ -24,7 +24,7 @@ def peak_of(pid: int) -> float:
 
 
 def peak_of_self() -> float:
-    """The most MiB that this process has held; 0 where /proc does not tell. (`getrusage` counts what it was forked from.)"""
+    """The most MiB that this process has held; 0 without /proc. (`getrusage` includes the process it was forked from.)"""
     return _kilobytes("/proc/self/status", "VmHWM:") / 1024
 
 

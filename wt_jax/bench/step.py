@@ -1,14 +1,14 @@
-"""How fast a training step is, what starting costs, and how PyTorch does the same step:
+"""Time and memory of a training step, its start, and the same step in PyTorch:
 
     python -m wt_jax.bench.step --config=configs/folder.py [--against=torch] [--methods=weak_teacher,moco] [--views]
         [--rounds=5] [--steps=5] [--config.KEY=VALUE ...]
 
 Prints a Markdown table: milliseconds per step, clips per second, share of the device's peak, memory, seconds to the first step.
 The clips are noise of the shape of the config's views; no data is needed. `--methods` has a row for each method, `--views` adds
-one whose views are taken as they come, without color, gray and blur. `--against=torch` (extra `bench`) adds the same step as
-`wt_jax.bench.peers.torch_step` writes it, run in the fastest of several ways. Each contender has a process of its own, and they
-take turns, round after round, so that a busy machine is busy for all; on an accelerator each turn starts anew, so that each has
-all of its memory. `--steps=0` measures the start alone, which needs no memory for the step.
+one without color, gray and blur. `--against=torch` (extra `bench`) adds the same step as
+`wt_jax.bench.peers.torch_step` writes it, run in the fastest of several ways. Each contender has a process of its own and runs
+in alternating rounds, so that other load affects all of them; on an accelerator each turn is a new process, so that each
+has all of its memory. `--steps=0` measures the start alone, which needs no memory for the step.
 """
 
 import importlib.util
@@ -35,7 +35,7 @@ from wt_jax.specs import PixelSpec
 log = logging.getLogger("wt_jax")
 
 _CONFIG = define_config(None, "Configuration: its model, its views, its batch size.")
-_AGAINST = flags.DEFINE_enum("against", "", ["", "torch"], "Whom to measure beside.")
+_AGAINST = flags.DEFINE_enum("against", "", ["", "torch"], "Whom to compare with.")
 _METHODS = flags.DEFINE_list("methods", [], "Methods to measure; the first is the reference. Default: that of the config.")
 _VIEWS = flags.DEFINE_bool("views", False, "Also measure without color, gray and blur.")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns of each contender.", lower_bound=1)
@@ -44,13 +44,13 @@ _WAYS = flags.DEFINE_list("ways", [], "PyTorch's ways to try; default: all.")
 
 
 def _plain(config: Config) -> Config:
-    """The configuration with views that are taken as they come."""
+    """The configuration without color, gray and blur."""
     kinds = {name: replace(getattr(config.views, name), pixels=PixelSpec()) for name in ("strong", "weak")}
     return replace(config, views=replace(config.views, **kinds))
 
 
 def _rows(config: Config, folder: Path) -> list[Contender]:
-    """What the flags ask for."""
+    """The contenders that the flags name."""
     configs = {config.method_name: config}
     if _METHODS.value:
         file, overrides = config_for(_METHODS.value)
@@ -58,7 +58,7 @@ def _rows(config: Config, folder: Path) -> list[Contender]:
     first = next(iter(configs))
     rows = {name: ("wt_jax", value) for name, value in configs.items()}
     if _VIEWS.value:
-        rows[f"{first}, views as they come"] = ("wt_jax", _plain(configs[first]))
+        rows[f"{first}, plain views"] = ("wt_jax", _plain(configs[first]))
     if _AGAINST.value:
         if importlib.util.find_spec("torch"):
             rows[f"{first}, PyTorch"] = ("torch", configs[first])
@@ -75,7 +75,7 @@ def _rows(config: Config, folder: Path) -> list[Contender]:
 def main(argv: Sequence[str]) -> None:
     """Measure and print."""
     set_up_logging()
-    # Shapes are all that is asked of JAX here; the accelerator belongs to the contenders.
+    # Only shapes are computed here; the accelerator belongs to the contenders.
     jax.config.update("jax_platforms", "cpu")
     with user_errors(), ExitStack() as stack:
         if len(argv) > 1:

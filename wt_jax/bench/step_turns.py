@@ -1,4 +1,4 @@
-"""Contenders of `bench_step`: a process each, turn after turn, and the table of what they needed."""
+"""Contenders of `wt_jax.bench.step`: a process each, their turns, and the table of results."""
 
 import json
 import logging
@@ -53,7 +53,7 @@ class Contender:
             self.job = replace(self.job, ways=(self.facts["way"],))
 
     def turn(self, steps: int) -> None:
-        """Take a turn, in a process that is left sleeping, or ended where it holds an accelerator."""
+        """Run one turn, in a process that then sleeps, or ends where it holds an accelerator."""
         if self.process is None:
             self.start()
         self.process.stdin.write(f"{steps}\n")
@@ -76,15 +76,15 @@ class Contender:
         line = self.process.stdout.readline()
         if not line:
             self.process.wait()
-            said = (self.folder / "errors.txt").read_text().strip().splitlines() or ["it died without a word"]
-            raise BenchError(f"{self.name}: {said[-1]}")
+            errors = (self.folder / "errors.txt").read_text().strip().splitlines() or ["it died without a message"]
+            raise BenchError(f"{self.name}: {errors[-1]}")
         return json.loads(line)
 
 
 def bench(contenders: list[Contender], rounds: int, steps: int) -> None:
-    """Start all and let them take turns. Those of ours are started twice, as the second start finds the cache.
+    """Start all contenders and run their turns. Ours are started twice, as the second start finds the cache.
 
-    A peer that does not start is taken out of the list, with its reason in the log.
+    A peer that does not start is removed from the list, with its reason in the log.
     """
     for contender in list(contenders):
         try:
@@ -110,7 +110,7 @@ def bench(contenders: list[Contender], rounds: int, steps: int) -> None:
 
 
 def report(contenders: Sequence[Contender]) -> str:
-    """What was measured, as Markdown."""
+    """The results as Markdown."""
     first = contenders[0]
     config, facts = first.job.config, first.facts
     views = build_method(config, 1).views

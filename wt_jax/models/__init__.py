@@ -3,7 +3,8 @@
 `build_encoder(ModelConfig(name="r3d_18"))` gives a module with one interface whatever its name:
 `encoder.apply(variables, clips (B, T, H, W, 3) in [0, 1], train) -> features (B, encoder.feature_dim)` in float32, averaged
 over time and space; `pool=False` returns the last feature map (B, t, h, w, C). `encoder.layers` names its
-parts from input to output; `wt_jax.models.feature_maps.layer_maps` keeps what they compute. `train=True` needs
+parts from input to output; `wt_jax.models.feature_maps.layer_maps` returns their outputs. `encoder.unit` is "clip": a
+feature is that of one clip, and a video's is the mean over its clips. `train=True` needs
 `mutable=["batch_stats"]` unless the norm is "group".
 """
 

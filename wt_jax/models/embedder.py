@@ -38,7 +38,7 @@ class Embedder(nn.Module):
 
 
 class Pathways(nn.Module):
-    """A visual embedder, and a second one for what moves (MoDist): two clips of a video -> two embeddings (B, D) float32."""
+    """A visual embedder, and a second one for motion (MoDist): two clips of a video -> two embeddings (B, D) float32."""
 
     encoder: nn.Module
     head: nn.Module

@@ -1,4 +1,4 @@
-"""What an encoder computes on its way: the outputs of its layers by name, for evaluation, pictures and deep supervision."""
+"""Feature maps of an encoder's layers by name, for evaluation, pictures and deep supervision."""
 
 from collections.abc import Collection
 from typing import Any
@@ -10,7 +10,7 @@ import jax
 def layer_maps(
     encoder: nn.Module, variables: Any, clips: jax.Array, names: Collection[str], *, train: bool = False
 ) -> tuple[jax.Array, dict[str, jax.Array], Any]:
-    """One forward pass that keeps the outputs of some layers.
+    """One forward pass that also returns the outputs of some layers.
 
     Args:
       encoder: a module of `wt_jax.models`; `encoder.layers` are its layer names, from input to output.

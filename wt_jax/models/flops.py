@@ -1,4 +1,4 @@
-"""FLOPs of an encoder, counted from its structure, and the counter itself, which `train.step.model_flops` puts around a step.
+"""FLOPs of an encoder, counted from its structure, and the counter, which `train.step.model_flops` applies to a step.
 
 Counted are two per multiply-add of convolutions, dense layers and attention. Norms, activations and pooling are left out,
 which is usual for model FLOPs (https://arxiv.org/abs/2204.02311, app. B). Multiplications with the zeros of the padding are
@@ -19,13 +19,13 @@ from wt_jax.models.vit import Attention
 
 @contextmanager
 def counting(add: Callable[[int, jax.Array], None]) -> Iterator[None]:
-    """While it lasts, each layer that multiplies tells `add` its FLOPs and one array of its parameters."""
+    """Inside, each layer that multiplies calls `add` with its FLOPs and one array of its parameters."""
 
     def count(call, args, kwargs, context):
         y, module = call(*args, **kwargs), context.module
         if context.method_name == "__call__" and isinstance(module, Conv3D | nn.Dense):
-            kernel, places = module.get_variable("params", "kernel"), math.prod(jax.tree.leaves(y)[0].shape[:-1])
-            add(2 * places * math.prod(kernel.shape), kernel)
+            kernel, positions = module.get_variable("params", "kernel"), math.prod(jax.tree.leaves(y)[0].shape[:-1])
+            add(2 * positions * math.prod(kernel.shape), kernel)
         elif context.method_name == "__call__" and isinstance(module, Attention):
             # Queries with keys, and weights with values.
             add(2 * 2 * y.size * math.prod(y.shape[1:-1]), module.get_variable("params", "out")["kernel"])

@@ -31,7 +31,7 @@ class Conv3D(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, convolve: Callable = conv3d) -> jax.Array:
-        """(B, T, H, W, Cin) -> (B, T', H', W', features) in `dtype`; or what another `convolve` makes of the same arguments."""
+        """(B, T, H, W, Cin) -> (B, T', H', W', features) in `dtype`; or what `convolve` returns for these arguments."""
         init = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
         kernel = self.param("kernel", init, (*self.kernel_size, x.shape[-1], self.features), jnp.float32)
         padding = tuple((size // 2, size // 2) for size in self.kernel_size)

@@ -1,13 +1,13 @@
 """Normalization layers of the encoders: one choice, named in the config.
 
 * "batch": BatchNorm. Under `jit` the batch axis is the global batch, so its statistics are those of all devices.
-* "sub_batch": BatchNorm whose statistics are taken in `sub_batches` contiguous parts of the batch. It stands in for the
+* "sub_batch": BatchNorm whose statistics are taken in `sub_batches` contiguous parts of the batch. It replaces the
   per-device BatchNorm of a multi-GPU run, through which MoCo's keys leak (https://arxiv.org/abs/1911.05722, sec. 3.3).
 * "group": GroupNorm, without any coupling between clips (https://arxiv.org/abs/1803.08494).
 
-"layer" is LayerNorm over the channels of each place: transformers ask for it themselves, no config names it.
+"layer" is LayerNorm over the channels of each position: transformers set it themselves, no config names it.
 
-They are written out because flax's own fail in bfloat16 under strict dtype promotion.
+They are written out because flax's own raise in bfloat16 under strict dtype promotion.
 """
 
 import math
@@ -40,7 +40,8 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, conv: nn.Module | None = None) -> jax.Array:
-        """(B, ..., C) of any float dtype -> the same shape in `dtype`. With `conv`, a `Conv3D`, it is of that of `x`.
+        """(B, ..., C) of any float dtype -> the same shape in `dtype`. With `conv`, a `Conv3D`, its output is
+        normalized instead of `x`.
 
         With `train` the batch is normalized by its own statistics, and the running ones move by 1 - `momentum`;
         without, the running ones normalize. GroupNorm and LayerNorm ignore `train`.
@@ -49,7 +50,7 @@ class Norm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
         if conv and train and self.kind == "batch" and self.dtype == jnp.float32:
-            return self._moved(*conv(x, partial(self._of_conv, scale, bias)))
+            return self._update(*conv(x, partial(self._of_conv, scale, bias)))
         wide = (conv(x) if conv else x).astype(jnp.float32)
         if self.kind == "group":
             return group_norm(wide, scale, bias, math.gcd(32, channels), self.epsilon, self.relu).astype(self.dtype)
@@ -62,17 +63,17 @@ class Norm(nn.Module):
         return nn.relu(y) if self.relu else y
 
     def _by_batch(self, x: jax.Array, scale: jax.Array, bias: jax.Array, train: bool) -> jax.Array:
-        """`x` by its batch's statistics, which move the running ones, or by the running ones; then ReLU if asked for."""
+        """`x` normalized by its batch's statistics, which move the running ones, or by the running ones; ReLU if `relu`."""
         if not train:
             mean, var = self._running(x.shape[-1])
             return self._end(scaled(x, mean.value, var.value, scale, bias, self.epsilon))
         if self.kind == "batch":
-            return self._moved(*batch_norm(x, scale, bias, self.epsilon, self.relu))
+            return self._update(*batch_norm(x, scale, bias, self.epsilon, self.relu))
         if x.shape[0] % self.sub_batches:
             raise ValueError(f"a batch of {x.shape[0]} cannot be split into sub_batches={self.sub_batches}")
         parts = x.reshape(self.sub_batches, -1, *x.shape[1:])
         y, means, variances = jax.vmap(lambda part: batch_norm(part, scale, bias, self.epsilon, self.relu))(parts)
-        return self._moved(y.reshape(x.shape), jnp.mean(means, axis=0), jnp.mean(variances, axis=0) + jnp.var(means, axis=0))
+        return self._update(y.reshape(x.shape), jnp.mean(means, axis=0), jnp.mean(variances, axis=0) + jnp.var(means, axis=0))
 
     def _of_conv(self, scale: jax.Array, bias: jax.Array, x: jax.Array, kernel: jax.Array, *window):
         return conv_batch_norm(x, kernel, scale, bias, Layer(*window, self.epsilon, self.relu))
@@ -81,8 +82,8 @@ class Norm(nn.Module):
         mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
         return mean, self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
 
-    def _moved(self, y: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
-        """`y`, the running statistics moved towards those of this batch."""
+    def _update(self, y: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
+        """Return `y`, and move the running statistics towards those of this batch."""
         keep = self.momentum
         for running, now in zip(self._running(y.shape[-1]), (mean, var), strict=True):
             if not self.is_initializing():

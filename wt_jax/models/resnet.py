@@ -101,6 +101,7 @@ class ResNet(nn.Module):
     recomputes each block in the backward pass instead of keeping its activations.
     """
 
+    unit = "clip"
     stem: tuple[tuple[int, Size3, Size3], ...]
     stages: tuple[Stage, ...]
     norm: Callable[..., nn.Module]

@@ -1,8 +1,8 @@
 """S3D: Inception with convolutions separated into space and time, and S3D-G, which adds self-gating.
 
 Structure of https://arxiv.org/abs/1712.04851 as in torchvision's `s3d`: 8,320,048 parameters with a 400-class head (the
-paper says 8.77 M). S3D-G has a gate on each branch of each Inception block, as in MIL-NCE and CoCLR: 9,508,000 with the
-head (the paper says 11.56 M, without saying where all of its gates are). BatchNorm's epsilon is 1e-3 as published.
+paper reports 8.77 M). S3D-G has a gate on each branch of each Inception block, as in MIL-NCE and CoCLR: 9,508,000 with the
+head (the paper reports 11.56 M, without naming all places of its gates). BatchNorm's epsilon is 1e-3 as published.
 CoCLR's code has PyTorch's 1e-5, and a last max-pool that leaves out what does not fill its window: `s3d_coclr`.
 `width` scales all channels; 64 is the published value.
 """
@@ -87,10 +87,11 @@ class S3D(nn.Module):
     """Stem, nine Inception blocks, average over time and space.
 
     `remat` recomputes each Inception block in the backward pass instead of keeping its activations. The last max-pool takes
-    2 x 2 x 2 places; those at the edge of an odd size have a window of their own, as in TensorFlow, or with
-    `whole_windows` none, as in PyTorch.
+    2 x 2 x 2 windows; at the edge of an odd size there is a partial window, as in TensorFlow, or none with `whole_windows`, as
+    in PyTorch.
     """
 
+    unit = "clip"
     norm: Callable[..., nn.Module]
     width: int = 64
     gate: bool = False

@@ -16,6 +16,7 @@ from wt_jax.models.layers import ConvNorm, global_pool, normalize_input
 class SmallR2Plus1D(nn.Module):
     """Stages of a (1, 3, 3) convolution with stride 2 in space and a (3, 1, 1) convolution; the width doubles with each."""
 
+    unit = "clip"
     norm: Callable[..., nn.Module]
     width: int = 64
     stages: int = 3

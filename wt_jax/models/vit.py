@@ -1,12 +1,12 @@
 """Vision transformers with joint space-time attention: the ViT-S, B and L of VideoMAE, in tubelets of 2 x 16 x 16 pixels.
 
-Every token attends to all tokens of the clip; positions are fixed sinusoids of a token's place in the flattened (time,
+Every token attends to all tokens of the clip; positions are fixed sinusoids of a token's index in the flattened (time,
 height, width) grid, so any clip length and size has them (VideoMAE, https://arxiv.org/abs/2203.12602, and its code).
 `width` is the width of one head; 64 is the published value. The norm is LayerNorm whatever the config names: the
 constructors set its kind, as `s3d` sets its epsilon.
 
 Two forms of each size differ in the last norm. `vit_base` normalizes every token and then averages them: the form of
-pre-trained models. `vit_base_fc_norm` averages first and normalizes the average: that of VideoMAE's fine-tuned models.
+pre-trained models. `vit_base_fc_norm` averages first and normalizes the average: the form of VideoMAE's fine-tuned models.
 """
 
 from collections.abc import Callable
@@ -27,14 +27,14 @@ _dense = partial(nn.Dense, kernel_init=nn.initializers.truncated_normal(0.02))
 
 
 def positions(count: int, channels: int) -> np.ndarray:
-    """Sinusoids of the places 0 to `count` - 1: float32 (count, channels), sines and cosines in turn, wavelengths to 1e4."""
+    """Sinusoids of the positions 0 to `count` - 1: float32 (count, channels), sines and cosines in turn, wavelengths to 1e4."""
     rates = 10000.0 ** (-2 * (np.arange(channels) // 2) / channels)
     angles = np.arange(count)[:, None] * rates
     return np.where(np.arange(channels) % 2, np.cos(angles), np.sin(angles)).astype(np.float32)
 
 
 class Tubelets(nn.Module):
-    """A linear map of each tubelet, and its position. Clips that do not fill whole tubelets are continued by their edge."""
+    """A linear map of each tubelet, plus its position. Clips that do not fill whole tubelets are padded by their edge."""
 
     features: int
     dtype: jnp.dtype = jnp.float32
@@ -47,8 +47,8 @@ class Tubelets(nn.Module):
         t, h, w = TUBELET
         x = rearrange(clips, "b (t i) (h j) (w k) c -> b t h w (i j k c)", i=t, j=h, k=w)
         x = _dense(self.features, dtype=self.dtype, name="dense")(x)
-        places = positions(x.size // x.shape[0] // self.features, self.features)
-        return x + jnp.asarray(places, self.dtype).reshape(x.shape[1:])
+        table = positions(x.size // x.shape[0] // self.features, self.features)
+        return x + jnp.asarray(table, self.dtype).reshape(x.shape[1:])
 
 
 def _attention_of(dtype: jnp.dtype) -> str | None:
@@ -58,7 +58,7 @@ def _attention_of(dtype: jnp.dtype) -> str | None:
 
 
 class Attention(nn.Module):
-    """Multi-head attention of all places to all. Keys have no bias: it would change no attention weight."""
+    """Multi-head attention of all tokens to all. Keys have no bias: it would change no attention weight."""
 
     heads: int
     dtype: jnp.dtype = jnp.float32
@@ -79,7 +79,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a two-layer perceptron of four times the width, each behind a norm and beside a shortcut."""
+    """Attention and a two-layer perceptron of four times the width, each after a norm and with a shortcut."""
 
     heads: int
     norm: Callable[..., nn.Module]
@@ -101,6 +101,7 @@ class ViT(nn.Module):
     block in the backward pass instead of keeping its activations.
     """
 
+    unit = "clip"
     norm: Callable[..., nn.Module]
     heads: int
     depth: int
@@ -137,7 +138,7 @@ class ViT(nn.Module):
 
 
 def _vit(heads: int, depth: int, norm: Callable[..., nn.Module], **options) -> ViT:
-    # VideoMAE's epsilon. Transformers' port says 1e-12, and 1e-5 in the norm of the average.
+    # VideoMAE's epsilon. Transformers' port has 1e-12, and 1e-5 in the norm of the average.
     return ViT(partial(norm, kind="layer", epsilon=1e-6), heads, depth, **options)
 
 

@@ -41,14 +41,14 @@ class Job:
     warm_up: int
 
 
-def measure(job: Job, tell: Callable[[str], None]) -> dict[str, float]:
-    """Videos per second, and the seconds from the first call to the first batch; both are told.
+def measure(job: Job, report: Callable[[str], None]) -> dict[str, float]:
+    """Videos per second, and the seconds from the first call to the first batch; also printed.
 
-    While the result is told, batches are still being made ahead: what the process holds can be looked at.
+    While `report` runs, workers still make batches ahead, so that memory can be measured.
     """
     if job.contender in LIMITS:
         result = _decode_rate(job)
-        tell(json.dumps(result))
+        report(json.dumps(result))
         return result
     start = time.perf_counter()
     batches = _batches(job)
@@ -60,11 +60,11 @@ def measure(job: Job, tell: Callable[[str], None]) -> dict[str, float]:
     for _ in range(job.steps):
         next(batches)
     result = {"rate": job.steps * job.batch_size / (time.perf_counter() - start), "first_batch": first}
-    tell(json.dumps(result))
+    report(json.dumps(result))
     return result
 
 
-def _tell(line: str) -> None:
+def _report(line: str) -> None:
     print(line, flush=True)
     sys.stdin.readline()
 
@@ -133,4 +133,4 @@ def _decode(path: str, info, wanted: np.ndarray, leave_out: bool) -> None:
 
 
 if __name__ == "__main__":
-    measure(pickle.loads(Path(sys.argv[1]).read_bytes()), _tell)
+    measure(pickle.loads(Path(sys.argv[1]).read_bytes()), _report)

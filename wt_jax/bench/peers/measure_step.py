@@ -1,7 +1,7 @@
 """One contender's step in a process of its own: `python -m wt_jax.bench.peers.measure_step JOB`, a pickled `Job`.
 
-Says in a JSON line what it is and what starting cost, then takes a turn for each line "COUNT" on stdin and says how long a step
-took. A turn goes as training does: the loss of a step is read after the next one was started. Between turns it sleeps.
+Prints a JSON line with its facts and the time to start, then runs a turn for each line "COUNT" on stdin and prints the time
+per step. As in training, the loss of a step is read after the next one was started. Between turns it sleeps.
 """
 
 import json
@@ -167,7 +167,7 @@ def _theirs(job: Job) -> tuple[Facts, Take | None]:
             facts.setdefault("start", time.time() - job.started)
             float(take())
             seconds = min(time_steps(take, 1) for _ in range(_TRIED))
-        except Exception as error:  # a compiler that is missing or fails: said, and the others go on
+        except Exception as error:  # a compiler that is missing or fails: reported, and the others go on
             facts["tried"][way] = f"failed: {str(error).strip().splitlines()[0][:200]}"
             continue
         facts["tried"][way] = f"{1000 * seconds:.0f} ms"
@@ -196,7 +196,7 @@ def time_steps(take: Take, count: int) -> float:
 
 
 def peak_memory(contender: str) -> float:
-    """The most MiB that were held: on the device where it tells, otherwise by this process."""
+    """The most MiB that were held: on the device where it reports it, otherwise by this process."""
     if contender == "torch":
         import torch
 
@@ -212,7 +212,7 @@ def peak_memory(contender: str) -> float:
 
 
 def main(path: str) -> None:
-    """Starts the contender and serves its turns until stdin ends."""
+    """Start the contender and run its turns until stdin ends."""
     job: Job = pickle.loads(Path(path).read_bytes())
     facts, take = (_theirs if job.contender == "torch" else _ours)(job)
     if take:
