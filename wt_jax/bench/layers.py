@@ -3,8 +3,8 @@
     python -m wt_jax.bench.layers [--layers=fused_norm,planes] [--rounds=25] [--videos=FOLDER --loader=folder]
 
 Prints one Markdown row per layer and alternative: milliseconds with the layer and with the alternative, median (least) over
-short alternating rounds; the ratio, alternative over layer, as median (quartiles) within the rounds and of the least times,
-which other load affects less. Steps are those of the weak teacher on noise: "quick start" is configs/quickstart.py, "S3D"
+short alternating rounds; the ratio, alternative over layer, as median (quartiles) within the rounds, of the least times, and
+of the CPU time of this process, which other load affects less. Steps are those of the weak teacher on noise: "quick start" is configs/quickstart.py, "S3D"
 configs/folder.py with S3D, BatchNorm and 4 videos of 8 x 112 x 112 pixels. The rows of the loader read `--videos` with the
 views of `--loader`. A start is the time from the call of the interpreter to the compiled step, in a new process that finds its
 program in the cache.
@@ -164,6 +164,8 @@ def _opencv_crop_planes(pictures: Sequence[Planes], places: Sequence[int], crop:
         clip[place] = colored[:, ::-1] if crop.flip else colored
 
 
+_ELSEWHERE = ("S3D step, own process", "loader, 2 workers, per video", "quick start, second start", "k400, second start")
+
 # Row -> where it is used, and what makes the turns: first those with the layer, then each alternative.
 LAYERS: dict[str, tuple[str, Callable[[], dict[str, Turn]]]] = {
     "fused_norm": (
@@ -198,7 +200,7 @@ LAYERS: dict[str, tuple[str, Callable[[], dict[str, Turn]]]] = {
         },
     ),
     "process": (
-        "S3D step",
+        "S3D step, own process",
         lambda: {
             "prepared": _process("s3d"),
             "threads free": _process("s3d", environment={"OMP_PROC_BIND": "false"}),
@@ -231,17 +233,20 @@ def measure(layer: str, rounds: int) -> list[str]:
     where, make = LAYERS[layer]
     turns = make()
     times: dict[str, list[float]] = {name: [] for name in turns}
+    used: dict[str, list[float]] = {name: [] for name in turns}
     for _ in range(rounds):
         for name, turn in turns.items():
+            start = time.process_time()
             times[name].append(turn())
+            used[name].append(time.process_time() - start)
     own, *others = times
     rows = []
     for other in others:
-        ratios = [b / a for a, b in zip(times[own], times[other], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
+        low, middle, high = statistics.quantiles([b / a for a, b in zip(times[own], times[other], strict=True)], n=4)
         cells = [f"{name} {statistics.median(times[name]):.1f} ({min(times[name]):.1f})" for name in (own, other)]
-        least = min(times[other]) / min(times[own])
-        rows.append(f"| {layer} | {where} | {cells[0]} | {cells[1]} | {middle:.2f} ({low:.2f} to {high:.2f}) | {least:.2f} |")
+        ratios = [f"{middle:.2f} ({low:.2f} to {high:.2f})", f"{min(times[other]) / min(times[own]):.2f}"]
+        ratios.append("-" if where in _ELSEWHERE else f"{statistics.median(used[other]) / statistics.median(used[own]):.2f}")
+        rows.append(f"| {layer} | {where} | {' | '.join(cells + ratios)} |")
     return rows
 
 
@@ -252,8 +257,8 @@ def main(argv: Sequence[str]) -> None:
         for name in set(_LAYERS.value) - set(LAYERS):
             raise ConfigError(f"unknown layer {name!r} in --layers; there are {', '.join(LAYERS)}")
         prepare_process(1)
-        print("| layer | where | with it, ms | alternative, ms | ratio | of the least |")
-        print("| --- | --- | ---: | ---: | ---: | ---: |")
+        print("| layer | where | with it, ms | alternative, ms | ratio | of the least | of CPU time |")
+        print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
         for name in _LAYERS.value or LAYERS:
             print("\n".join(measure(name, _ROUNDS.value)), flush=True)
 
