@@ -4,10 +4,10 @@
 
 Prints one Markdown row per layer and alternative: milliseconds with the layer and with the alternative, median (least) over
 short alternating rounds; the ratio, alternative over layer, as median (quartiles) within the rounds, of the least times, and
-of the CPU time of this process, which other load affects less. Steps are those of the weak teacher on noise: "quick start" is configs/quickstart.py, "S3D"
-configs/folder.py with S3D, BatchNorm and 4 videos of 8 x 112 x 112 pixels. The rows of the loader read `--videos` with the
-views of `--loader`. A start is the time from the call of the interpreter to the compiled step, in a new process that finds its
-program in the cache.
+of the CPU time of this process, which other load affects less. Steps are those of the weak teacher on noise: "quick start" is
+configs/quickstart.py, "S3D" configs/folder.py with S3D, BatchNorm and 4 videos of 8 x 112 x 112 pixels. The rows of the loader
+read `--videos` with the views of `--loader`. A start is the time from the call of the interpreter to the compiled step, in a
+new process that finds its program in the cache.
 """
 
 import importlib
@@ -31,13 +31,13 @@ from wt_jax import kernels
 from wt_jax.bench.peers.measure_step import Job, our_step, time_steps
 from wt_jax.bench.step_turns import Contender
 from wt_jax.cli import parse_flags, set_up_logging, user_errors
-from wt_jax.config import Config, resolve
+from wt_jax.config import Config
 from wt_jax.data.pipeline import train_batches
 from wt_jax.data.sources.open import open_source
 from wt_jax.data.video.yuv420 import Crop, Planes, halved, halvings_of
 from wt_jax.errors import ConfigError
+from wt_jax.experiment import build_method, resolve
 from wt_jax.kernels.yuv420 import chroma_box
-from wt_jax.methods import build_method
 from wt_jax.ops import prepare_process
 from wt_jax.ops.batch_norm import batch_norm
 from wt_jax.ops.conv3d import conv3d
