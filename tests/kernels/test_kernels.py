@@ -2,13 +2,16 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+import wt_jax
 from wt_jax import kernels
 from wt_jax.errors import ConfigError
 from wt_jax.kernels import operations
@@ -69,6 +72,20 @@ def test_an_unknown_implementation_is_named(monkeypatch):
     monkeypatch.setenv(kernels.VARIABLE, "fast")
     with pytest.raises(ConfigError, match="WT_JAX_KERNELS=fast in the environment must be native or portable"):
         operations.available()
+
+
+def modules_but(*rooms):
+    """Paths and texts of the package's modules, without those in some rooms."""
+    package = Path(wt_jax.__file__).parent
+    paths = [path.relative_to(package).as_posix() for path in package.rglob("*.py")]
+    return {path: (package / path).read_text() for path in paths if not path.startswith(rooms)}
+
+
+def test_the_runtime_is_behind_one_door():
+    for path, text in modules_but("kernels/", "ops/", "data/video/").items():
+        assert not re.search(r"^\s*(from|import) wt_jax\.kernels|^\s*from wt_jax import .*kernels", text, re.MULTILINE), path
+    for path, text in modules_but("kernels/", "ops/").items():
+        assert not re.search("onednn|numba", text, re.IGNORECASE), path
 
 
 @pytest.mark.parametrize("module", ["wt_jax.config", "wt_jax.losses", "wt_jax.specs"])

@@ -27,7 +27,6 @@ import numpy as np
 from absl import app, flags
 from jax import Array
 
-from wt_jax import kernels
 from wt_jax.bench.peers.measure_step import Job, our_step, time_steps
 from wt_jax.bench.step_turns import Contender
 from wt_jax.cli import parse_flags, set_up_logging, user_errors
@@ -37,8 +36,7 @@ from wt_jax.data.sources.open import open_source
 from wt_jax.data.video.yuv420 import Crop, Planes, halved, halvings_of
 from wt_jax.errors import ConfigError
 from wt_jax.experiment import build_method, resolve
-from wt_jax.kernels.yuv420 import chroma_box
-from wt_jax.ops import prepare_process
+from wt_jax.ops import PORTABLE, prepare_process
 from wt_jax.ops.batch_norm import batch_norm
 from wt_jax.ops.conv3d import conv3d
 
@@ -48,7 +46,7 @@ _LAYERS = flags.DEFINE_list("layers", [], "Rows to measure; default: all.")
 _ROUNDS = flags.DEFINE_integer("rounds", 25, "Alternating rounds.", lower_bound=2)
 
 Turn = Callable[[], float]  # a round: milliseconds
-_PORTABLE = {kernels.VARIABLE: kernels.PORTABLE}
+_PORTABLE = {"WT_JAX_KERNELS": PORTABLE}
 _BT601 = np.array([[1.164, 0, 1.596, -222.9], [1.164, -0.392, -0.813, 135.6], [1.164, 2.017, 0, -276.8]])
 
 
@@ -152,7 +150,8 @@ def _grain_iterate(batches: grain.MapDataset, workers: int, threads: int):
 def _opencv_crop_planes(pictures: Sequence[Planes], places: Sequence[int], crop: Crop, clip: np.ndarray) -> None:
     size = clip.shape[1]
     times = halvings_of(crop.rows, crop.columns, size)
-    chroma = chroma_box(*crop[:4])
+    top, left, rows, columns = crop[:4]
+    chroma = top // 2, left // 2, (top + rows + 1) // 2 - top // 2, (left + columns + 1) // 2 - left // 2
     for picture, place in zip(pictures, places, strict=True):
         parts = []
         for plane, box, fewer in zip(picture.planes, (crop[:4], chroma, chroma), (0, 1, 1), strict=True):
@@ -178,7 +177,7 @@ LAYERS: dict[str, tuple[str, Callable[[], dict[str, Turn]]]] = {
     ),
     "after": (
         "S3D step",
-        lambda: {"hint": _step("s3d"), "none": _step("s3d", kernels__operations__wait=lambda x, other: x)},
+        lambda: {"hint": _step("s3d"), "none": _step("s3d", ops__after=lambda x, other: x)},
     ),
     "group_norm": (
         "quick start step",

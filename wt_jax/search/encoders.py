@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from wt_jax.augment import finish_view
 from wt_jax.errors import SearchError
 from wt_jax.experiment import build_method
-from wt_jax.kernels import PORTABLE, implementation
 from wt_jax.methods.base import encoder_variables
 from wt_jax.models import build_encoder
+from wt_jax.ops import PORTABLE, implementation
 from wt_jax.search.exported import write_exported
 from wt_jax.specs import ClipView, PixelSpec
 from wt_jax.train.checkpoint import read_evaluated
