@@ -127,7 +127,7 @@ def test_faulty_lists(tmp_path, text, message):
 
 def test_faulty_locations(tmp_path):
     touch(tmp_path, "a.mp4", "folder/readme.txt")
-    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00\x81")
+    (tmp_path / "binary").write_bytes(b"\xfe\x00\x81\xff")
     for name, message in {
         "nowhere": "no such file or folder",
         "folder": r"no video below this folder; looked for .*\.mp4.*\.webm",

@@ -4,6 +4,7 @@ They use argparse and import no JAX, so that their worker processes, which impor
 """
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -19,6 +20,9 @@ def command(doc: str, workers: bool = False) -> argparse.ArgumentParser:
     if workers:
         cores = len(os.sched_getaffinity(0))
         parser.add_argument("--workers", type=int, default=cores, help="processes; 0: none but this one (%(default)s)")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # A file name may hold bytes that are no text.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("wt_jax").setLevel(logging.INFO)
     return parser

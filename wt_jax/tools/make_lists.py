@@ -7,14 +7,15 @@ anywhere below --videos, so any layout of folders will do. For each split OUT/NA
 which every source opens; annotated videos without a file are counted, and named in OUT/NAME_SPLIT_missing.txt.
 """
 
-import csv
 import datetime
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from wt_jax.data.sources.annotations import READERS, Split, compare
-from wt_jax.data.video.reader import EXTENSIONS
+from wt_jax.data.sources.folders import find_videos, is_video_file
+from wt_jax.data.sources.text import csv_text
 from wt_jax.errors import SourceError
 from wt_jax.tools.commands import command, user_errors
 
@@ -46,13 +47,11 @@ def _find_videos(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise SourceError(f"{folder}: there is no such folder of videos")
     found: dict[str, Path] = {}
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders.sort()
-        for name in sorted(names):
-            if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
-                path = Path(os.path.abspath(parent), name)
-                found.setdefault(path.stem, path)
-                found[f"{path.parent.name}/{path.stem}"] = path
+    for video in find_videos(os.path.abspath(folder), Counter()):
+        path = Path(video)
+        name = path.stem if is_video_file(path.name) else path.name  # of a folder of frames the whole name
+        found.setdefault(name, path)
+        found[f"{path.parent.name}/{name}"] = path
     return found
 
 
@@ -67,19 +66,17 @@ def _write(name: str, split: Split, files: dict[str, Path], out: Path) -> str:
     paths = {key: _path_of(key, files) for key in split.videos}
     target = out / f"{name}_{split.name}.csv"
     draft = target.with_name(f".{target.name}.tmp")
-    with draft.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("path", "label", "name"))
-        writer.writerows((paths[key], number[label], label) for key, label in split.videos.items() if paths[key])
+    found = {key: label for key, label in split.videos.items() if paths[key]}
+    rows = ({"path": str(paths[key]), "label": number[label], "name": label} for key, label in found.items())
+    draft.write_bytes(csv_text(("path", "label", "name"), rows))
     draft.replace(target)
     missing = [key for key, path in paths.items() if path is None]
     note = out / f"{name}_{split.name}_missing.txt"
     note.unlink(missing_ok=True)
     if missing:
         note.write_text("".join(f"{key}\n" for key in missing), encoding="utf-8")
-    found = len(paths) - len(missing)
     classes = len(set(split.videos.values()))
-    line = f"{datetime.date.today()} {target}: {found:,} videos of {len(paths):,} annotated, {classes} classes"
+    line = f"{datetime.date.today()} {target}: {len(found):,} videos of {len(paths):,} annotated, {classes} classes"
     if missing:
         line += f"; {len(missing):,} missing ({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}), named in {note}"
     return f"{line}\n  annotations: {compare(f'{name}/{split.name}', len(paths))}"

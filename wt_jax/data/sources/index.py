@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -12,6 +10,7 @@ from etils import epath
 
 from wt_jax.data.records import VideoList
 from wt_jax.data.sources.lists import OK
+from wt_jax.data.sources.text import csv_text
 from wt_jax.data.video.decode import VideoInfo
 from wt_jax.data.video.reader import Video, is_remote
 
@@ -90,20 +89,12 @@ def write_index(path: str | os.PathLike, rows: Iterable[Mapping[str, object]]) -
     """Write rows, each with the columns of `rows_of` and of `Facts`, whole or not at all; `path` may be remote."""
     rows = list(rows)
     columns = list(COLUMNS) + sorted({name for row in rows for name in row} - set(COLUMNS))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: _one_line(value) for name, value in row.items()} for row in rows)
     target = epath.Path(path)
     draft = target.with_name(f".{target.name}.tmp")
-    draft.write_text(text.getvalue())
+    draft.write_bytes(csv_text(columns, rows))
     draft.replace(target)
 
 
 def with_facts(row: Mapping[str, object], facts: Facts) -> dict[str, object]:
     """A row of the index."""
     return dict(row) | asdict(facts)
-
-
-def _one_line(value: object) -> object:
-    return " ".join(value.split()) if isinstance(value, str) and "\n" in value else value

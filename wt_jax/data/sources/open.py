@@ -5,14 +5,17 @@ Local or remote: gs://, s3:// and what else `etils.epath` knows. Nothing here op
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
 from etils import epath
 
 from wt_jax.data.records import Record, VideoList, mix
+from wt_jax.data.sources.folders import find_videos, is_video_file
 from wt_jax.data.sources.index import INDEX
 from wt_jax.data.sources.lists import read_list
 from wt_jax.data.sources.tfds import open_tfds
@@ -21,6 +24,8 @@ from wt_jax.errors import SourceError
 
 __all__ = ["Record", "SourceError", "VideoList", "open_source"]
 
+log = logging.getLogger(__name__)
+
 _PART = re.compile(r"\s*(?:(?P<weight>\d*\.?\d+)\s*\*)?\s*(?P<location>\S.*?)\s*")
 
 
@@ -28,16 +33,21 @@ def open_source(location: str, root: str = "", max_bad_fraction: float = 0.01) -
     """Lists the videos of a data source.
 
     * A list file has lines `path label`, separated by space, comma or tab; the label, a name or an integer from 0, may be
-      left out (or -1) throughout. Blank lines and lines that start with # are skipped. A CSV file with a header needs a
-      column `path` and may have `label`, `name` (of an integer label) and others. A `classes.txt` beside the list, one
-      name per line, names integer labels.
+      left out (or -1) throughout. Blank lines and lines that start with # are skipped. A CSV file, separated by comma,
+      semicolon or tab, has a header with a column `path` and may have `label`, `name` (of an integer label) and others. A
+      `classes.txt` beside the list, one name per line, names integer labels. Integers that leave most numbers out are
+      names of classes. A path may be that of a folder of frames, and lack its extension where the file is there.
+    * Texts are UTF-8, or UTF-16 and UTF-32 with a mark. What else a name may hold is read as the bytes that it is.
     * An index, which `wt_jax.tools.check_videos` and `wt_jax.tools.pack` write, is such a CSV with a column `status`:
       videos that are not `ok` are left out and counted in the log, and no file is looked at.
     * A folder that `pack` wrote is its index. A folder whose videos all lie in two or more direct subfolders is a set of
-      classes, numbered in sorted order. Any other tree is taken as unlabelled, sorted by path.
+      classes, numbered in sorted order. Any other tree is taken as unlabelled, sorted by path. A folder of numbered images
+      is a video.
     * `tfds:NAME[/CONFIG][:VERSION][#SPLIT]` is a prepared TFDS data set: see `wt_jax.data.sources.tfds`.
     * `mix:0.7*ONE,0.3*OTHER` mixes sources by the shares of the clips that training shows; without weights each source has
       the weight of its number of videos. No location within a mixture may hold a comma.
+
+    What a list or folder gave, and what was left out of it and why, goes to the log.
 
     Args:
       location: one of these; files and folders may be remote.
@@ -82,33 +92,32 @@ def _from_mixture(location: str, root: str, max_bad_fraction: float) -> VideoLis
 
 
 def _from_folder(folder: epath.Path) -> VideoList:
-    paths = sorted(_remote_videos(folder) if is_remote(str(folder)) else _local_videos(folder))
+    left_out: Counter[str] = Counter()
+    paths = sorted(_remote_videos(folder, left_out) if is_remote(str(folder)) else find_videos(str(folder), left_out))
+    without = f"; without {', '.join(f'{count} {what}' for what, count in left_out.most_common())}" if left_out else ""
     if not paths:
-        raise SourceError(f"{folder}: no video below this folder; looked for {' '.join(EXTENSIONS)}")
+        raise SourceError(
+            f"{folder}: no video below this folder; looked for {' '.join(EXTENSIONS)} and folders of numbered images{without}"
+        )
     below = [os.path.relpath(path, folder).split(os.sep) for path in paths]
     names = sorted({parts[-2] for parts in below if len(parts) > 1})
     if len(names) > 1 and all(len(parts) == 2 for parts in below):
         number = {name: label for label, name in enumerate(names)}
+        log.info("%s: %d videos, %d classes, %d labels%s", folder, len(paths), len(names), len(paths), without)
         return VideoList(tuple(paths), np.array([number[parts[0]] for parts in below], np.int32), tuple(names))
+    log.info("%s: %d videos, no labels, as they do not lie in folders of two or more classes%s", folder, len(paths), without)
     return VideoList(tuple(paths), np.full(len(paths), -1, np.int32))
 
 
-def _local_videos(folder: epath.Path) -> Iterator[str]:
-    for parent, _, names in os.walk(folder, followlinks=True):
-        yield from (os.path.join(parent, name) for name in names if _is_video(name))
-
-
-def _remote_videos(folder: epath.Path) -> Iterator[str]:
+def _remote_videos(folder: epath.Path, left_out: Counter[str]) -> Iterator[str]:
     """One listing per folder; of the path library's own walk the paths lack their gs://."""
     for path in folder.iterdir():
-        if _is_video(path.name):
+        if is_video_file(path.name):
             yield str(path)
         elif not path.suffix and path.is_dir():
-            yield from _remote_videos(path)
-
-
-def _is_video(name: str) -> bool:
-    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+            yield from _remote_videos(path, left_out)
+        else:
+            left_out[f"files of the kind {path.suffix.lower() or 'without extension'}"] += 1
 
 
 def _place(location: str) -> epath.Path:

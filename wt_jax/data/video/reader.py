@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Protocol
 
@@ -31,6 +32,10 @@ EXTENSIONS = (
     ".webm", ".wmv",
 )  # fmt: skip
 _RECORD = re.compile(r"(?P<file>.+\.array_record[^#/]*)#(?P<place>\d+)")
+_IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+_FRAME = re.compile(
+    rf"(?P<prefix>(?!\.).*?)(?P<number>\d+)(?P<suffix>{'|'.join(map(re.escape, _IMAGE_EXTENSIONS))})", re.IGNORECASE
+)
 _IMAGES = {b"\x89PNG": "png", b"\xff\xd8\xff": "mjpeg"}  # how the files of these codecs start
 _IMAGE_RATE = 25  # frames per second of a video that is stored as images: TFDS keeps no rate, so this one is supposed
 _OPEN_SHARDS = 256
@@ -87,7 +92,22 @@ def find_video(name: str) -> Video:
     if _RECORD.fullmatch(name):
         record = read_record(name)
         return _from_pack(name, record) if record.startswith(b"{") else _from_example(name, record)
+    if not name.lower().endswith(EXTENSIONS) and os.path.isdir(name):
+        frames = frame_files(name)
+        if not frames:
+            raise VideoError(f"{name}: a folder without numbered images ({' '.join(_IMAGE_EXTENSIONS)})")
+        return _Images(name, tuple(frames.values()), tuple(frames))
     return _Encoded(name, _read_remote(name) if is_remote(name) else name)
+
+
+def frame_files(folder: str) -> dict[int, str]:
+    """The images of a folder of frames by their numbers, in order, such as img_00001.jpg; of several series the largest."""
+    series: dict[tuple[str, str], dict[int, str]] = {}
+    for name in os.listdir(folder):
+        match = _FRAME.fullmatch(name)
+        if match:
+            series.setdefault((match["prefix"], match["suffix"].lower()), {})[int(match["number"])] = os.path.join(folder, name)
+    return dict(sorted(max(series.values(), key=len).items())) if series else {}
 
 
 def is_remote(name: str) -> bool:
@@ -246,16 +266,24 @@ class _Encoded:
 
 @dataclass(frozen=True)
 class _Images:
-    """A video as a list of image files, of which only those asked for are decoded."""
+    """A video as a list of image files, of which only those asked for are decoded.
+
+    Attributes:
+      name: of the video.
+      images: contents of files, or paths.
+      numbers: the numbers of the frames, which count from 0 where there are none; a gap between two is a gap in time.
+    """
 
     name: str
-    images: tuple[bytes, ...]
+    images: tuple[bytes | str, ...]
+    numbers: tuple[int, ...] = ()
 
-    @property
+    @functools.cached_property
     def info(self) -> VideoInfo:
         height, width = self._image(0).shape[:2]
-        times = np.arange(len(self.images))
-        return VideoInfo(times, len(times), Fraction(1, _IMAGE_RATE), times, width, height)
+        numbers = np.array(self.numbers or range(len(self.images)), np.int64)
+        times = numbers - numbers[0]
+        return VideoInfo(times, int(times[-1]) + 1, Fraction(1, _IMAGE_RATE), times, width, height)
 
     def open(self) -> AbstractContextManager[Reader]:
         return nullcontext(self)
@@ -270,21 +298,47 @@ class _Images:
             yield index, image
 
     def read_all(self) -> Iterator[np.ndarray]:
-        return map(self._image, range(len(self.images)))
+        for _, image in self._sound():
+            yield image
 
     def audio(self, start: Fraction, count: int, rate: int) -> np.ndarray:
         raise VideoError(f"{self.name}: it is a list of images, without an audio track")
 
     def check(self) -> VideoInfo:
-        for _ in self.read_all():
-            pass
-        return self.info
+        return replace(self.info, pts=self.info.pts[[index for index, _ in self._sound()]])
 
     def describe(self) -> tuple[str, int]:
-        return _image_codec(self.images[0]) or "unknown", 0
+        return _image_codec(self._content(0)) or "unknown", 0
+
+    def _sound(self) -> Iterator[tuple[int, np.ndarray]]:
+        """As for video files: the frames that can be decoded, unless too many cannot, or the size changes."""
+        shape, lost = None, []
+        for index in range(len(self.images)):
+            try:
+                image = self._image(index)
+            except VideoError:
+                lost.append(index)
+                continue
+            if image.shape != (shape or image.shape):
+                raise VideoError(f"{self.name}: the frame size changes within the video")
+            shape = image.shape
+            yield index, image
+        if len(lost) > decode.MAX_LOST_FRACTION * len(self.images):
+            raise VideoError(f"{self.name}: {len(lost)} of {len(self.images)} frames cannot be decoded, first: {lost[0]}")
+
+    def _content(self, index: int) -> bytes:
+        image = self.images[index]
+        if isinstance(image, bytes):
+            return image
+        try:
+            with open(image, "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise VideoError(f"{image}: {error.strerror}") from error
 
     def _image(self, index: int) -> np.ndarray:
-        image = cv2.imdecode(np.frombuffer(self.images[index], np.uint8), cv2.IMREAD_COLOR)
+        content = np.frombuffer(self._content(index), np.uint8)
+        image = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
         if image is None:
             raise VideoError(f"{self.name}: frame {index} of {len(self.images)} cannot be decoded")
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
