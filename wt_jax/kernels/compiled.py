@@ -1,4 +1,4 @@
-"""What code that Numba compiles has in common, here and in `wt_jax.data` and `wt_jax.models`; nothing of JAX."""
+"""How code is compiled by Numba; independent of JAX."""
 
 from collections.abc import Callable, Iterable
 from typing import TypeVar
@@ -11,20 +11,20 @@ T = TypeVar("T")
 
 
 def compiled(signature: str | None = None, fastmath: Iterable[str] = ()) -> Callable[[Callable], Callable]:
-    """Compiles a function that does without Python's lock: at once where a signature is given, else when it is first called."""
-    given = [signature] if signature else []
+    """Compile a function that releases Python's lock: at once where there is a signature, else at its first call."""
+    signatures = [signature] if signature else []
     options = {"nogil": True, "fastmath": set(fastmath), "error_model": "numpy"}
-    return lambda function: _kept(lambda cache: njit(*given, cache=cache, **options)(function))
+    return lambda function: _cached(lambda cache: njit(*signatures, cache=cache, **options)(function))
 
 
 def callback(signature: types.Type, function: Callable) -> CFunc:
     """The function compiled for callers in C, at once."""
-    return _kept(lambda cache: cfunc(signature, cache=cache)(function))
+    return _cached(lambda cache: cfunc(signature, cache=cache)(function))
 
 
-def _kept(compile_it: Callable[[bool], T]) -> T:
-    """Numba keeps code beside the package or in the user's cache folder, or where NUMBA_CACHE_DIR says; where it can write to
-    none of them, each process compiles anew.
+def _cached(compile_it: Callable[[bool], T]) -> T:
+    """Numba caches code in the package, in the user's cache folder, or in NUMBA_CACHE_DIR; where it can write to none of them,
+    each process compiles again.
     """
     try:
         return compile_it(True)

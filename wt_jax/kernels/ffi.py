@@ -2,7 +2,7 @@
 
 It is an interface of C; the structures below are what is needed of xla/ffi/api/c_api.h, which comes with jaxlib. Unlike
 `jax.pure_callback` it copies nothing, and a program with such an operation can be kept in the compilation cache. Here is
-what Python says when it is asked, which is at registration, before an operation's first call, and when one fails;
+Python's side: registration, the preparation before an operation's first call, and errors;
 `wt_jax/kernels/native.py` does the calls themselves.
 """
 
@@ -73,31 +73,33 @@ Entry = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
 
 
 def entry(name: str, prepare: Callable[[str], None]) -> Callable[[int, int], int | None]:
-    """Python's side of the operation `name`: an `Entry`, to be kept as long as there are programs with it.
+    """Python's side of the operation `name`: an `Entry`, which must live as long as there are programs with it.
 
-    `prepare` gets the operation's one attribute, a string, whenever the native code has not met it yet. What it raises ends
+    `prepare` gets the operation's one attribute, a string, whenever the native code does not know it yet. What it raises ends
     the program with that message.
     """
 
-    def answer(address: int, status: int) -> int | None:
+    def call(address: int, status: int) -> int | None:
         frame = Frame.from_address(address)
-        if frame.extension:  # asked at registration which version this is written for
-            asked = _MetadataWanted.from_address(frame.extension)
-            asked.metadata.contents.version.major, asked.metadata.contents.version.minor = _version()
+        if frame.extension:  # at registration: the version that this is written for
+            wanted = _MetadataWanted.from_address(frame.extension)
+            wanted.metadata.contents.version.major, wanted.metadata.contents.version.minor = _version()
             return None
         text = Text.from_address(frame.attributes.items[0])
-        said = ctypes.string_at(text.start, text.length).decode()
+        content = ctypes.string_at(text.start, text.length).decode()
         try:
             if status:
-                raise RuntimeError(f"status {status} from {said}; ONEDNN_VERBOSE=all in the environment makes oneDNN say why")
-            prepare(said)
+                raise RuntimeError(
+                    f"status {status} from {content}; ONEDNN_VERBOSE=all in the environment prints oneDNN's reason"
+                )
+            prepare(content)
         except Exception as error:
             message = f"{name}: {type(error).__name__}: {error}".encode()
             failure = _Failure(ctypes.sizeof(_Failure), None, message, _INTERNAL_ERROR)
             return frame.api.contents.new_error(ctypes.addressof(failure))
         return None
 
-    return Entry(answer)
+    return Entry(call)
 
 
 def register(name: str, handler: Callable) -> None:

@@ -1,7 +1,7 @@
-"""Kernels for a CPU, compiled by Numba, of what neither oneDNN nor XLA does quickly.
+"""Kernels for a CPU, compiled by Numba, for what is slow in both oneDNN and XLA.
 
-A kernel is called in every thread of a team with its words: the addresses of its arrays, then numbers. Clips are shared out
-among the threads.
+A kernel is called in every thread of a team with its words: the addresses of its arrays, then numbers. The threads divide
+the clips among them.
 """
 
 import math
@@ -23,20 +23,20 @@ _ROWS = 64  # sums of so many rows are in float32, those of all in float64
 
 
 class Kernel:
-    """A kernel with its numbers, in the place of a `wt_jax.kernels.onednn.Operation`."""
+    """A kernel with its numbers; has the interface of a `wt_jax.kernels.onednn.Operation`."""
 
     def __init__(self, function: Callable, *numbers: float):
         self._function, self._numbers = function, numbers
 
-    def instructions(self, places: Sequence[int]) -> list[Instruction]:
-        """What to do with the arrays of these numbers, which are in the order that the kernel says."""
-        given = np.zeros(len(places) + len(self._numbers), np.int64)
+    def instructions(self, indices: Sequence[int]) -> list[Instruction]:
+        """Instructions for the arrays of these indices, in the order of the kernel's documentation."""
+        arguments = np.zeros(len(indices) + len(self._numbers), np.int64)
         # A float is kept as its bits in double precision.
         bits = [np.float64(n).view(np.int64) if isinstance(n, float) else n for n in self._numbers]
-        given[len(places) :] = bits
-        _listed.append(given)
-        start = given.ctypes.data
-        addresses = [(WORD, start + 8 * index, place, 0) for index, place in enumerate(places)]
+        arguments[len(indices) :] = bits
+        _listed.append(arguments)
+        start = arguments.ctypes.data
+        addresses = [(WORD, start + 8 * word, index, 0) for word, index in enumerate(indices)]
         return [*addresses, (KERNEL, _address(self._function), start, 0)]
 
 
@@ -54,17 +54,17 @@ _functions: list = []
 
 
 def group_norm(x: Shape, groups: int, epsilon: float, relu: bool) -> Kernel:
-    """Of x (B, M, C), scale and bias (C,) to y, and mean and inverse standard deviation (B, 2, groups)."""
+    """From x (B, M, C), scale and bias (C,) to y, and mean and inverse standard deviation (B, 2, groups)."""
     return Kernel(_group_norm, *x, groups, int(relu), epsilon)
 
 
 def group_norm_gradients(x: Shape, groups: int, relu: bool) -> Kernel:
-    """Of x, scale, bias, what `group_norm` gave besides y, and dy to dx, and (B, 2, C) each clip's dscale and dbias."""
+    """From x, scale, bias, the moments of `group_norm` and dy to dx, and (B, 2, C) each clip's dscale and dbias."""
     return Kernel(_group_norm_gradients, *x, groups, int(relu))
 
 
 def color_blur(clips: Shape) -> Kernel:
-    """Of clips (B, T, S, S, 3) uint8, sigma (B,), of_pixel and of_mean (B, 3, 3) to x, as `operations.color_blur` has them."""
+    """From clips (B, T, S, S, 3) uint8, sigma (B,), of_pixel and of_mean (B, 3, 3) to x, see `operations.color_blur`."""
     return Kernel(_color_blur, *clips[:3])
 
 
@@ -74,11 +74,11 @@ def _floats(address, shape):
 
 
 def _group_norm(address):
-    given = words(address)
-    count, rows, channels, groups, relu = given[5], given[6], given[7], given[8], given[9] != 0
+    arguments = words(address)
+    count, rows, channels, groups, relu = arguments[5], arguments[6], arguments[7], arguments[8], arguments[9] != 0
     shape = (count, rows, channels)
-    x, y, moments = _floats(given[0], shape), _floats(given[3], shape), _floats(given[4], (count, 2, groups))
-    scale, bias = _floats(given[1], channels), _floats(given[2], channels)
+    x, y, moments = _floats(arguments[0], shape), _floats(arguments[3], shape), _floats(arguments[4], (count, 2, groups))
+    scale, bias = _floats(arguments[1], channels), _floats(arguments[2], channels)
     epsilon = carray(pointer(address + 80), 1, np.float64)[0]
     for clip in range(_thread(), count, _threads()):
         _normalize(x[clip], scale, bias, y[clip], moments[clip], groups, epsilon, relu)
@@ -134,12 +134,12 @@ def _normalize(x, scale, bias, y, moments, groups, epsilon, relu):
 
 
 def _group_norm_gradients(address):
-    given = words(address)
-    count, rows, channels, groups, relu = given[7], given[8], given[9], given[10], given[11] != 0
+    arguments = words(address)
+    count, rows, channels, groups, relu = arguments[7], arguments[8], arguments[9], arguments[10], arguments[11] != 0
     shape = (count, rows, channels)
-    x, dy, dx = _floats(given[0], shape), _floats(given[4], shape), _floats(given[5], shape)
-    moments, sums = _floats(given[3], (count, 2, groups)), _floats(given[6], (count, 2, channels))
-    scale, bias = _floats(given[1], channels), _floats(given[2], channels)
+    x, dy, dx = _floats(arguments[0], shape), _floats(arguments[4], shape), _floats(arguments[5], shape)
+    moments, sums = _floats(arguments[3], (count, 2, groups)), _floats(arguments[6], (count, 2, channels))
+    scale, bias = _floats(arguments[1], channels), _floats(arguments[2], channels)
     for clip in range(_thread(), count, _threads()):
         _gradients(x[clip], scale, bias, moments[clip], dy[clip], dx[clip], sums[clip], relu)
 
@@ -189,16 +189,16 @@ def _gradients(x, scale, bias, moments, dy, dx, sums, relu):
 
 
 def _color_blur(address):
-    given = words(address)
-    count, frames, size = given[5], given[6], given[7]
+    arguments = words(address)
+    count, frames, size = arguments[5], arguments[6], arguments[7]
     wide = 3 * size  # a row of a frame
     shape = (count, frames, size, wide)
-    clips, x = carray(pointer(given[0]), shape, np.uint8), _floats(given[4], shape)
-    sigma = _floats(given[1], count)
-    of_pixel, of_mean = _floats(given[2], (count, 3, 3)), _floats(given[3], (count, 3, 3))
+    clips, x = carray(pointer(arguments[0]), shape, np.uint8), _floats(arguments[4], shape)
+    sigma = _floats(arguments[1], count)
+    of_pixel, of_mean = _floats(arguments[2], (count, 3, 3)), _floats(arguments[3], (count, 3, 3))
     # What lies outside a frame (the last of the rows, also as -1), or of a row, is 0.
     rows, lines = np.zeros((size + 1, wide), np.float32), np.zeros((2, 3 * wide), np.float32)
-    weights, shares = np.zeros(size + 1, np.float32), np.empty(wide, np.float32)
+    weights, corrections = np.zeros(size + 1, np.float32), np.empty(wide, np.float32)
     color, offset = np.empty((5, wide), np.float32), np.empty(wide, np.float32)
     former, reach = -1, 0
     # Each thread has neighboring frames, and so prepares few clips.
@@ -206,16 +206,16 @@ def _color_blur(address):
     for task in range(count * frames * thread // threads, count * frames * (thread + 1) // threads):
         clip, frame = task // frames, task % frames
         if clip != former:
-            former, reach = clip, _gaussian(sigma[clip], weights, shares)
+            former, reach = clip, _gaussian(sigma[clip], weights, corrections)
             _colors(of_pixel[clip], of_mean[clip], clips[clip], color, offset)
-        _change(clips[clip, frame], reach, weights, shares, color, offset, rows, lines, x[clip, frame])
+        _change(clips[clip, frame], reach, weights, corrections, color, offset, rows, lines, x[clip, frame])
 
 
-_NOTHING = 1e-8  # weights below are nothing beside a sum of 1
+_NOTHING = 1e-8  # weights below are negligible in a sum of 1
 
 
 @_compiled
-def _gaussian(sigma, weights, shares):
+def _gaussian(sigma, weights, corrections):
     """Fills in the weights of neighbors by their distance, of what lies farther 0, and what the sum at each value of a row is
     to be multiplied by, as it lacks what lies outside. Returns how far there are weights.
     """
@@ -232,7 +232,7 @@ def _gaussian(sigma, weights, shares):
         inside = 0.0
         for away in range(-min(reach, pixel), min(reach, size - 1 - pixel) + 1):
             inside += weights[abs(away)]
-        shares[3 * pixel] = shares[3 * pixel + 1] = shares[3 * pixel + 2] = 1 / inside
+        corrections[3 * pixel] = corrections[3 * pixel + 1] = corrections[3 * pixel + 2] = 1 / inside
     return reach
 
 
@@ -258,7 +258,7 @@ def _colors(of_pixel, of_mean, clip, color, offset):
 
 
 @_compiled
-def _change(frame, reach, weights, shares, color, offset, rows, lines, x):
+def _change(frame, reach, weights, corrections, color, offset, rows, lines, x):
     """Blur down the columns, blur along the row, then color, a row at a time; neighbors by two distances at once."""
     size, wide = x.shape
     for row in range(size):
@@ -269,12 +269,12 @@ def _change(frame, reach, weights, shares, color, offset, rows, lines, x):
     line, blurred = padded[wide : 2 * wide], lines[1, wide : 2 * wide]
     c_0, c_1, c_2, c_3, c_4 = color[0], color[1], color[2], color[3], color[4]
     for row in range(size):
-        share, here = shares[3 * row], rows[row]
-        weight = weights[0] * share
+        correction, own = corrections[3 * row], rows[row]
+        weight = weights[0] * correction
         for k in range(wide):
-            line[k] = weight * here[k]
+            line[k] = weight * own[k]
         for away in range(1, reach + 1, 2):
-            near, far = weights[away] * share, weights[away + 1] * share
+            near, far = weights[away] * correction, weights[away + 1] * correction
             a, b = rows[max(row - away, -1)], rows[min(row + away, size)]
             c, d = rows[max(row - away - 1, -1)], rows[min(row + away + 1, size)]
             for k in range(wide):
@@ -294,4 +294,4 @@ def _change(frame, reach, weights, shares, color, offset, rows, lines, x):
         for k in range(wide):
             before = c_0[k] * values[k] + c_1[k] * values[k + 1]
             value = before + c_2[k] * values[k + 2] + (c_3[k] * values[k + 3] + c_4[k] * values[k + 4])
-            out[k] = min(max(offset[k] + shares[k] * value, np.float32(0)), np.float32(1))
+            out[k] = min(max(offset[k] + corrections[k] * value, np.float32(0)), np.float32(1))

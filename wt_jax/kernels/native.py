@@ -2,11 +2,10 @@
 
 XLA calls a program's operations from several threads, and at the same time where it likes. OpenMP keeps a team of threads
 for each thread that calls it, and two teams would wait for each other's cores. So one thread of ours executes all operations,
-one after the other, and XLA's wait for it. Python is asked before the first call of an operation and after one that failed;
-otherwise it has no part in them, so that nothing waits for its lock.
+one after the other, and XLA's wait for it. Python is called before the first call of an operation and after one that failed;
+otherwise it is not involved, so that nothing waits for its lock.
 
-What an operation does is told by a list of instructions (`wt_jax.kernels.onednn.Instruction`), and which list is meant by the
-operation's text.
+What an operation does is a list of instructions (`wt_jax.kernels.onednn.Instruction`), whose key is the operation's text.
 """
 
 import ctypes
@@ -24,17 +23,17 @@ from wt_jax.kernels.onednn import MEMORY, PRIMITIVE, SCRATCH, WORD, Instruction
 
 _END = 0  # after the last instruction
 
-# What native code and Python share, as places in words of 64 bits: semaphores and a mutex of the C library with room to
+# What native code and Python share, as indices in words of 64 bits: semaphores and a mutex of the C library with room to
 # spare, and the table of programs by the hashes of their texts.
 _STREAM, _SCRATCH, _PROGRAM, _FRAME, _STATUS = range(5)
-_ASKED, _DONE, _MUTEX, _TABLE = 8, 16, 24, 32
-_PLACES = 1 << 14
-_shared = np.zeros(_TABLE + 2 * _PLACES, np.int64)
+_REQUEST, _DONE, _MUTEX, _TABLE = 8, 16, 24, 32
+_SLOTS = 1 << 14
+_shared = np.zeros(_TABLE + 2 * _SLOTS, np.int64)
 
-# Places in `ffi.Frame` and `ffi.Buffer`, also in words.
+# Indices in `ffi.Frame` and `ffi.Buffer`, also in words.
 _EXTENSION, _ARGUMENT_COUNT, _ARGUMENTS, _RESULTS, _ATTRIBUTES, _ADDRESS = 1, 7, 9, 14, 20, 3
 
-# The most that Numba can be told of memory of unknown size.
+# The size that Numba gets for memory of unknown size.
 _ENDLESS = 1 << 40
 
 int64 = types.int64
@@ -46,12 +45,12 @@ _lock = types.ExternalFunction("pthread_mutex_lock", _int(int64))
 _unlock = types.ExternalFunction("pthread_mutex_unlock", _int(int64))
 _wait = types.ExternalFunction("sem_wait", _int(int64))
 _post = types.ExternalFunction("sem_post", _int(int64))
-_ask_python = types.ExternalFunction("wt_jax_ask_python", int64(int64, int64))
+_call_python = types.ExternalFunction("wt_jax_call_python", int64(int64, int64))
 
 
 @intrinsic
 def _shared_address(typing_context):
-    """Address of `_shared`, which compiled code that was kept on disk must not have in it."""
+    """Address of `_shared`, which compiled code that is cached on disk must not contain."""
 
     def generate(context, builder, signature, arguments):
         variable = builder.module.globals.get("wt_jax_shared")
@@ -78,17 +77,17 @@ def _hash(start, length):
 
 
 @compiled()
-def _place(key):
-    """Where in the table a hash is, or is to be."""
-    table, place = words(_shared_address()), key & (_PLACES - 1)
-    while table[_TABLE + 2 * place] != key and table[_TABLE + 2 * place] != 0:
-        place = (place + 1) & (_PLACES - 1)
-    return _TABLE + 2 * place
+def _slot(key):
+    """Index in the table where a hash is, or is to be stored."""
+    table, slot = words(_shared_address()), key & (_SLOTS - 1)
+    while table[_TABLE + 2 * slot] != key and table[_TABLE + 2 * slot] != 0:
+        slot = (slot + 1) & (_SLOTS - 1)
+    return _TABLE + 2 * slot
 
 
 @compiled()
 def _run(program, frame):
-    """Follow a program; the first status that is not 0, or 0."""
+    """Execute a program; returns the first status that is not 0, or 0."""
     code, shared, call = words(program), words(_shared_address()), words(frame)
     arguments, results = words(call[_ARGUMENTS]), words(call[_RESULTS])
     at, status = 0, int64(0)
@@ -114,11 +113,11 @@ def _run(program, frame):
 
 @compiled()
 def _serve():
-    """Run one program after the other, for ever."""
+    """Run one program after the other, forever."""
     start = _shared_address()
     shared = words(start)
     while True:
-        while _wait(start + 8 * _ASKED) != 0:  # interrupted by a signal
+        while _wait(start + 8 * _REQUEST) != 0:  # interrupted by a signal
             pass
         shared[_STATUS] = _run(shared[_PROGRAM], shared[_FRAME])
         _post(start + 8 * _DONE)
@@ -128,61 +127,61 @@ def _handle(frame):
     """What XLA calls."""
     call, start = words(frame), _shared_address()
     if call[_EXTENSION] != 0:
-        return _ask_python(frame, 0)
+        return _call_python(frame, 0)
     text, shared = words(words(call[_ATTRIBUTES])[0]), words(start)
     key = _hash(text[0], text[1])
-    if shared[_place(key)] == 0:
-        error = _ask_python(frame, 0)
+    if shared[_slot(key)] == 0:
+        error = _call_python(frame, 0)
         if error != 0:
             return error
-    program = shared[_place(key) + 1]
+    program = shared[_slot(key) + 1]
     if words(program)[0] == _END:
         return 0
     _lock(start + 8 * _MUTEX)
     shared[_PROGRAM], shared[_FRAME] = program, frame
-    _post(start + 8 * _ASKED)
+    _post(start + 8 * _REQUEST)
     while _wait(start + 8 * _DONE) != 0:
         pass
     status = shared[_STATUS]
     _unlock(start + 8 * _MUTEX)
-    return _ask_python(frame, status) if status != 0 else 0
+    return _call_python(frame, status) if status != 0 else 0
 
 
-_kept: dict[str, np.ndarray] = {}  # programs by their texts
+_programs: dict[str, np.ndarray] = {}  # programs by their texts
 _scratch = [np.empty(0, np.uint8)]  # the last one is in use; a call that goes on may still have one before
 _preparing = threading.Lock()
 
 
 def _prepare(text: str, instructions_of: Callable[[str], Sequence[Instruction]]) -> None:
     with _preparing:
-        if text in _kept:
+        if text in _programs:
             return
-        if len(_kept) >= _PLACES // 2:
-            raise RuntimeError(f"more than {_PLACES // 2} kinds of operations in one process")
+        if len(_programs) >= _SLOTS // 2:
+            raise RuntimeError(f"more than {_SLOTS // 2} kinds of operations in one process")
         instructions = instructions_of(text)
         _reserve(max((size for _, _, where, size in instructions if where == SCRATCH), default=0))
-        program = _kept[text] = np.array([*instructions, (_END, 0, 0, 0)], np.int64)
+        program = _programs[text] = np.array([*instructions, (_END, 0, 0, 0)], np.int64)
         raw = text.encode()
         key = _hash(np.frombuffer(raw, np.uint8).ctypes.data, len(raw))
-        place = _place(key)
-        _shared[place + 1] = program.ctypes.data
-        _shared[place] = key  # from here on it is found
+        slot = _slot(key)
+        _shared[slot + 1] = program.ctypes.data
+        _shared[slot] = key  # from here on it is found
 
 
 def _reserve(size: int) -> None:
-    """Have so many bytes of scratch memory, at a multiple of 64 as oneDNN likes it."""
+    """Have at least this many bytes of scratch memory, aligned to 64 bytes, as oneDNN prefers."""
     if size > _scratch[-1].size - 64:
         _scratch.append(np.empty(2 * size + 64, np.uint8))
         _shared[_SCRATCH] = -(-_scratch[-1].ctypes.data // 64) * 64
 
 
 def start(name: str, instructions_of: Callable[[str], Sequence[Instruction]]) -> None:
-    """Make `jax.ffi.ffi_call(name, ...)(*arrays, text=...)` on a CPU do what `instructions_of(text)` says.
+    """Make `jax.ffi.ffi_call(name, ...)(*arrays, text=...)` on a CPU follow `instructions_of(text)`.
 
-    To be called once. Arrays are dense and row-major. What is raised ends the program that has the operation with that message.
+    To be called once. Arrays are dense and row-major. An exception ends the program that has the operation, with its message.
     """
     library, c_library = onednn.library(), ctypes.CDLL(None)
-    functions = {"wt_jax_ask_python": ffi.entry(name, lambda text: _prepare(text, instructions_of))}
+    functions = {"wt_jax_call_python": ffi.entry(name, lambda text: _prepare(text, instructions_of))}
     functions |= {each.symbol: getattr(library, each.symbol) for each in (_set_address, _execute, _in_team)}
     functions |= {name: getattr(library, name) for name in ("omp_get_thread_num", "omp_get_num_threads")}
     functions |= {each.symbol: getattr(c_library, each.symbol) for each in (_lock, _unlock, _wait, _post)}

@@ -3,8 +3,8 @@
 oneDNN (Apache 2.0, https://github.com/uxlfoundation/oneDNN) is the library behind the convolutions of other frameworks on
 a CPU. It is used through its C interface, which is stable within version 3: the library is found where a wheel
 (`onednn-cpu-gomp`) or conda puts it, in the `lib` folder of the environment, or else where the system keeps its own.
-Nothing is run here: an operation tells what is to be done as instructions, which `wt_jax/kernels/native.py` follows, and
-`wt_jax/kernels/operations.py` puts it into a jitted program. Nothing here knows JAX.
+Nothing is run here: an operation is a list of instructions, which `wt_jax/kernels/native.py` follows, and
+`wt_jax/kernels/operations.py` puts it into a jitted program. This module does not depend on JAX.
 """
 
 import ctypes
@@ -34,16 +34,16 @@ _MAX_DIMS = 12
 _OF_CLIP = {4: (0, 3, 1, 2), 5: (0, 4, 1, 2, 3)}
 _OF_KERNEL = {4: (3, 2, 0, 1), 5: (4, 3, 0, 1, 2)}
 
-# A convolution over time alone is quicker with all places of a frame as one axis where there are fewer places than this, its
-# kernel gradient where there are also no more channels than this (measured with oneDNN 3.2 on AVX2).
-_FEW_PLACES, _FEW_CHANNELS = 28 * 28, 96
+# A convolution over time alone is faster with all positions of a frame as one axis where there are fewer positions than this,
+# its kernel gradient where there are also no more channels than this (measured with oneDNN 3.2 on AVX2).
+_FEW_POSITIONS, _FEW_CHANNELS = 28 * 28, 96
 
 Shape = tuple[int, ...]
 Padding = tuple[tuple[int, int], ...]
 
-# What is to be done, with up to three values, which are addresses unless said otherwise:
-# MEMORY: let a memory of oneDNN stand for the array of this number, or SCRATCH of so many bytes
-# WORD: write the address of the array of this number to a word
+# An instruction with up to three values, which are addresses unless noted otherwise:
+# MEMORY: set a oneDNN memory's address to the array of this index, or SCRATCH of so many bytes
+# WORD: write the address of the array of this index to a word
 # PRIMITIVE: execute a primitive with so many arguments, which are listed there
 # KERNEL: call a function of C, `kernel(words)`, in every thread of oneDNN's team
 # Arrays are counted from 0, arguments of an operation before its results.
@@ -74,7 +74,7 @@ def library() -> ctypes.CDLL | None:
 
 
 def _load() -> ctypes.CDLL | None:
-    # Threads that have done their share wait some microseconds for the next and then sleep: spinning on, as GNU OpenMP's do
+    # Threads that have done their part wait some microseconds for the next and then sleep: spinning on, as GNU OpenMP's do
     # for milliseconds, they would take the cores from the rest of the program; asleep at once, they are late for small layers.
     with _environment("GOMP_SPINCOUNT", "5000", "OMP_WAIT_POLICY"):
         for name in (str(Path(sys.prefix) / "lib" / "libdnnl.so.3"), "libdnnl.so.3"):
@@ -89,10 +89,10 @@ def _load() -> ctypes.CDLL | None:
 
 
 def bind_threads() -> None:
-    """Load oneDNN with each of its threads bound to a core, unless the environment says something about that.
+    """Load oneDNN with each of its threads bound to a core, unless the environment has a setting for that.
 
-    Left to the system, two of them stand on one core now and then, and all others wait for them. Bound, they cannot make way
-    for a program that keeps their core busy. To be called before anything else here, for OpenMP is asked to only once.
+    Left to the system, two of them run on one core now and then, and all others wait for them. Bound, they cannot move away
+    from a program that keeps their core busy. To be called before anything else here: OpenMP reads its settings once.
     """
     with _environment("OMP_PROC_BIND", "true", "OMP_PLACES", "GOMP_CPU_AFFINITY", "OMP_NUM_THREADS"):
         library()
@@ -113,7 +113,7 @@ def _environment(name: str, value: str, *others: str) -> Iterator[None]:
 
 def _call(function: str, *arguments) -> None:
     if status := getattr(library(), function)(*arguments):
-        raise OneDnnError(f"{function} returned status {status}; ONEDNN_VERBOSE=all in the environment makes oneDNN say why")
+        raise OneDnnError(f"{function} returned status {status}; ONEDNN_VERBOSE=all in the environment prints oneDNN's reason")
 
 
 def _new(function: str, *arguments) -> ctypes.c_void_p:
@@ -140,7 +140,7 @@ def stream() -> ctypes.c_void_p:
 
 @cache
 def _with_our_scratch() -> ctypes.c_void_p:
-    """Attribute of all primitives: their scratch memory is given to them. Their own belongs to the thread that made them."""
+    """Attribute of all primitives: their scratch memory comes from us. Their own belongs to the thread that made them."""
     attribute = _new("dnnl_primitive_attr_create")
     _call("dnnl_primitive_attr_set_scratchpad_mode", attribute, _GIVEN)
     return attribute
@@ -166,7 +166,7 @@ def _clips(shape: Shape) -> ctypes.c_void_p:
 
 
 def _layout_of(chosen: ctypes.c_void_p, what: int) -> ctypes.c_void_p:
-    """Layout that oneDNN wants for one of a primitive's arrays."""
+    """Layout that oneDNN requires for one of a primitive's arrays."""
     return ctypes.c_void_p(library().dnnl_primitive_desc_query_md(chosen, what, 0))
 
 
@@ -183,19 +183,21 @@ class Operation:
     """Primitives to be executed one after the other."""
 
     def __init__(self):
-        self._given: tuple[ctypes.c_void_p, ...] = ()
+        self._memories: tuple[ctypes.c_void_p, ...] = ()
         self._steps: list[tuple[ctypes.c_void_p, ctypes.Array]] = []
         self._scratch: list[tuple[ctypes.c_void_p, int]] = []
 
-    def instructions(self, places: Sequence[int]) -> list[Instruction]:
-        """What to do with the arrays of these numbers, which are in the order that the kind of operation says."""
-        arrays = [(MEMORY, memory.value, place, 0) for memory, place in zip(self._given, places, strict=True)]
+    def instructions(self, indices: Sequence[int]) -> list[Instruction]:
+        """Instructions for the arrays of these indices, in the order of the kind of operation."""
+        arrays = [(MEMORY, memory.value, index, 0) for memory, index in zip(self._memories, indices, strict=True)]
         scratch = [(MEMORY, memory.value, SCRATCH, size) for memory, size in self._scratch]
-        steps = [(PRIMITIVE, primitive.value, len(given), ctypes.addressof(given)) for primitive, given in self._steps]
+        steps = [
+            (PRIMITIVE, primitive.value, len(arguments), ctypes.addressof(arguments)) for primitive, arguments in self._steps
+        ]
         return arrays + scratch + steps
 
     def _memory(self, layout: ctypes.c_void_p, own: bool = True) -> ctypes.c_void_p:
-        """Memory of its own, or a place for an address to come."""
+        """Memory of its own, or without an address yet."""
         return _new("dnnl_memory_create", layout, _engine(), _ALLOCATE if own else None)
 
     def _then(self, chosen: ctypes.c_void_p, memories: dict[int, ctypes.c_void_p]) -> None:
@@ -213,11 +215,11 @@ class Convolution(Operation):
     """One of the three convolutions of a layer: "value", "input_gradient" or "kernel_gradient".
 
     Its arrays are x (N, D, H, W, Cin), kernel (kd, kh, kw, Cin, Cout) and y (N, D', H', W', Cout), dense, row-major,
-    float32, as `wt_jax.ops.conv3d.conv3d` has them; it computes from two the one that is its result, and y stands for its
-    gradient too. The kernel is brought into oneDNN's own layout and back at each call.
+    float32, as `wt_jax.ops.conv3d.conv3d` has them; it computes one of them from the other two; y is also
+    its gradient. The kernel is brought into oneDNN's own layout and back at each call.
 
     Raises:
-      OneDnnError: oneDNN knows no such convolution.
+      OneDnnError: oneDNN has no such convolution.
     """
 
     def __init__(self, kind: str, x: Shape, kernel: Shape, y: Shape, strides: Shape, padding: Padding):
@@ -235,7 +237,7 @@ class Convolution(Operation):
             gradient = (_DIRECT, x, free, None, y, *window, chosen)
             chosen = _chosen("convolution_backward_weights", _engine(), *gradient)
         theirs = _layout_of(chosen, _DIFF_WEIGHTS_LAYOUT if kind == "kernel_gradient" else _WEIGHTS_LAYOUT)
-        self._given = x_memory, kernel_memory, y_memory = tuple(self._memory(layout, own=False) for layout in (x, ours, y))
+        self._memories = x_memory, kernel_memory, y_memory = tuple(self._memory(layout, own=False) for layout in (x, ours, y))
         inner = self._memory(theirs)
         if kind == "kernel_gradient":
             self._then(chosen, {_SRC: x_memory, _DIFF_DST: y_memory, _DIFF_WEIGHTS: inner})
@@ -253,15 +255,15 @@ def _folded(
     kind: str, x: Shape, kernel: Shape, y: Shape, strides: Shape, padding: Padding
 ) -> tuple[Shape, Shape, Shape, Shape, Padding]:
     """The same convolution of the same memory with an axis less, where oneDNN is quicker at that."""
-    (clips, frames, *places, channels), (time, *space) = x, kernel[:3]
+    (clips, frames, *positions, channels), (time, *space) = x, kernel[:3]
     within_frames = time == strides[0] == 1 and not any(padding[0]) and max(space) > 1
     if within_frames:
         many = clips * frames
         return (many, *x[2:]), kernel[1:], (many, *y[2:]), strides[1:], padding[1:]
     over_time = time > 1 and max(*space, *strides[1:]) == 1 and not any(map(any, padding[1:]))
-    few = math.prod(places) < _FEW_PLACES and (kind != "kernel_gradient" or channels <= _FEW_CHANNELS)
+    few = math.prod(positions) < _FEW_POSITIONS and (kind != "kernel_gradient" or channels <= _FEW_CHANNELS)
     if over_time and few:
-        flat = math.prod(places)
+        flat = math.prod(positions)
         x, y = (clips, frames, flat, channels), (clips, y[1], flat, y[4])
         return x, (time, 1, *kernel[3:]), y, strides[:2], padding[:2]
     return x, kernel, y, strides, padding
@@ -279,17 +281,17 @@ class MaxPool(Operation):
         steps, dilation, *around = _window(strides, padding)
         shape = (_MAX, x, y, steps, _dims(window), dilation, *around)
         if kind == "max_pool":
-            self._given = x_memory, y_memory = tuple(self._memory(layout, own=False) for layout in (x, y))
+            self._memories = x_memory, y_memory = tuple(self._memory(layout, own=False) for layout in (x, y))
             forward = _chosen("pooling_forward", _engine(), _FORWARD_INFERENCE, *shape)
             self._then(forward, {_SRC: x_memory, _DST: y_memory})
             return
-        self._given = x_memory, dy_memory, dx_memory = tuple(self._memory(layout, own=False) for layout in (x, y, x))
-        # Where the maxima were is found once more: to keep that from the forward pass would take another array.
+        self._memories = x_memory, dy_memory, dx_memory = tuple(self._memory(layout, own=False) for layout in (x, y, x))
+        # The positions of the maxima are computed again: keeping them from the forward pass would take another array.
         forward = _chosen("pooling_forward", _engine(), _FORWARD_TRAINING, *shape)
-        places = self._memory(_layout_of(forward, _WORKSPACE_LAYOUT))
-        self._then(forward, {_SRC: x_memory, _DST: self._memory(y), _WORKSPACE: places})
+        maxima = self._memory(_layout_of(forward, _WORKSPACE_LAYOUT))
+        self._then(forward, {_SRC: x_memory, _DST: self._memory(y), _WORKSPACE: maxima})
         backward = _chosen("pooling_backward", _engine(), *shape, forward)
-        self._then(backward, {_DIFF_DST: dy_memory, _WORKSPACE: places, _DIFF_SRC: dx_memory})
+        self._then(backward, {_DIFF_DST: dy_memory, _WORKSPACE: maxima, _DIFF_SRC: dx_memory})
 
 
 class BatchNorm(Operation):
@@ -297,7 +299,7 @@ class BatchNorm(Operation):
 
     The arrays of "batch_norm" are x, scale, bias, y, mean, variance and signs, those of "batch_norm_alone" the same without
     signs, where y may be x, and those of "batch_norm_gradients" x, scale, mean, variance, signs, dy, dx and the gradients of
-    scale and bias. The signs say, in a layout of oneDNN's own, what the ReLU let pass; without one they are not touched.
+    scale and bias. The signs record, in oneDNN's own layout, where the ReLU was positive; without a ReLU they are not used.
     """
 
     def __init__(self, kind: str, x: Shape, epsilon: float, relu: bool):
@@ -315,12 +317,12 @@ class BatchNorm(Operation):
             layouts |= {_DIFF_SRC: video, _DIFF_SCALE: vector, _DIFF_SHIFT: vector}
         own = {_WORKSPACE} if kind == "batch_norm_alone" else set()
         memories = {key: self._memory(layout, own=key in own) for key, layout in layouts.items()}
-        self._given = tuple(memory for key, memory in memories.items() if key not in own)
+        self._memories = tuple(memory for key, memory in memories.items() if key not in own)
         self._then(chosen, {key: memory for key, memory in memories.items() if relu or key != _WORKSPACE})
 
     @staticmethod
     def bytes_of_signs(x: Shape) -> int:
-        """What the signs take with a ReLU."""
+        """Bytes of the signs with a ReLU."""
         video = _clips(x)
         rest = ctypes.c_float(1e-5), _WITH_RELU
         chosen = _chosen("batch_normalization_forward", _engine(), _FORWARD_TRAINING, video, video, *rest)

@@ -24,7 +24,7 @@ Layer = tuple[Shape, Shape, Shape, Padding] | tuple[Shape] | tuple[Shape, int, f
 
 TARGET = "wt_jax_cpu"  # the operations' name in a program
 
-# Arrays in and arrays out of an operation; y stands for its gradient too.
+# Arrays in and arrays out of an operation; y is also its gradient.
 _ARRAYS = {
     "value": (("x", "kernel"), ("y",)),
     "gradients": (("x", "kernel", "y"), ("x", "kernel")),
@@ -132,7 +132,7 @@ def knows_batch_norm(channels: int) -> bool:
 
 
 def signs_of(shape: Shape, relu: bool) -> int:
-    """Bytes in which the BatchNorm of clips of this shape notes what its ReLU let pass; 0 without one, and without oneDNN."""
+    """Bytes in which the BatchNorm of clips of this shape records where its ReLU was positive; 0 without a ReLU or oneDNN."""
     return _bytes_of_signs(shape) if relu and knows_batch_norm(shape[-1]) else 0
 
 
@@ -208,8 +208,8 @@ def _shapes(kind: str, layer: Layer, batch: int) -> dict[str, Shape]:
         clips, color = (batch, *layer[0]), (batch, 3, 3)
         return {"clips": clips, "sigma": (batch,), "of_pixel": color, "of_mean": color, "x": clips}
     if kind.startswith("group_norm"):
-        (places, channels), groups = layer[0], layer[1]
-        x, each = (batch, places, channels), (channels,)
+        (positions, channels), groups = layer[0], layer[1]
+        x, each = (batch, positions, channels), (channels,)
         return {"x": x, "scale": each, "bias": each, "moments": (batch, 2, groups), "y": x, "sums": (batch, 2, channels)}
     video, kernel, strides, padding = layer
     x, channels = (batch, *video), video[3] if kind.startswith("max") else kernel[4]
@@ -242,7 +242,7 @@ def _rule(kind, *_):
     families = {"max_pool": _OF_POOL, "color_blur": _OF_CLIPS, "group_norm": _OF_GROUPS}
     dimensions = next((found for name, found in families.items() if kind.startswith(name)), _OF_CONV)
     rule = " -> ".join(", ".join(dimensions[name] for name in names) for names in _ARRAYS[kind])
-    letters = dict.fromkeys(letter for letter in rule if letter.isalpha())  # in the order in which they come, as JAX wants them
+    letters = dict.fromkeys(letter for letter in rule if letter.isalpha())  # in order of appearance, as JAX requires
     options = {"need_replication_factors": tuple(letter for letter in letters if letter != "b")}
     return rule, options | ({"reduction_factors": ("b",)} if kind == "kernel_gradient" else {})
 
@@ -257,17 +257,17 @@ def _operation(kind: str, layer: Layer, *arrays: jax.Array) -> list[jax.Array]:
 
 
 def _text(kind: str, *layer: Shape | Padding | float) -> str:
-    """What an operation is told; `_instructions` understands it."""
+    """The text of an operation, which `_instructions` reads."""
     return json.dumps([kind, *layer])
 
 
 def _instructions(text: str) -> list[Instruction]:
     kind, *layer = json.loads(text)
-    return [step for operation, places in _operations(kind, layer) for step in operation.instructions(places)]
+    return [step for operation, indices in _operations(kind, layer) for step in operation.instructions(indices)]
 
 
 def _operations(kind: str, layer: list) -> list[tuple[onednn.Operation, list[int]]]:
-    """What oneDNN is to do, and with which of the operation's arrays, arguments being counted before results."""
+    """The parts of an operation, and the indices of their arrays, arguments being counted before results."""
     if kind == "wait":
         return []
     if kind.startswith("max_pool"):
@@ -306,7 +306,7 @@ def _operations(kind: str, layer: list) -> list[tuple[onednn.Operation, list[int
                 (convolution("kernel_gradient"), "x d_kernel d_before"),
             ]
         return [(operation, [names.index(name) for name in arrays.split()]) for operation, arrays in steps]
-    # A convolution wants x, kernel and y.
+    # The order of a convolution's arrays: x, kernel, y.
     if kind == "gradients":
         of_input, of_kernel = (onednn.Convolution(name, *layer) for name in ("input_gradient", "kernel_gradient"))
         return [(of_input, [3, 1, 2]), (of_kernel, [0, 4, 2])]

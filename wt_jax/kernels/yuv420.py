@@ -80,15 +80,15 @@ def _color(typing_context, above, below, weights, factors, out):
             for each in arguments
         )
 
-        def share(values: ir.Value, of: ir.Value, widen) -> ir.Value:
+        def high_product(values: ir.Value, of: ir.Value, widen) -> ir.Value:
             """The upper half of the 32 bits of a product; LLVM knows this for a single instruction."""
             product = builder.mul(widen(values, _WORDS), widen(of, _WORDS))
             return builder.trunc(builder.lshr(product, _all(16, _WORDS)), _SHORTS)
 
         def between(plane: int, weight: ir.Value) -> ir.Value:
             first, second = (builder.load(_at(builder, each[plane], _SHORTS), align=2) for each in (above, below))
-            first = share(first, builder.sub(_all(-1), weight), builder.zext)
-            return builder.add(first, share(second, weight, builder.zext))
+            first = high_product(first, builder.sub(_all(-1), weight), builder.zext)
+            return builder.add(first, high_product(second, weight, builder.zext))
 
         def store(value: ir.Value, address: ir.Value) -> None:
             value = builder.ashr(value, _all(5))
@@ -105,13 +105,13 @@ def _color(typing_context, above, below, weights, factors, out):
         gain, offset, red_in_red, blue_in_green, red_in_green, blue_in_blue = (
             _spread(builder, builder.load(_at(builder, factors, ir.IntType(16), 2 * place), align=2)) for place in range(6)
         )
-        y = builder.sub(share(between(0, luma), gain, builder.zext), offset)
+        y = builder.sub(high_product(between(0, luma), gain, builder.zext), offset)
         # From its middle, 128 levels, so that it has a sign.
         b, r = (builder.xor(between(plane, chroma), _all(-(1 << 15))) for plane in (1, 2))
-        store(builder.add(y, share(r, red_in_red, builder.sext)), out[0])
-        less = builder.add(share(b, blue_in_green, builder.sext), share(r, red_in_green, builder.sext))
+        store(builder.add(y, high_product(r, red_in_red, builder.sext)), out[0])
+        less = builder.add(high_product(b, blue_in_green, builder.sext), high_product(r, red_in_green, builder.sext))
         store(builder.sub(y, less), out[1])
-        store(builder.add(y, share(b, blue_in_blue, builder.sext)), out[2])
+        store(builder.add(y, high_product(b, blue_in_blue, builder.sext)), out[2])
         return context.get_dummy_value()
 
     three, two = types.UniTuple(types.int64, 3), types.UniTuple(types.int64, 2)

@@ -33,8 +33,8 @@ def _forward(x, scale, bias, epsilon, relu):
     return (y, mean, var), (x, scale, bias, mean, var)
 
 
-def _backward(epsilon, relu, kept, dy):
-    return gradients(*kept, dy[0], epsilon, relu)
+def _backward(epsilon, relu, residuals, dy):
+    return gradients(*residuals, dy[0], epsilon, relu)
 
 
 batch_norm.defvjp(_forward, _backward)

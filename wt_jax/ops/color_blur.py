@@ -40,7 +40,7 @@ def color_blur(
 def blur_matrix(sigma: Array, size: int) -> Array:
     """(size, size) float32, rows sum to 1: a Gaussian of `sigma` pixels along one axis, renormalized at the border.
 
-    No weight is below exp(-40), which is negligible beside the others but no denormal number: with those a product of matrices
+    No weight is below exp(-40), which is negligible in the sum but no denormal number: with those a product of matrices
     takes three times as long on a CPU.
     """
     index = jnp.arange(size, dtype=jnp.float32)

@@ -42,7 +42,7 @@ def conv3d(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], padding: P
 
 
 def _forward(x, kernel, strides, padding):
-    # Clips need no gradient: that of a first layer's input is a third of its work. An empty tuple says that one is wanted.
+    # Clips need no gradient: that of a first layer's input is a third of its work. An empty tuple: it is wanted.
     wanted = () if x.perturbed else None
     return conv3d(x.value, kernel.value, strides, padding), (x.value, kernel.value, wanted)
 

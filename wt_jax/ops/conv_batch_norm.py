@@ -1,4 +1,4 @@
-"""A convolution with the BatchNorm and the ReLU behind it: on one CPU with oneDNN a single operation of the program.
+"""A convolution, BatchNorm and ReLU: on one CPU with oneDNN a single operation of the program.
 
 One after the other, each would wait for threads to wake up, which for small layers takes as long as their work.
 """
@@ -41,16 +41,16 @@ def conv_batch_norm(
 def _forward(x, kernel, scale, bias, layer):
     arrays = [array.value for array in (x, kernel, scale, bias)]
     y, mean, var, before, signs = _value(layer, *arrays)
-    # As in conv3d: clips need no gradient. An empty tuple says that one is wanted.
+    # As in conv3d: clips need no gradient. An empty tuple: it is wanted.
     return (y, mean, var), (*arrays, mean, var, before, signs, () if x.perturbed else None)
 
 
-def _backward(layer, kept, by_results):
-    (*kept, wanted), dy = kept, by_results[0]
+def _backward(layer, residuals, by_results):
+    (*residuals, wanted), dy = residuals, by_results[0]
     if isinstance(dy, jax.custom_derivatives.SymbolicZero):
-        return tuple(jnp.zeros_like(array) for array in kept[:4])
-    found = _gradients(layer, wanted is not None, *kept, dy)
-    return found if wanted is not None else (jnp.zeros_like(kept[0]), *found)
+        return tuple(jnp.zeros_like(array) for array in residuals[:4])
+    found = _gradients(layer, wanted is not None, *residuals, dy)
+    return found if wanted is not None else (jnp.zeros_like(residuals[0]), *found)
 
 
 conv_batch_norm.defvjp(_forward, _backward, symbolic_zeros=True)
@@ -80,7 +80,7 @@ def _value_apart(
 ) -> tuple[jax.Array, ...]:
     before = convolve(x, kernel, layer.strides, layer.padding)
     y, mean, var = batch_norm.value(before, scale, bias, layer.epsilon, layer.relu, across)
-    # Signs are for oneDNN's gradient; None says that there will be none.
+    # Signs are for oneDNN's gradient; None: there will be none.
     return (y, mean, var) if signs is None else (y, mean, var, before, jnp.zeros(signs, jnp.uint8))
 
 

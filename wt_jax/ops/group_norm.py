@@ -42,8 +42,8 @@ def _forward(x, scale, bias, groups, epsilon, relu):
     return y, (x, scale, bias, moments)
 
 
-def _backward(groups, epsilon, relu, kept, dy):
-    x, scale, bias, moments = kept
+def _backward(groups, epsilon, relu, residuals, dy):
+    x, scale, bias, moments = residuals
     flat = x.reshape(x.shape[0], -1, x.shape[-1])
     portable = partial(_gradients_composed, relu=relu)
     native = partial(operations.group_norm_gradients, relu=relu)
@@ -63,7 +63,9 @@ def _value_composed(x, scale, bias, groups: int, epsilon: float, relu: bool):
 
     mean = pooled(x)
     var = jnp.maximum(pooled(jnp.square(x)) - jnp.square(mean), 0.0)
-    inverse = jnp.where(var < jnp.inf, lax.rsqrt(var + epsilon), jnp.nan)  # not 0: a network that has diverged shall say so
+    inverse = jnp.where(
+        var < jnp.inf, lax.rsqrt(var + epsilon), jnp.nan
+    )  # not 0: the loss of a network that has diverged must be NaN
     moments = jnp.stack([mean, inverse], axis=1)
     factor, shift = _factors(scale, bias, moments)
     y = x * factor + shift

@@ -74,5 +74,5 @@ def describe() -> str:
     """One line for the log: what computes convolutions, norms and pixels on a CPU of this machine."""
     if operations.available():
         return f"CPU kernels: {operations.library_name()}"
-    reason = "as no oneDNN 3 was found" if kernels.use_native() else f"as {kernels.VARIABLE} says"
+    reason = "as no oneDNN 3 was found" if kernels.use_native() else f"as {kernels.VARIABLE} is set"
     return f"CPU kernels: XLA alone, {reason}; convolutions take two to three times as long"
