@@ -16,5 +16,5 @@ def get_config(method: str = "weak_teacher") -> ConfigDict:
     config.method.queue_size = 64
     config.train.batch_size, config.train.duration = 8, "300 steps"
     config.train.log_every, config.train.checkpoint_every, config.train.eval_every = 1, "3 steps", "100 steps"
-    config.eval.windows, config.eval.batch_size, config.eval.k = 2, 8, 5
+    config.eval.features.windows, config.eval.features.batch_size = 2, 8
     return config

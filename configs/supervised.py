@@ -7,7 +7,7 @@ Hardware:  one GPU of 12 GB; on a CPU take a smaller network:
            --config.model.name=small_r2plus1d --config.model.width=24 --config.clip.size=48 --config.clip.num_frames=8
 Expect:    depends on the videos; classes that differ by side need --config.views.strong.flip_probability=0.
 
-All of it is our choice; wt_jax/eval/protocols/recipes.py has published settings.
+All of it is our choice; wt_jax/eval/protocols/finetune.py has published settings.
 """
 
 from ml_collections import ConfigDict

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from wt_jax.eval.results import read_results
+
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = [
     "--config.clip.num_frames=4",
@@ -21,9 +23,9 @@ SMALL = [
     "--config.train.batch_size=8",
     "--config.train.checkpoint_every=5 steps",
     "--config.train.log_every=1",
-    "--config.eval.windows=2",
-    "--config.eval.batch_size=8",
-    "--config.eval.k=5",
+    "--config.eval.features.windows=2",
+    "--config.eval.features.batch_size=8",
+    "--config.eval.settings.knn.k=5",
 ]
 
 
@@ -84,11 +86,11 @@ def test_a_run_leaves_scores_pictures_metrics_and_its_record(undisturbed):
     workdir, done = undisturbed
     assert "random-initialized" in done.stdout
     assert "pre-trained" in done.stdout
-    results = json.loads((workdir / "results.json").read_text())
-    assert set(results) == {"random-initialized", "pre-trained"}
-    assert all(0 <= score <= 1 for row in results.values() for score in row.values())
+    results = read_results(workdir)
+    assert list(results.encoders) == ["random-initialized", "pre-trained"]
+    assert all(list(protocols) == ["knn", "linear", "retrieval"] for protocols in results.encoders.values())
     report = (workdir / "report.html").read_text()
-    assert f"{100 * results['pre-trained']['knn_top1']:.1f}" in report
+    assert f"{100 * results.encoders['pre-trained']['knn'].numbers['top1'].value:.1f}" in report
     assert "12 of 12" in report
     metrics = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [m["step"] for m in metrics if "loss" in m] == list(range(1, 13))

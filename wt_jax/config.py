@@ -186,31 +186,8 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class EvalConfig:
-    """How a representation is judged.
-
-    Attributes:
-      windows: clips per video, evenly spread; their features are averaged.
-      batch_size: videos per forward pass over all devices.
-      k, temperature: of the weighted kNN.
-      center: center each set by its own mean before kNN and retrieval, as CoCLR does.
-      leave_out: column of the CSV list whose values are left out in turn (leave-one-group-out on `data.train`); empty: train
-        on `data.train`, test on `data.test`.
-      before: at the end of a run, also judge the encoder as it was before training.
-    """
-
-    windows: int = 4
-    batch_size: int = 64
-    k: int = 20
-    temperature: float = 0.07
-    center: bool = True
-    leave_out: str = ""
-    before: bool = True
-
-
-@dataclass(frozen=True)
 class Config:
-    """A whole run, checked."""
+    """A whole run, checked; `method` are the settings of a method, `eval` is a `wt_jax.eval.config.EvalConfig`."""
 
     method_name: str
     method: Any
@@ -221,7 +198,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    eval: EvalConfig = field(default_factory=EvalConfig)
+    eval: Any = None
 
     def _view(self, kind: ViewConfig) -> ClipView:
         parts = {f.name: getattr(kind, f.name) for f in dataclasses.fields(kind)}
@@ -346,9 +323,6 @@ def check_config(config: Config) -> None:
         "train.accumulate": train.accumulate,
         "train.log_every": train.log_every,
         "train.keep_checkpoints": train.keep_checkpoints,
-        "eval.windows": config.eval.windows,
-        "eval.batch_size": config.eval.batch_size,
-        "eval.k": config.eval.k,
         "data.threads": config.data.threads,
     }.items():
         if value < 1:

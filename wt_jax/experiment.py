@@ -17,8 +17,9 @@ from wt_jax.config import Config, check_config, from_dict, steps_of, to_dict
 from wt_jax.data.records import VideoList
 from wt_jax.data.sources.open import open_source
 from wt_jax.errors import ConfigError
-from wt_jax.eval.features.extract import make_extractor
-from wt_jax.eval.online import Evaluator
+from wt_jax.eval.config import EvalConfig
+from wt_jax.eval.online import Evaluator, make_evaluators
+from wt_jax.eval.run_features import FeatureReader, open_run_videos
 from wt_jax.methods import METHODS, default_settings
 from wt_jax.methods.base import Method, Needs, Pretrained, Setup
 from wt_jax.models import build_encoder
@@ -31,7 +32,7 @@ from wt_jax.weights.table import load_table
 
 def default_config(method: str = "weak_teacher") -> ConfigDict:
     """Every key with its default, for config files to build on; `method` is a name of `wt_jax.methods.METHODS`."""
-    return ConfigDict(to_dict(Config(method, default_settings(method))), type_safe=False).lock()
+    return ConfigDict(to_dict(Config(method, default_settings(method), eval=EvalConfig())), type_safe=False).lock()
 
 
 def resolve(config: ConfigDict | Mapping[str, Any]) -> Config:
@@ -42,7 +43,7 @@ def resolve(config: ConfigDict | Mapping[str, Any]) -> Config:
     """
     raw = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
     settings = default_settings(raw.get("method_name", "weak_teacher"))
-    resolved = from_dict(Config, raw, {"method": type(settings)})
+    resolved = from_dict(Config, {"eval": {}, **raw}, {"method": type(settings), "eval": EvalConfig})
     check_config(resolved)
     try:
         build_encoder(resolved.model)
@@ -107,12 +108,21 @@ class Program:
 
 @dataclass(frozen=True)
 class Run:
-    """A configuration on this machine and its videos: the parts that training and evaluation share."""
+    """A configuration on this machine and its videos: the parts that training and evaluation share.
+
+    Attributes:
+      config: checked.
+      videos: to train on.
+      program: the parts of the training.
+      features: extracts the features by which the run is evaluated.
+      evaluators: metrics of them while it trains, by name.
+    """
 
     config: Config
     videos: VideoList
     program: Program
-    evaluator: Evaluator
+    features: FeatureReader
+    evaluators: dict[str, Evaluator]
 
 
 def prepare(config: Config, videos: VideoList | None = None) -> Run:
@@ -125,17 +135,15 @@ def prepare(config: Config, videos: VideoList | None = None) -> Run:
         if not config.data.train:
             raise ConfigError("config.data.train is empty; give a list file or a folder of videos")
         videos = open_source(config.data.train, config.data.root, config.data.max_bad_fraction)
-    if config.eval.batch_size % jax.device_count():
-        raise ConfigError(
-            f"config.eval.batch_size {config.eval.batch_size} cannot be divided among {jax.device_count()} devices; "
-            f"take a multiple of {jax.device_count()}"
-        )
+    config.eval.features.check_devices("config.eval.features", jax.device_count())
     if config.train.compile_cache:
         jax.config.update("jax_compilation_cache_dir", config.train.compile_cache)
     program = build(config, len(videos), len(videos.classes))
     if program.method.needs.labels and not videos.classes:
         raise ConfigError(f"{config.data.train} has no labels, and {config.method_name} learns from them; add one to each line")
-    return Run(config, videos, program, Evaluator(config, make_extractor(program.method.encoder), videos, program.mesh))
+    features = FeatureReader(config, program.method, open_run_videos(config, videos), program.mesh)
+    every = steps_of(config.train.eval_every, steps_per_epoch=program.steps_per_epoch)
+    return Run(config, videos, program, features, make_evaluators(config.eval, features, every))
 
 
 def build(config: Config, num_videos: int, num_classes: int = 0) -> Program:

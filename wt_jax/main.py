@@ -74,13 +74,14 @@ def main(argv: Sequence[str]) -> None:
 
 
 def report(run: Run, state: TrainState, workdir: Path) -> None:
-    """Judge, draw and print; all processes compute, the first one writes."""
+    """Evaluate, draw and print; all processes compute, the first one writes."""
+    from wt_jax.eval.final import evaluate_run
     from wt_jax.eval.report import Subject, write_report
-    from wt_jax.eval.run import judge, table
+    from wt_jax.eval.results import short_table
 
-    results, features = judge(run, state, workdir)
-    if results:
-        print(table(results))
+    results, features = evaluate_run(run, state, workdir)
+    if results.encoders:
+        print(short_table(results))
     written = write_report(workdir, Subject(run, state, features))
     log.info("scores and pictures are in %s", written)
 

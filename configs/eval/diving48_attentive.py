@@ -16,5 +16,5 @@ from wt_jax.configs.eval.ssv2_attentive import get_config as get_ssv2_config
 
 def get_config() -> ConfigDict:
     config = get_ssv2_config()
-    config.windows = 4
+    config.features.windows = 4
     return config

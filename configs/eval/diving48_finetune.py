@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from wt_jax.configs.eval.k400 import get_config as get_k400_config
 
 from wt_jax.config import to_dict
-from wt_jax.eval.protocols.recipes import RHO_FINETUNE_UCF101
+from wt_jax.eval.protocols.finetune import RHO_FINETUNE_UCF101
 
 
 def get_config() -> ConfigDict:

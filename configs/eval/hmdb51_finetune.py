@@ -11,7 +11,7 @@ As configs/eval/ucf101_finetune.py.
 from ml_collections import ConfigDict
 from wt_jax.configs.eval.small_sets import trained
 
-from wt_jax.eval.protocols.recipes import COCLR_FINETUNE
+from wt_jax.eval.protocols.finetune import COCLR_FINETUNE
 
 
 def get_config() -> ConfigDict:

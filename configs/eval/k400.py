@@ -19,6 +19,6 @@ def get_config() -> ConfigDict:
     config = default_evaluation()
     config.splits = (("train.txt", "val.txt"),)
     config.clip.num_frames, config.clip.stride, config.clip.size = 8, 8.0, 224
-    config.windows, config.crops, config.workers = 10, 3, 32
+    config.features.windows, config.features.crops, config.workers = 10, 3, 32
     config.model.name, config.model.dtype = "slow_r50", "bfloat16"
     return config

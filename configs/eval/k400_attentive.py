@@ -8,7 +8,7 @@ Expect:    NOT RUN YET.
 
 V-JEPA's public config for Kinetics-400 (16x8x3): 16 frames at stride 4, 8 clips of each video, all attended to at once,
 learning rate 1e-3, weight decay 0.01, 20 epochs. Ours: one center crop instead of three, no augmentation, a search around those
-values on a held-out part of the training set.
+values on a validation split of the training set.
 """
 
 from ml_collections import ConfigDict
@@ -19,6 +19,6 @@ def get_config() -> ConfigDict:
     config = get_k400_config()
     config.protocols = ("attentive",)
     config.clip.num_frames, config.clip.stride = 16, 4.0
-    config.windows, config.crops, config.batch_size = 8, 1, 32
+    config.features.windows, config.features.crops, config.features.batch_size = 8, 1, 32
     config.settings.attentive.heads = 16
     return config

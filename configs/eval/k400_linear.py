@@ -7,14 +7,14 @@ Expect:    NOT RUN YET. Slow R50 8x8 pre-trained on Kinetics-400 for 200 epochs,
            SwAV 62.6 (model zoo of arXiv 2104.14558).
 
 SGD, learning rate 4.0 per 512 clips, 60 epochs, 8 of warm-up, no weight decay, 30 views; inference:
-wt_jax/eval/protocols/recipes.py.
+wt_jax/eval/protocols/linear_clips.py.
 """
 
 from ml_collections import ConfigDict
 from wt_jax.configs.eval.k400 import get_config as get_k400_config
 
 from wt_jax.config import to_dict
-from wt_jax.eval.protocols.recipes import RHO_LINEAR_K400
+from wt_jax.eval.protocols.linear_clips import RHO_LINEAR_K400
 
 
 def get_config() -> ConfigDict:

@@ -20,14 +20,14 @@ from wt_jax.eval.config import default_evaluation
 def get_config() -> ConfigDict:
     config = default_evaluation()
     config.clip.num_frames, config.clip.stride, config.clip.size = 8, 4.0, 48
-    config.windows, config.batch_size = 2, 32
+    config.features.windows, config.features.batch_size = 2, 32
     config.model.name, config.model.width, config.model.norm = "small_r2plus1d", 24, "group"
     config.protocols = ("knn", "linear", "attentive", "low_shot", "retrieval")
     config.settings.attentive.batch_size = 64
     for training in (config.settings.linear_clips, config.settings.finetune):
         training.train.duration, training.train.batch_size, training.train.checkpoint_every = "20 epochs", 32, "2 epochs"
         training.optim.name, training.optim.learning_rate, training.optim.warmup = "adamw", 8e-3, "5 %"
-        training.strong.flip_probability = 0.0  # left and right may be what tells classes apart
+        training.strong.flip_probability = 0.0  # left and right may be what distinguishes classes
         training.windows, training.crops, training.batch_size = 2, 1, 32
     config.settings.linear_clips.method.head_norm = "batch"
     return config

@@ -8,14 +8,14 @@ Expect:    NOT RUN YET. Slow R50 8x8 pre-trained on Kinetics-400, 200 epochs, rh
            SwAV 52.5 (model zoo of arXiv 2104.14558).
 
 22 epochs, learning rate 0.12, drops at 14 and 18, no flips. Frames at stride 8 are too far apart for these short clips, so that
-the stride is 4, as in configs/ssv2.py: ours. More inference: wt_jax/eval/protocols/recipes.py.
+the stride is 4, as in configs/ssv2.py: ours. More inference: wt_jax/eval/protocols/finetune.py.
 """
 
 from ml_collections import ConfigDict
 from wt_jax.configs.eval.k400 import get_config as get_k400_config
 
 from wt_jax.config import to_dict
-from wt_jax.eval.protocols.recipes import RHO_FINETUNE_SSV2
+from wt_jax.eval.protocols.finetune import RHO_FINETUNE_SSV2
 
 
 def get_config() -> ConfigDict:

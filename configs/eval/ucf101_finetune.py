@@ -6,13 +6,13 @@ Hardware:  meant for an accelerator of 32 GB, 16 CPU cores.
 Expect:    NOT RUN YET. S3D pre-trained on Kinetics-400: CoCLR has 87.9.
 
 Adam 1e-3, weight decay 1e-3, dropout 0.9, 500 epochs with drops at 400 and 450; what is inference is in
-wt_jax/eval/protocols/recipes.py, which also has MaCLR's and the rho study's settings.
+wt_jax/eval/protocols/finetune.py, which also has MaCLR's and the rho study's settings.
 """
 
 from ml_collections import ConfigDict
 from wt_jax.configs.eval.small_sets import trained
 
-from wt_jax.eval.protocols.recipes import COCLR_FINETUNE
+from wt_jax.eval.protocols.finetune import COCLR_FINETUNE
 
 
 def get_config() -> ConfigDict:

@@ -62,7 +62,7 @@ def test_finds_what_one_token_says_and_a_mean_does_not():
     np.testing.assert_allclose(tokens.astype(np.float32).mean(axis=1), 0, atol=0.01)
     probe = attentive_probe(tokens, np.arange(160), labels, test, np.arange(60), **SMALL)
     assert (probe.ranked[:, 0] == test_labels).mean() > 0.9
-    assert (probe.learning_rate, probe.weight_decay, probe.held_out_accuracy) == (3e-2, 0.01, None)
+    assert (probe.learning_rate, probe.weight_decay, probe.validation_accuracy) == (3e-2, 0.01, None)
 
 
 def test_search_takes_the_rate_that_learns_and_rows_name_the_items(tmp_path):
@@ -73,7 +73,7 @@ def test_search_takes_the_rate_that_learns_and_rows_name_the_items(tmp_path):
     options = {**SMALL, "learning_rates": [1e-9, 3e-2]}
     probe = attentive_probe(mapped, train, labels[train] + 10, mapped, test, **options)
     assert probe.learning_rate == 3e-2
-    assert probe.held_out_accuracy > 0.7  # chance is a third
+    assert probe.validation_accuracy > 0.7  # chance is a third
     assert (probe.ranked[:, 0] == labels[test] + 10).mean() > 0.9
 
 

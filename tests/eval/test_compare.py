@@ -12,14 +12,15 @@ import pytest
 
 from wt_jax.errors import ConfigError
 from wt_jax.eval.compare.runs import config_of, finished
-from wt_jax.eval.compare.table import RANDOM, draw_comparison, format_comparison, summarize
+from wt_jax.eval.compare.table import draw_comparison, format_comparison, scores_of, summarize
+from wt_jax.eval.results import BEFORE
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICKSTART = str(ROOT / "configs" / "quickstart.py")
 
 
 def scores(knn, **more):
-    return {"knn_top1": knn, "linear_top1": knn / 2, "recall@1": knn / 4, **more}
+    return {"kNN": knn, "linear": knn / 2, "R@1": knn / 4, **more}
 
 
 @pytest.fixture
@@ -27,30 +28,42 @@ def runs():
     return {
         "weak_teacher": {0: scores(0.5, parameters=10), 1: scores(0.7, parameters=10), 2: scores(0.6, parameters=10)},
         "moco": {0: scores(0.4, parameters=10), 2: scores(0.7, parameters=10)},
-        RANDOM: {0: scores(0.3)},
+        BEFORE: {0: scores(0.3)},
     }
 
 
 def test_summary_is_mean_and_sample_deviation_and_the_lead_is_paired_by_seed(runs):
     summary = summarize(runs, reference="weak_teacher")
-    mean, deviation, count = summary["weak_teacher"]["knn_top1"]
+    mean, deviation, count = summary["weak_teacher"]["kNN"]
     assert (mean, count) == (pytest.approx(0.6), 3)
     assert deviation == pytest.approx(np.std([0.5, 0.7, 0.6], ddof=1))
     lead = summary["moco"]["lead"]
     assert lead[0] == pytest.approx(np.mean([0.4 - 0.5, 0.7 - 0.6]))
     assert lead[2] == 2
     assert "lead" not in summary["weak_teacher"]
-    assert math.isnan(summary[RANDOM]["knn_top1"][1])
+    assert math.isnan(summary[BEFORE]["kNN"][1])
 
 
 def test_table_has_a_row_per_method_the_best_first(runs, tmp_path):
     summary = summarize(runs, reference="weak_teacher")
-    rows = format_comparison(summary, "weak_teacher").splitlines()[2:]
-    assert [row.split("|")[1].strip() for row in rows] == ["weak_teacher", "moco", RANDOM]
+    rows = format_comparison(summary, scores_of(runs), "weak_teacher").splitlines()[2:]
+    assert [row.split("|")[1].strip() for row in rows] == ["weak_teacher", "moco", BEFORE]
+    assert scores_of(runs) == ["kNN", "linear", "R@1"]
     assert "60.0 ± 10.0" in rows[0]
     assert "| 30.0 |" in rows[2]
-    draw_comparison(summary, tmp_path / "comparison.png")
+    draw_comparison(summary, scores_of(runs), tmp_path / "comparison.png")
     assert (tmp_path / "comparison.png").stat().st_size > 5000
+
+
+def test_a_score_that_a_run_lacks_is_left_out_of_its_row(runs, tmp_path):
+    del runs["moco"][2]["kNN"]
+    del runs[BEFORE][0]["kNN"]
+    summary = summarize(runs, reference="weak_teacher")
+    assert summary["moco"]["kNN"] == (0.4, pytest.approx(math.nan, nan_ok=True), 1)
+    assert summary["moco"]["lead"][2] == 1
+    rows = format_comparison(summary, scores_of(runs), "weak_teacher").splitlines()[2:]
+    assert rows[-1].startswith(f"| {BEFORE} | – |")
+    draw_comparison(summary, scores_of(runs), tmp_path / "comparison.png")
 
 
 def test_overrides_reach_the_methods_that_have_them():
@@ -86,9 +99,8 @@ def command(folder, workdir, *more, config=QUICKSTART):
         "train.batch_size=8",
         "train.duration=4 steps",
         "train.log_every=1",
-        "eval.windows=1",
-        "eval.batch_size=8",
-        "eval.k=5",
+        "eval.features.windows=1",
+        "eval.features.batch_size=8",
         f"data.train={folder}/train",
         f"data.test={folder}/test",
         "data.max_bad_fraction=1.0",
@@ -128,8 +140,9 @@ def test_two_methods_and_then_a_third_without_repeating_the_first_two(small_set,
     for name, before in logs.items():
         assert (tmp_path / f"{name}_seed0" / "log.txt").stat().st_mtime_ns == before.st_mtime_ns
     table = json.loads((tmp_path / "comparison.json").read_text())
-    assert set(table["runs"]) == {"weak_teacher", "moco", "relational", RANDOM}
+    assert set(table["runs"]) == {"weak_teacher", "moco", "relational", BEFORE}
     row = table["runs"]["moco"]["0"]
+    assert 0 <= row["kNN"] <= 1
     assert row["parameters"] > 1000
     assert row["memory"] > 0.1
     assert row["clips_per_second"] > 0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from wt_jax.eval.protocols.linear import linear_probe
-from wt_jax.eval.validation_split import stratified_part
+from wt_jax.eval.validation_split import stratified_split
 
 
 def make_sets(seed=0, train=200, test=100, dim=10, classes=4, noise=0.4):
@@ -42,7 +42,7 @@ def test_equals_naive_sgd(rate, decay):
     probe = linear_probe(train, labels, test, learning_rates=[rate], weight_decays=[decay], epochs=20)
     expected = naive_probe(train, labels, test, rate, decay, epochs=20)
     assert (probe.predictions == expected).mean() > 0.999
-    assert (probe.learning_rate, probe.weight_decay, probe.held_out_accuracy) == (rate, decay, None)
+    assert (probe.learning_rate, probe.weight_decay, probe.validation_accuracy) == (rate, decay, None)
 
 
 def test_agrees_with_logistic_regression_on_well_separated_classes():
@@ -52,7 +52,7 @@ def test_agrees_with_logistic_regression_on_well_separated_classes():
     reference = linear_model.LogisticRegression().fit(train, labels).predict(test)
     np.testing.assert_array_equal(probe.predictions, reference)
     np.testing.assert_array_equal(probe.predictions, test_labels)
-    assert probe.held_out_accuracy == 1
+    assert probe.validation_accuracy == 1
     assert probe.predictions.dtype == np.int32
 
 
@@ -111,15 +111,15 @@ def test_test_labels_cannot_reach_the_choice():
     train, labels, test, _ = make_sets(noise=1.5)
     whole, part = linear_probe(train, labels, test), linear_probe(train, labels, 5 - test[:3])
     assert (whole.learning_rate, whole.weight_decay) == (part.learning_rate, part.weight_decay)
-    assert whole.held_out_accuracy == part.held_out_accuracy
+    assert whole.validation_accuracy == part.validation_accuracy
 
 
-def test_held_out_part_is_stratified_and_seeded():
+def test_validation_part_is_stratified_and_seeded():
     labels = np.repeat([0, 1, 2, 5], [50, 10, 2, 1])
-    marked = stratified_part(labels, fraction=0.2, seed=0)
+    marked = stratified_split(labels, fraction=0.2, seed=0)
     assert [int(marked[labels == c].sum()) for c in (0, 1, 2, 5)] == [10, 2, 1, 0]
-    np.testing.assert_array_equal(marked, stratified_part(labels, fraction=0.2, seed=0))
-    assert (marked != stratified_part(labels, fraction=0.2, seed=1)).any()
+    np.testing.assert_array_equal(marked, stratified_split(labels, fraction=0.2, seed=0))
+    assert (marked != stratified_split(labels, fraction=0.2, seed=1)).any()
 
 
 def test_errors_name_the_thing():

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from wt_jax.eval.protocols import retrieval
+from wt_jax.eval import similarity
 from wt_jax.eval.protocols.knn import weighted_knn
-from wt_jax.eval.protocols.retrieval import mean_average_precision, nearest, retrieval_recall, top_k
+from wt_jax.eval.protocols.retrieval import mean_average_precision, retrieval_recall
+from wt_jax.eval.similarity import nearest, top_k
 
 
 def make_sets(seed=0, train=90, test=40, dim=12, classes=5):
@@ -149,8 +150,8 @@ def test_chunks_leave_the_result_as_it_is(monkeypatch):
         )
 
     whole = results()
-    monkeypatch.setattr(retrieval, "_CHUNK_VALUES", 3 * len(train))
-    assert len(list(retrieval.similarity_chunks(test, train))) == 14
+    monkeypatch.setattr(similarity, "_CHUNK_VALUES", 3 * len(train))
+    assert len(list(similarity.similarity_chunks(test, train))) == 14
     assert results() == whole
 
 

@@ -1,195 +1,257 @@
-"""Every protocol on stored features: the test's labels reach no choice, and odd sets have an answer or a clear error."""
+"""Every protocol of the table: the test's labels reach no choice, and odd sets have an answer or a clear error."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
-from wt_jax.eval.protocols.knn import choose_knn, weighted_knn
-from wt_jax.eval.protocols.linear import linear_probe
-from wt_jax.eval.protocols.low_shot import few_of_each
-from wt_jax.eval.protocols.stored import (
-    PREDICTORS,
-    STORED,
-    AttentiveSettings,
-    KnnSettings,
-    LinearSettings,
-    LowShotSettings,
-    StoredSettings,
-    Unlabeled,
-    judge,
-)
-from wt_jax.eval.statistics import Result, bootstrap_intervals, join
-from wt_jax.eval.validation_split import stratified_part
+from wt_jax.config import from_dict, to_dict
+from wt_jax.eval.protocols.attentive import Attentive
+from wt_jax.eval.protocols.base import Encoded, Split
+from wt_jax.eval.protocols.clips import Choice, Predictions
+from wt_jax.eval.protocols.knn import Knn, choose_knn, weighted_knn
+from wt_jax.eval.protocols.linear import Linear, linear_probe
+from wt_jax.eval.protocols.low_shot import LowShot, few_of_each
+from wt_jax.eval.protocols.retrieval import Retrieval
+from wt_jax.eval.protocols.table import FEATURE_PROTOCOLS, PROTOCOLS
+from wt_jax.eval.statistics import join
+from wt_jax.eval.validation_split import stratified_split
 
-LINEAR = LinearSettings(learning_rates=(0.1, 1.0), weight_decays=(1e-3,), epochs=20)
-SETTINGS = StoredSettings(
-    knn=KnnSettings(k=5, ks=(1, 5, 20), temperatures=(0.07, 1.0)),
-    linear=LINEAR,
-    attentive=AttentiveSettings(learning_rates=(1e-3, 3e-2), weight_decays=(0.01,), epochs=20, batch_size=32, heads=2),
-    low_shot=LowShotSettings(shares=(0.02, 0.2), draws=2, linear=LINEAR),
-)
+CLASSES = ("a", "b", "c", "d", "e", "f")
+# Protocols are tested at their defaults, or at these settings where the defaults would only cost time.
+QUICK = {
+    "linear": Linear(learning_rates=(0.1, 1.0), weight_decays=(1e-3,), epochs=20),
+    "low_shot": LowShot((0.1, 0.4), 2, Linear((0.1, 1.0), (1e-3,), epochs=20)),
+    "attentive": Attentive((1e-3, 3e-2), (0.01,), epochs=20, batch_size=32),
+}
+TABLE = {**PROTOCOLS, **QUICK}
+FEATURES = [name for name, protocol in PROTOCOLS.items() if protocol.reads != "clips"]
 
 
-def make_items(count, seed=0, classes=6, noise=1.0):
-    """Features (count, 8), tokens whose mean they are, and labels in an order of chance."""
-    centers = np.random.default_rng(100).normal(size=(classes, 8))
+class NearestMean:
+    """In place of a classifier that is trained on clips: the nearest mean of the training features; keeps what it was asked."""
+
+    def __init__(self, encoded):
+        self.encoded, self.asked = encoded, []
+
+    def predict(self, training, split, train_labels, classes, seed):
+        self.asked.append((split, train_labels))
+        means = np.full((len(classes), self.encoded.values.shape[1]), np.inf)
+        for label in np.unique(train_labels):
+            means[label] = self.encoded.values[split.train][train_labels == label].mean(axis=0)
+        distance = np.linalg.norm(self.encoded.values[split.test][:, None] - means[None], axis=2)
+        probabilities = np.exp(-distance) / np.exp(-distance).sum(axis=1, keepdims=True)
+        return Predictions(probabilities.astype(np.float32), np.arange(len(split.test)), Choice(0.1, 0.0, 0.5))
+
+
+def make_items(count, seed=0, noise=1.0, test=60):
+    """Features (count + test, 12), tokens whose mean they are, labels in an order of chance, and one split."""
+    centers = np.random.default_rng(100).normal(size=(len(CLASSES), 12))
     rng = np.random.default_rng(seed)
-    labels = rng.permutation(np.arange(count) % classes).astype(np.int32)
-    tokens = (centers[labels][:, None] + noise * rng.normal(size=(count, 3, 8))).astype(np.float16)
-    return Unlabeled(tokens.astype(np.float32).mean(axis=1), tokens, np.arange(count)), labels
+    labels = np.concatenate([rng.permutation(np.arange(part) % len(CLASSES)) for part in (count, test)]).astype(np.int32)
+    tokens = (centers[labels][:, None] + noise * rng.normal(size=(len(labels), 3, 12))).astype(np.float16)
+    encoded = Encoded(tokens.astype(np.float32).mean(axis=1), tokens, np.arange(len(labels)))
+    return encoded, labels, Split("only", np.arange(count), count + np.arange(test))
 
 
-# Without a search, which would only cost another compilation here.
-NO_SEARCH = dataclasses.replace(SETTINGS, attentive=dataclasses.replace(SETTINGS.attentive, learning_rates=(3e-2,)))
+def run(protocol, encoded, labels, *splits, seed=0):
+    features = NearestMean(encoded) if protocol.reads == "clips" else encoded
+    return protocol.run(features, labels, CLASSES, splits, seed=seed)
 
 
-def run(protocol, train, train_labels, test, test_labels, settings=SETTINGS):
-    return judge(protocol, train, train_labels, test, test_labels, np.arange(len(test_labels)), settings)
+def check(protocol, encoded, labels, *splits):
+    protocol.check({"values": encoded.values.shape[1:], "tokens": encoded.tokens.shape[1:]}, labels, splits)
 
 
-@pytest.mark.parametrize("protocol", PREDICTORS)
-def test_scrambled_test_labels_leave_every_choice_and_prediction_as_it_is(protocol, monkeypatch):
-    (train, labels), (test, test_labels) = make_items(120), make_items(60, seed=1)
-    seen = []
-    plain = PREDICTORS[protocol]
-
-    def recorded(*arguments):
-        seen.append(plain(*arguments))
-        return seen[-1]
-
-    monkeypatch.setitem(PREDICTORS, protocol, recorded)
-    true = run(protocol, train, labels, test, test_labels)
-    scrambled = run(protocol, train, labels, test, np.random.default_rng(0).permutation(test_labels))
-    assert len(true.chosen) > 0
-    assert true.chosen == scrambled.chosen
-    for one, other in zip(*seen, strict=True):
-        for suffix, ranked in one.ranked.items():
-            np.testing.assert_array_equal(ranked, other.ranked[suffix])
-    for name, value in true.values.items():
-        assert value.mean() > scrambled.values[name].mean()
+@pytest.mark.parametrize("name", TABLE)
+def test_scrambled_test_labels_leave_every_choice_and_prediction_as_it_is(name):
+    encoded, labels, split = make_items(120)
+    scrambled = labels.copy()
+    scrambled[split.test] = np.random.default_rng(0).permutation(labels[split.test])
+    true, other = (run(TABLE[name], encoded, some, split) for some in (labels, scrambled))
+    assert list(true.chosen) == list(other.chosen)
+    assert (true.predictions is None) == (other.predictions is None)
+    if true.predictions is not None:
+        np.testing.assert_array_equal(true.predictions, other.predictions)
+    for number, value in true.values.items():
+        # Top-5 of six classes and R@50 are nearly always right.
+        assert value.mean() > other.values[number].mean() or value.mean() == 1
 
 
-def test_a_predictor_has_no_argument_for_test_labels():
-    assert {field.name for field in dataclasses.fields(Unlabeled)} == {"values", "tokens", "rows"}
+@pytest.mark.parametrize("name", TABLE)
+def test_several_splits_are_their_results_one_after_the_other(name):
+    """So that an interrupted evaluation may keep the result of each split in a file of its own."""
+    encoded, labels, _ = make_items(60, noise=2.0)
+    splits = [Split("low", np.arange(60, 120), np.arange(60)), Split("high", np.arange(60), np.arange(60, 120))]
+    whole = run(TABLE[name], encoded, labels, *splits, seed=3)
+    parts = join([run(TABLE[name], encoded, labels, split, seed=3) for split in splits])
+    for field in ("items", "folds", "labels"):
+        np.testing.assert_array_equal(getattr(whole, field), getattr(parts, field))
+    assert set(whole.items) == set(range(120))
+    assert list(whole.chosen) == list(parts.chosen)
+    for number, value in whole.values.items():
+        np.testing.assert_array_equal(value, parts.values[number])
 
 
-@pytest.mark.parametrize("protocol", STORED)
-def test_nan_is_named(protocol):
-    (train, labels), (test, test_labels) = make_items(60), make_items(30, seed=1)
-    values = test.values.copy()
-    values[4, 2] = np.nan
-    with pytest.raises(ValueError, match=r"test_features has NaN or infinity in 1 of 30 rows \(4\)"):
-        run(protocol, train, labels, dataclasses.replace(test, values=values), test_labels)
-
-
-@pytest.mark.parametrize("protocol", STORED)
-def test_one_class_is_an_error_for_probes_and_right_for_neighbors(protocol):
-    (train, labels), (test, test_labels) = make_items(60), make_items(30, seed=1)
-    only, only_test = np.full_like(labels, 2), np.full_like(test_labels, 2)
-    if protocol in ("knn", "retrieval"):
-        values = run(protocol, train, only, test, only_test).values
-        assert all((value == 1).all() for value in values.values())
-    else:
-        with pytest.raises(ValueError, match="only class 2"):
-            run(protocol, train, only, test, only_test)
-
-
-@pytest.mark.parametrize("protocol", STORED)
-def test_a_test_class_absent_from_training_counts_as_wrong(protocol):
-    (train, labels), (test, test_labels) = make_items(120), make_items(60, seed=1)
-    known = np.flatnonzero(labels != 3)
-    part = Unlabeled(train.values[known], train.tokens, train.rows[known])
-    result = run(protocol, part, labels[known], test, test_labels, NO_SEARCH)
+@pytest.mark.parametrize("name", TABLE)
+def test_a_test_class_absent_from_training_counts_as_wrong(name):
+    encoded, labels, split = make_items(120)
+    part = dataclasses.replace(split, train=np.flatnonzero(labels[:120] != 3))
+    result = run(TABLE[name], encoded, labels, part)
     absent = result.labels == 3
     assert absent.sum() >= 10
     assert all((value[absent] == 0).all() for value in result.values.values())
     assert any(value[~absent].mean() > 0.3 for value in result.values.values())
 
 
-@pytest.mark.parametrize("protocol", [protocol for protocol in STORED if protocol != "attentive"])
-def test_fewer_items_than_k_or_than_a_share_have_an_answer(protocol):
-    (train, labels), (test, test_labels) = make_items(12), make_items(9, seed=1)
-    result = run(protocol, train, labels, test, test_labels)
+@pytest.mark.parametrize("name", TABLE)
+def test_headings_name_numbers_that_are_there(name):
+    result = run(TABLE[name], *make_items(60))
+    headings = TABLE[name].headings()
+    assert headings
+    assert headings.keys() <= result.values.keys()
+    assert all(0 <= number.low <= number.value <= number.high <= 1 for number in result.numbers().values())
+
+
+def needs_two_classes(protocol):
+    """Whether the protocol fits something: it refuses a training set of one class when it runs, so it must before too."""
+    encoded, labels, split = make_items(60)
+    if protocol.reads == "clips":
+        return True
+    try:
+        run(protocol, encoded, np.zeros_like(labels), split)
+    except ValueError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_what_cannot_work_is_found_before_any_work(name):
+    encoded, labels, split = make_items(60)
+    check(TABLE[name], encoded, labels, split)
+    one_class = np.zeros_like(labels)
+    if needs_two_classes(TABLE[name]):
+        with pytest.raises(ValueError, match="only has only class 0; a probe needs at least two"):
+            check(TABLE[name], encoded, one_class, split)
+    else:
+        check(TABLE[name], encoded, one_class, split)
+        assert all((value == 1).all() for value in run(TABLE[name], encoded, one_class, split).values.values())
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_settings_survive_their_file(name):
+    assert from_dict(type(TABLE[name]), json.loads(json.dumps(to_dict(TABLE[name])))) == TABLE[name]
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_nan_is_named(name):
+    encoded, labels, split = make_items(60)
+    values = encoded.values.copy()
+    values[64, 2] = np.nan
+    with pytest.raises(ValueError, match=r"test_features has NaN or infinity in 1 of 60 rows \(4\)"):
+        run(TABLE[name], dataclasses.replace(encoded, values=values), labels, split)
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_fewer_items_than_k_or_than_a_fraction_have_an_answer(name):
+    result = run(TABLE[name], *make_items(18, test=9))
     assert all(np.isfinite(value).all() for value in result.values.values())
-    if protocol == "retrieval":
-        assert (result.values["recall@50"] == 1).all()  # the whole gallery holds every class
+
+
+def test_a_run_can_use_the_protocols_that_read_features_alone():
+    assert {PROTOCOLS[name].reads for name in FEATURE_PROTOCOLS} == {"features"}
+    assert PROTOCOLS.keys() > FEATURE_PROTOCOLS.keys()
+
+
+def test_a_classifier_is_given_no_test_label():
+    encoded, labels, split = make_items(60)
+    classifier = NearestMean(encoded)
+    PROTOCOLS["finetune"].run(classifier, labels, CLASSES, [split])
+    ((asked, given),) = classifier.asked
+    assert asked is split
+    np.testing.assert_array_equal(given, labels[split.train])
+
+
+def test_heads_that_do_not_divide_the_width_are_found_by_the_shapes():
+    encoded, labels, split = make_items(60)
+    with pytest.raises(ValueError, match="heads 5 does not divide the 12 channels"):
+        check(Attentive(heads=5), encoded, labels, split)
+
+
+@pytest.mark.parametrize("protocol", [Knn(center=True), Retrieval()])
+def test_one_item_cannot_be_centered(protocol):
+    encoded, labels, split = make_items(60, test=1)
+    with pytest.raises(ValueError, match="the test set of only has one item, which centering turns into zero"):
+        check(protocol, encoded, labels, split)
+
+
+def test_knn_is_not_centered_unless_it_says_so():
+    encoded, labels, split = make_items(120, noise=1.5)
+    shift = np.zeros_like(encoded.values)
+    shift[split.test] = 20
+    moved = dataclasses.replace(encoded, values=encoded.values + shift)
+    plain, centered = Knn(ks=()), Knn(ks=(), center=True)
+    assert (run(plain, moved, labels, split).values["top1"] != run(plain, encoded, labels, split).values["top1"]).any()
+    np.testing.assert_array_equal(
+        run(centered, moved, labels, split).predictions, run(centered, encoded, labels, split).predictions
+    )
+    expected = weighted_knn(encoded.values[:120], labels[:120], encoded.values[120:])
+    np.testing.assert_array_equal(run(plain, encoded, labels, split).predictions, expected)
+    assert plain.headings()["top1"] == "kNN"
+    assert centered.headings()["top1"] == "kNN (centered)"
+    assert PROTOCOLS["knn"].center is False
 
 
 def test_one_item_per_class_leaves_nothing_to_choose_by():
-    train, labels = make_items(6)
+    encoded, labels, split = make_items(6, test=6)
     with pytest.raises(ValueError, match="no class with two items"):
-        run("knn", train, labels, train, labels)
-    low_shot = run("low_shot", train, labels, train, labels)
-    assert {choice["held_out_accuracy"] for choice in low_shot.chosen} == {None}
+        run(Knn(), encoded, labels, split)
+    low_shot = run(TABLE["low_shot"], encoded, labels, split)
+    assert {choice["validation_accuracy"] for choice in low_shot.chosen} == {None}
     assert {choice["learning_rate"] for choice in low_shot.chosen} == {1.0}  # the middle of two, rounded up
 
 
 def test_knn_choice_is_the_best_of_a_naive_sweep():
-    train, labels = make_items(150, noise=3.0)
+    encoded, labels, _ = make_items(150, noise=3.0, test=0)
     ks, temperatures = (1, 3, 30, 500), (0.05, 2.0)
-    held_out = stratified_part(labels, fraction=0.2, seed=3)
+    validation = stratified_split(labels, fraction=0.2, seed=3)
     naive = {}
     for k in ks:
         for temperature in temperatures:
-            gallery, query = train.values[~held_out], train.values[held_out]
-            voted = weighted_knn(gallery, labels[~held_out], query, k=k, temperature=temperature)
-            naive[k, temperature] = (voted == labels[held_out]).mean()
-    choice = choose_knn(train.values, labels, ks=ks, temperatures=temperatures, seed=3)
+            gallery, query = encoded.values[~validation], encoded.values[validation]
+            voted = weighted_knn(gallery, labels[~validation], query, k=k, temperature=temperature)
+            naive[k, temperature] = (voted == labels[validation]).mean()
+    choice = choose_knn(encoded.values, labels, ks=ks, temperatures=temperatures, seed=3)
     assert len(set(naive.values())) > 2
-    assert choice.held_out_accuracy == pytest.approx(max(naive.values()))
+    assert choice.validation_accuracy == pytest.approx(max(naive.values()))
     assert (choice.k, choice.temperature) == max(naive, key=naive.get)
 
 
-def test_low_shot_draws_a_share_of_every_class():
+def test_low_shot_draws_a_fraction_of_every_class():
     labels = np.repeat([0, 1, 2, 5], [200, 50, 9, 1])
-    drawn = few_of_each(labels, share=0.05, seed=0)
+    drawn = few_of_each(labels, fraction=0.05, seed=0)
     assert [int(drawn[labels == c].sum()) for c in (0, 1, 2, 5)] == [10, 2, 1, 1]
-    assert (drawn != few_of_each(labels, share=0.05, seed=1)).any()
-    np.testing.assert_array_equal(few_of_each(labels, share=1, seed=0), True)
-    with pytest.raises(ValueError, match="share is 5"):
-        few_of_each(labels, share=5, seed=0)
+    assert (drawn != few_of_each(labels, fraction=0.05, seed=1)).any()
+    np.testing.assert_array_equal(few_of_each(labels, fraction=1, seed=0), True)
+    with pytest.raises(ValueError, match="fraction is 5"):
+        few_of_each(labels, fraction=5, seed=0)
 
 
 def test_low_shot_is_the_linear_probe_on_what_was_drawn():
-    (train, labels), (test, test_labels) = make_items(120), make_items(60, seed=1)
-    result = run("low_shot", train, labels, test, test_labels)
+    encoded, labels, split = make_items(120)
+    protocol = TABLE["low_shot"]
+    result = run(protocol, encoded, labels, split)
     assert len(result.items) == 2 * 60
     for draw in (0, 1):
-        drawn = few_of_each(labels, share=0.2, seed=draw)
-        probe = linear_probe(train.values[drawn], labels[drawn], test.values, **vars(LINEAR), seed=draw)
-        np.testing.assert_array_equal(result.values["top1_20%"][result.folds == draw], probe.predictions == test_labels)
-
-
-def test_intervals_resample_items_not_rows():
-    rng = np.random.default_rng(0)
-    one = rng.random((80, 2)) < 0.6
-    items, fold = np.arange(80), np.zeros(80, int)
-    once = bootstrap_intervals(one, items, fold)
-    # Three draws that agree about every item tell no more than one.
-    thrice = bootstrap_intervals(np.tile(one, (3, 1)), np.tile(items, 3), np.repeat([0, 1, 2], 80))
-    np.testing.assert_allclose(thrice, once)
-    # Three splits of other items do: the interval of a mean of three is narrower by the root of three.
-    apart = bootstrap_intervals(np.tile(one, (3, 1)), np.arange(240), np.repeat([0, 1, 2], 80))
-    np.testing.assert_allclose((apart[1] - apart[0]) * np.sqrt(3), once[1] - once[0], rtol=0.15)
-
-
-def test_a_number_is_the_mean_over_splits_of_their_means():
-    def split(values, first):
-        count = len(values)
-        items = np.arange(first, first + count)
-        return Result(items, np.zeros(count, np.int32), np.zeros(count, np.int32), {"top1": np.array(values, float)})
-
-    splits = [split([1, 1, 1, 0], 0), split([0, 1], 10)]
-    assert join(splits).numbers()["top1"].value == pytest.approx((0.75 + 0.5) / 2)
-    pooled = join(splits, one_fold=True).numbers()["top1"]
-    assert pooled.value == pytest.approx(4 / 6)
-    assert pooled.low < 4 / 6 < pooled.high
+        drawn = np.flatnonzero(few_of_each(labels[:120], fraction=0.4, seed=draw))
+        probe = linear_probe(encoded.values[drawn], labels[drawn], encoded.values[120:], **vars(protocol.linear), seed=draw)
+        expected = probe.predictions == labels[120:]
+        np.testing.assert_array_equal(result.values["top1_40%"][result.folds == draw], expected)
 
 
 def test_average_precisions_have_an_interval_around_their_mean():
-    (train, labels), (test, test_labels) = make_items(120), make_items(60, seed=1)
-    result = run("retrieval", train, labels, test, test_labels)
+    result = run(Retrieval(), *make_items(120))
     number = result.numbers()["mean_average_precision"]
     rng = np.random.default_rng(5)
     values = result.values["mean_average_precision"]

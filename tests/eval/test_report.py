@@ -14,17 +14,15 @@ import cv2
 import numpy as np
 import pytest
 
-from wt_jax.data.sources.open import open_source
 from wt_jax.errors import ConfigError
-from wt_jax.eval.features.extract import Features
-from wt_jax.eval.online import Evaluator
+from wt_jax.eval.final import evaluate_run
 from wt_jax.eval.report import Subject, pictures, write_report
 from wt_jax.eval.report.curves import number, panels
 from wt_jax.eval.report.media import FRAMES, SIDE, data_uri, sheet, strip
 from wt_jax.eval.report.saliency import contributions, focus, heat, motion, overlay
 from wt_jax.eval.report.scores import classes, score_tables
-from wt_jax.eval.run import judge
-from wt_jax.eval.statistics import bootstrap_interval
+from wt_jax.eval.results import Results, Summary, read_results, write_results
+from wt_jax.eval.statistics import Number, bootstrap_interval
 from wt_jax.eval.table import format_table
 from wt_jax.experiment import default_config, prepare, resolve
 from wt_jax.tools.report import open_subject
@@ -87,7 +85,7 @@ def tiny(data, test=""):
     config.model.name, config.model.width, config.model.norm = "small_r2plus1d", 8, "group"
     config.method.queue_size, config.train.batch_size, config.train.duration = 16, 8, "2 steps"
     config.train.log_every, config.train.fsdp = 1, 2
-    config.eval.batch_size, config.eval.windows, config.eval.k = 8, 1, 3
+    config.eval.features.batch_size, config.eval.features.windows, config.eval.settings.knn.k = 8, 1, 3
     return resolve(config)
 
 
@@ -104,7 +102,7 @@ def run_folder(small_set, tmp_path_factory):
     run = prepare(tiny(folder / "train", folder / "test"))
     open_workdir(workdir, run.config)
     state = train(run, workdir)
-    _, features = judge(run, state, workdir)
+    _, features = evaluate_run(run, state, workdir)
     subject = Subject(run, state, features)
     write_report(workdir, subject)
     return workdir, subject
@@ -141,8 +139,9 @@ def test_hostile_names_are_text(page):
     names = {a["data-name"] for a in page.all("circle", "embedding") if "data-name" in a}
     assert any(name.startswith("a</script><img src=x") for name in names)
     assert "a</script><img src=x onerror=alert(0)>'&.mp4" in page.text["retrieval"]
-    (matrix,) = (a for a in page.all("img") if a.get("class") == "counts")
-    assert json.loads(matrix["data-names"]) == sorted(HOSTILE)
+    matrices = [a for a in page.all("img") if a.get("class") == "counts"]
+    assert len(matrices) == 2  # kNN and linear, after the training
+    assert all(json.loads(matrix["data-names"]) == sorted(HOSTILE) for matrix in matrices)
 
 
 def test_every_clip_decodes_to_its_frames(page):
@@ -157,21 +156,23 @@ def test_every_clip_decodes_to_its_frames(page):
 
 
 def test_numbers_are_those_of_the_results(run_folder, page):
-    results = json.loads((run_folder[0] / "results.json").read_text())
-    (table,) = score_tables(results)
-    for encoder, cells in table["rows"]:
-        assert [cell.value for cell in cells] == [results[encoder][column] for (column,) in table["columns"]]
+    results = read_results(run_folder[0])
+    main, _ = score_tables(results)
+    for encoder, cells in main["rows"]:
+        assert [cell.value for cell in cells] == [number.value for number in results.headline(encoder).values()]
     shown = re.findall(r"\d+\.\d", page.text["tbody"])
-    assert shown == [f"{100 * value:.1f}" for row in results.values() for value in row.values()]
+    headline = [number for encoder in results.encoders for number in results.headline(encoder).values()]
+    expected = [f"{100 * value:.1f}" for number in headline for value in number]
+    assert shown[: len(expected)] == expected
     right = re.search(r"([\d.]+)\xa0% of 8 are right", page.text["classes"])
-    assert right[1] == f"{100 * results['pre-trained']['knn_top1']:.1f}"
+    assert right[1] == f"{100 * results.encoders['pre-trained']['knn'].numbers['top1'].value:.1f}"
 
 
 def test_the_report_is_the_same_from_the_command(run_folder):
     """What `--workdir` alone gives, from the checkpoint and the videos, is what the end of the run gave."""
     workdir, subject = run_folder
     again = open_subject(workdir)
-    np.testing.assert_array_equal(again.features[1].values, subject.features[1].values)
+    np.testing.assert_array_equal(again.features.test.values, subject.features.test.values)
     assert int(again.state.step) == 2
 
 
@@ -179,7 +180,7 @@ def test_without_labels_classes_and_scores_say_so(small_set, run_folder, tmp_pat
     for index, video in enumerate(sorted((small_set / "train").rglob("*.mp4"))[:5]):
         (tmp_path / f"{index}.mp4").symlink_to(video)
     run = prepare(tiny(tmp_path))
-    features = run.evaluator.features(run_folder[1].state.params, run_folder[1].state.model_state)
+    features = run.features.read(run_folder[1].state)
     (tmp_path / "config.json").write_text('{"seed": 0}')
     page = Page(write_report(tmp_path, Subject(run, run_folder[1].state, features)).read_text())
     absent = [section for section in SECTIONS if "There are no" in page.text[section] or "holds no" in page.text[section]]
@@ -196,8 +197,9 @@ def test_without_a_checkpoint_or_the_videos_the_rest_is_shown(run_folder, tmp_pa
     assert "holds no checkpoint" in why
     page = Page(write_report(tmp_path, why).read_text())
     assert not (tmp_path / "checkpoints").exists()
-    for section in ("classes", "retrieval", "embedding", "attention", "views"):
+    for section in ("retrieval", "embedding", "attention", "views"):
         assert "holds no checkpoint" in page.text[section]
+    assert "pre-trained, knn" in page.text["classes"]
     assert page.all("path", "curves")
     assert page.all("td", "results")
     config = json.loads((tmp_path / "config.json").read_text())
@@ -209,11 +211,12 @@ def test_without_a_checkpoint_or_the_videos_the_rest_is_shown(run_folder, tmp_pa
 def test_features_that_are_not_finite_leave_their_sections_out(run_folder, tmp_path):
     workdir, subject = run_folder
     shutil.copy(workdir / "results.json", tmp_path)
-    train_features, test = subject.features
+    test = subject.features.test
     broken = dataclasses.replace(test, values=test.values.copy())
     broken.values[1, 0] = np.nan
-    page = Page(write_report(tmp_path, Subject(subject.run, subject.state, (train_features, broken))).read_text())
-    for section in ("classes", "retrieval", "embedding"):
+    features = dataclasses.replace(subject.features, test=broken)
+    page = Page(write_report(tmp_path, Subject(subject.run, subject.state, features)).read_text())
+    for section in ("retrieval", "embedding"):
         assert "could not be made" in page.text[section]
     assert "could not be made" not in page.text["views"]
 
@@ -342,73 +345,78 @@ def test_the_map_keeps_what_a_plane_can_keep():
     assert pictures.plane(rng.normal(size=(5, 1)))[0].shape == (5, 2)
 
 
-EVALUATION = {
-    "classes": ["a<b>", "b"],
-    "splits": [{"name": "split1", "train": 30, "test": 20}],
-    "encoders": {
-        "random": {"knn": {"numbers": {"top1": {"value": 0.25, "low": 0.1, "high": 0.4}}, "folds": 1, "items": 20}},
+def summary(numbers, **more):
+    headings = {name: {"top1": "kNN", "top1_5%": "5% of labels"}.get(name) for name in numbers}
+    headings = {name: heading for name, heading in headings.items() if heading}
+    return Summary({}, headings, {name: Number(*number) for name, number in numbers.items()}, 1, 20, **more)
+
+
+EVALUATION = Results(
+    classes=["a<b>", "b"],
+    splits=[{"name": "split1", "train": 30, "test": 20}],
+    encoders={
+        "random": {"knn": summary({"top1": (0.25, 0.1, 0.4)})},
         "ours": {
-            "knn": {
-                "numbers": {
-                    "top1": {"value": 0.75, "low": 0.5, "high": 0.9},
-                    "top1_sweep": {"value": 0.8, "low": 0.6, "high": 0.95},
-                },
-                "chosen": [{"split": "split1", "learning_rate": 0.123}],
-                "folds": 1,
-                "items": 20,
-                "per_class": [0.8, None],
-                "confusion": [[8, 2], [3, 7]],
-            },
-            "low_shot": {"numbers": {"top1_5%": {"value": 0.5, "low": 0.3, "high": 0.7}}, "folds": 3, "items": 20},
+            "knn": summary(
+                {"top1": (0.75, 0.5, 0.9), "top1_sweep": (0.8, 0.6, 0.95)},
+                chosen=[{"split": "split1", "learning_rate": 0.123}],
+                per_class=[0.8, None],
+                confusion=[[8, 2], [3, 7]],
+            ),
+            "low_shot": summary({"top1_5%": (0.5, 0.3, 0.7)}),
         },
     },
-}
+    failures={"ours": {"linear": "the probe <diverged>"}},
+)
 
 
-def test_scores_of_a_training_are_read():
-    (flat,) = score_tables({"random": {"knn_top1": 0.2, "bad": float("nan")}, "ours": {"knn_top1": 0.5}})
-    assert flat["columns"] == [("knn_top1",)]
-    assert [cells[0].best for _, cells in flat["rows"]] == [False, True]
-    assert not flat["intervals"]
-    (even,) = score_tables({"random": {"recall@50": 1.0}, "ours": {"recall@50": 1.0}})
-    assert not any(cells[0].best for _, cells in even["rows"])
-    assert score_tables({}) == []
-
-
-def test_scores_of_an_evaluation_are_read_and_nothing_else():
+def test_scores_are_read_and_the_best_is_marked():
     main, other = score_tables(EVALUATION)
-    assert main["columns"] == [("knn", "top1"), ("low_shot", "top1_5%")]
+    assert main["columns"] == [("kNN",), ("5% of labels",)]
     assert other["columns"] == [("knn", "top1_sweep")]
     (_, (random, nothing)), (_, (ours, _)) = main["rows"]
     assert nothing is None
     assert (random.value, ours.value, ours.low, ours.high) == (0.25, 0.75, 0.5, 0.9)
     assert (random.best, ours.best) == (False, True)
-    assert main["intervals"]
+    even = Results(encoders={name: {"knn": summary({"top1": (1.0, 1.0, 1.0)})} for name in ("random", "ours")})
+    (table,) = score_tables(even)
+    assert not any(cells[0].best for _, cells in table["rows"])
+    assert score_tables(Results()) == []
 
 
 def test_the_report_of_an_evaluation(tmp_path):
-    (tmp_path / "results.json").write_text(json.dumps(EVALUATION))
+    write_results(tmp_path, EVALUATION)
+    assert read_results(tmp_path) == EVALUATION
     (tmp_path / "evaluation.json").write_text(
         json.dumps({"config": {"seed": 3}, "encoders": {"ours": "runs/<i>"}, "environment": {"python": "3.x"}})
     )
     page = Page(write_report(tmp_path, open_subject(tmp_path)).read_text())
     assert "75.0 50.0–90.0" in " ".join(page.text["results"].split())
+    assert "Not evaluated: ours, linear: the probe <diverged>" in page.text["results"]
     assert "0.123" not in page.text["results"]
     assert "runs/<i>" in page.text["header"]
     assert "ours, knn: 75.0\xa0% of 20 are right" in " ".join(page.text["classes"].split(" ")).replace("\n", " ")
-    assert "a<b> taken for b: 2" in page.text["classes"]
+    assert "a<b> predicted as b: 2" in page.text["classes"]
     assert "report of its own run" in page.text["attention"]
     (matrix,) = (a for a in page.all("img") if a.get("class") == "counts")
     assert json.loads(matrix["data-cells"]) == [[0, 0, 8], [0, 1, 2], [1, 0, 3], [1, 1, 7]]
 
 
-def test_classes_count_what_is_taken_for_what():
+def test_results_that_cannot_be_read_are_named(tmp_path):
+    for text in ("{torn", "[]", '{"pre-trained": {"knn_top1": 0.5}}'):
+        (tmp_path / "results.json").write_text(text)
+        with pytest.raises(ConfigError, match=r"results\.json cannot be read"):
+            read_results(tmp_path)
+    assert read_results(tmp_path / "nowhere") is None
+
+
+def test_classes_count_what_is_predicted_as_what():
     counts = np.array([[1, 0, 2, 0], [1, 1, 0, 0], [0] * 4, [0] * 4])
     found = classes("kNN", counts, ["a", "b", "c", "d"])
     assert found["accuracy"].value == pytest.approx(0.4)
     assert [(b["name"], b["count"], b["score"].value) for b in found["bars"]] == [("a", 3, pytest.approx(1 / 3)), ("b", 2, 0.5)]
     assert found["cells"] == [[0, 0, 1], [0, 2, 2], [1, 0, 1], [1, 1, 1]]
-    assert found["confusions"][0] == {"true": "a", "taken": "c", "count": 2}
+    assert found["confusions"][0] == {"true": "a", "predicted": "c", "count": 2}
     alpha = decoded(found["picture"])[..., 3]
     assert ((alpha > 0) == (counts > 0)).all()
     assert alpha[0, 2] > alpha[0, 0]
@@ -418,21 +426,6 @@ def test_intervals_of_classes_are_those_of_the_bootstrap():
     hits = np.array([True] * 30 + [False] * 10)
     (bar,) = classes("kNN", np.array([[30, 10], [0, 0]]), ["a", "b"])["bars"]
     np.testing.assert_allclose((bar["score"].low, bar["score"].high), bootstrap_interval(hits), atol=0.026)
-
-
-def test_predictions_are_those_that_the_scores_count(small_set, tmp_path):
-    rows = [f"{video},{index % 2},{index % 3}" for index, video in enumerate(sorted((small_set / "train").rglob("*.mp4")))]
-    (tmp_path / "list.csv").write_text("\n".join(["path,label,group", *rows]))
-    config = default_config("weak_teacher")
-    config.data.train, config.eval.leave_out, config.eval.k = str(tmp_path / "list.csv"), "group", 3
-    resolved = resolve(config)
-    videos = open_source(resolved.data.train)
-    evaluator = Evaluator(resolved, extractor=None, train=videos, mesh=None)
-    values = np.random.default_rng(0).normal(size=(len(videos), 4)).astype(np.float32)
-    times = np.zeros((len(videos), 1, 2), np.float32)
-    features = (Features(values, np.arange(len(videos)), videos.labels, times), None)
-    predictions, tested = evaluator.predictions(features)
-    assert (predictions == tested.labels).mean() == pytest.approx(evaluator.scores(features)["knn_top1"])
 
 
 def test_table_is_aligned_markdown():

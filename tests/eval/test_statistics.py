@@ -1,31 +1,17 @@
-"""Accuracies and intervals by hand, and the two whole protocols: what they measure and what they refuse."""
+"""Accuracies and intervals by hand and against independent references."""
 
 import numpy as np
 import pytest
 
-from wt_jax.eval.online import EvalSettings, evaluate_leave_one_group_out, evaluate_split
-from wt_jax.eval.protocols import stored
-from wt_jax.eval.protocols.knn import weighted_knn
-from wt_jax.eval.protocols.linear import linear_probe
-from wt_jax.eval.statistics import bootstrap_interval, confusion_matrix, per_class_accuracy, top1
-
-KEYS = {
-    "knn_top1",
-    "linear_top1",
-    "recall@1",
-    "recall@5",
-    "recall@10",
-    "recall@20",
-    "recall@50",
-    "mean_average_precision",
-}
-
-
-def make_set(count, seed=0, classes=4, dim=16, noise=0.3):
-    centers = np.random.default_rng(100).normal(size=(classes, dim))
-    rng = np.random.default_rng(seed)
-    labels = rng.permutation(np.arange(count) % classes).astype(np.int32)
-    return (centers[labels] + noise * rng.normal(size=(count, dim))).astype(np.float32), labels
+from wt_jax.eval.statistics import (
+    Result,
+    bootstrap_interval,
+    bootstrap_intervals,
+    confusion_matrix,
+    join,
+    per_class_accuracy,
+    top1,
+)
 
 
 def test_accuracies_by_hand():
@@ -79,118 +65,27 @@ def test_bootstrap_errors():
         bootstrap_interval(np.ones(3, bool), level=95)
 
 
-@pytest.mark.parametrize("center", [True, False])
-def test_split_tells_separated_features_from_noise(center):
-    settings = EvalSettings(center=center)
-    good = evaluate_split(*make_set(120), *make_set(60, seed=1), settings)
-    assert good.keys() == KEYS
-    assert min(good[key] for key in ("knn_top1", "linear_top1", "recall@1", "mean_average_precision")) > 0.95
-    noise = evaluate_split(*make_set(120, noise=1e4), *make_set(60, seed=1, noise=1e4), settings)
-    # Chance is 0.25 with 60 items: three standard deviations are 0.17.
-    assert max(noise[key] for key in ("knn_top1", "linear_top1", "recall@1")) < 0.42
-    assert all(isinstance(value, float) and 0 <= value <= 1 for value in {**good, **noise}.values())
+def test_intervals_resample_items_not_rows():
+    rng = np.random.default_rng(0)
+    one = rng.random((80, 2)) < 0.6
+    items, fold = np.arange(80), np.zeros(80, int)
+    once = bootstrap_intervals(one, items, fold)
+    # Three draws that agree about every item are no more certain than one.
+    thrice = bootstrap_intervals(np.tile(one, (3, 1)), np.tile(items, 3), np.repeat([0, 1, 2], 80))
+    np.testing.assert_allclose(thrice, once)
+    # Three splits of other items are: the interval of a mean of three is narrower by the root of three.
+    apart = bootstrap_intervals(np.tile(one, (3, 1)), np.arange(240), np.repeat([0, 1, 2], 80))
+    np.testing.assert_allclose((apart[1] - apart[0]) * np.sqrt(3), once[1] - once[0], rtol=0.15)
 
 
-def test_settings_reach_knn_and_retrieval():
-    train, test = make_set(120, noise=1.5), make_set(60, seed=1, noise=1.5)
-    shifted = (test[0] + 20, test[1])
-    plain = evaluate_split(*train, *test, EvalSettings())
-    moved = evaluate_split(*train, *shifted, EvalSettings())
-    for key in KEYS - {"linear_top1"}:
-        assert moved[key] == pytest.approx(plain[key], abs=0.02)
-    uncentered = evaluate_split(*train, *shifted, EvalSettings(center=False))
-    assert uncentered["recall@1"] < plain["recall@1"]
-    assert uncentered["linear_top1"] == moved["linear_top1"]
-    assert evaluate_split(*train, *test, EvalSettings(k=1))["knn_top1"] == pytest.approx(plain["recall@1"])
+def test_a_number_is_the_mean_over_splits_of_their_means():
+    def split(values, first):
+        count = len(values)
+        items = np.arange(first, first + count)
+        return Result(items, np.zeros(count, np.int32), np.zeros(count, np.int32), {"top1": np.array(values, float)})
 
-
-def test_scrambled_test_labels_change_no_prediction_and_no_choice(monkeypatch):
-    train, (test, test_labels) = make_set(120, noise=1.5), make_set(60, seed=1, noise=1.5)
-    seen = []
-
-    def recorded(function):
-        def call(*args, **kwargs):
-            result = function(*args, **kwargs)
-            seen.append(result)
-            return result
-
-        return call
-
-    monkeypatch.setattr(stored, "linear_probe", recorded(linear_probe))
-    monkeypatch.setattr(stored, "weighted_knn", recorded(weighted_knn))
-    true = evaluate_split(*train, test, test_labels, EvalSettings())
-    scrambled = evaluate_split(*train, test, np.random.default_rng(0).permutation(test_labels), EvalSettings())
-    assert true["linear_top1"] > scrambled["linear_top1"]
-    voted, probe, scrambled_voted, scrambled_probe = seen
-    np.testing.assert_array_equal(probe.predictions, scrambled_probe.predictions)
-    np.testing.assert_array_equal(voted, scrambled_voted)
-    assert (probe.learning_rate, probe.weight_decay, probe.held_out_accuracy) == (
-        scrambled_probe.learning_rate,
-        scrambled_probe.weight_decay,
-        scrambled_probe.held_out_accuracy,
-    )
-
-
-def test_a_test_class_absent_from_training_counts_as_wrong():
-    train, labels = make_set(120)
-    test, test_labels = make_set(60, seed=1)
-    known = labels != 3
-    result = evaluate_split(train[known], labels[known], test, test_labels, EvalSettings(center=False))
-    for key in ("knn_top1", "linear_top1", "recall@50"):
-        assert result[key] == pytest.approx(0.75, abs=0.02)
-
-
-def test_fewer_items_than_k_have_an_answer():
-    result = evaluate_split(*make_set(8), *make_set(12, seed=1), EvalSettings(k=50))
-    assert result["recall@10"] == result["recall@50"] == 1
-
-
-def test_leave_one_group_out_equals_pooled_predictions():
-    features, labels = make_set(30, noise=1.5)
-    groups = np.repeat(["ann", "bob", "eve"], [12, 10, 8])
-    pooled_knn, pooled_linear, hits = (np.empty(30) for _ in range(3))
-    for name in ("ann", "bob", "eve"):
-        test = groups == name
-        train = features[~test] - features[~test].mean(0)
-        query = features[test] - features[test].mean(0)
-        pooled_knn[test] = weighted_knn(train, labels[~test], query, k=5)
-        pooled_linear[test] = linear_probe(features[~test], labels[~test], features[test]).predictions
-        hits[test] = weighted_knn(train, labels[~test], query, k=1) == labels[test]
-    result = evaluate_leave_one_group_out(features, labels, groups, EvalSettings(k=5))
-    assert result.keys() == KEYS
-    assert result["knn_top1"] == pytest.approx(top1(pooled_knn, labels))
-    assert result["linear_top1"] == pytest.approx(top1(pooled_linear, labels))
-    assert result["recall@1"] == pytest.approx(hits.mean())
-
-
-def test_a_group_never_finds_itself():
-    # Each group is far from the others and its labels are its own: only leakage could score.
-    features = np.repeat(np.eye(3, dtype=np.float32), 6, axis=0)
-    labels = np.repeat([0, 1, 2], 6)
-    result = evaluate_leave_one_group_out(features, labels, labels, EvalSettings(center=False))
-    assert set(result.values()) == {0.0}
-
-
-def test_protocol_errors():
-    features, labels = make_set(40)
-    settings = EvalSettings()
-    broken = features.copy()
-    broken[5] = np.nan
-    with pytest.raises(ValueError, match=r"test_features has NaN or infinity in 1 of 40 rows \(5\)"):
-        evaluate_split(features, labels, broken, labels, settings)
-    with pytest.raises(ValueError, match="needs at least two classes"):
-        evaluate_split(features, np.zeros_like(labels), features, labels, settings)
-    with pytest.raises(ValueError, match="test_labels has shape"):
-        evaluate_split(features, labels, features, labels[:3], settings)
-    with pytest.raises(ValueError, match="test_features is empty"):
-        evaluate_split(features, labels, features[:0], labels[:0], settings)
-    with pytest.raises(ValueError, match="test_features has one row"):
-        evaluate_split(features, labels, features[:1], labels[:1], settings)
-    with pytest.raises(ValueError, match="dimension 16 and test_features has 4"):
-        evaluate_split(features, labels, features[:, :4], labels, settings)
-    with pytest.raises(ValueError, match="needs at least two"):
-        evaluate_leave_one_group_out(features, labels, np.zeros(40, int), settings)
-    with pytest.raises(ValueError, match="groups has shape"):
-        evaluate_leave_one_group_out(features, labels, np.zeros(3, int), settings)
-    with pytest.raises(ValueError, match="group True has one item"):
-        evaluate_leave_one_group_out(features, labels, np.arange(40) == 0, settings)
+    splits = [split([1, 1, 1, 0], 0), split([0, 1], 10)]
+    assert join(splits).numbers()["top1"].value == pytest.approx((0.75 + 0.5) / 2)
+    pooled = join(splits).pooled().numbers()["top1"]
+    assert pooled.value == pytest.approx(4 / 6)
+    assert pooled.low < 4 / 6 < pooled.high

@@ -123,7 +123,7 @@ def test_moments_are_named_by_their_rows(scan):
 
 
 def test_recall_is_the_evaluations(scan):
-    from wt_jax.eval.protocols.retrieval import nearest
+    from wt_jax.eval.similarity import nearest
 
     shot = snapshot(300)
     found = recall(Scan(shot), "person")

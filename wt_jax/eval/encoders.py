@@ -31,7 +31,7 @@ class Candidate:
     """One encoder with its variables.
 
     Attributes:
-      name: what it is called in tables and files.
+      name: in tables and files.
       model: what builds the encoder.
       params, model_state: as a method keeps them; of encoders without a method, only the part "encoder".
       method: whose head "embedding" means; None for an encoder alone.
@@ -44,7 +44,7 @@ class Candidate:
     method: Method | None = None
 
     def extractor(self, layer: str, *, tokens: bool) -> Extractor:
-        """What turns clips into features; raises ConfigError for a layer that this encoder lacks."""
+        """The function from clips to features; raises ConfigError for a layer that this encoder lacks."""
         return make_extractor(build_encoder(self.model), layer, method=self.method, tokens=tokens)
 
     def fingerprint(self, layer: str) -> str:
@@ -65,36 +65,36 @@ class Candidate:
         return dataclasses.replace(self.model, weights=str(folder))
 
 
-def named_places(texts: Sequence[str]) -> dict[str, str]:
-    """What `--encoders` says, as {name: place}: items are `PLACE` or `NAME=PLACE`; a place is "random" or a folder.
+def named_paths(texts: Sequence[str]) -> dict[str, str]:
+    """`--encoders` as {name: path}: items are `PATH` or `NAME=PATH`; a path is "random" or a folder.
 
     Raises:
       ConfigError: nothing is named, two have the same name, or a name does not suit a file.
     """
-    places: dict[str, str] = {}
+    paths: dict[str, str] = {}
     for text in texts:
-        name, given, place = text.rpartition("=")
-        name = name if given else (place if place == RANDOM else Path(place).resolve().name)
+        name, named, path = text.rpartition("=")
+        name = name if named else (path if path == RANDOM else Path(path).resolve().name)
         if not re.fullmatch(r"[\w.+-]+", name):
             raise ConfigError(
-                f"encoder {text!r} has the name {name!r}; give one of letters, digits, '_', '-', '+' and '.': NAME=PLACE"
+                f"encoder {text!r} has the name {name!r}; give one of letters, digits, '_', '-', '+' and '.': NAME=PATH"
             )
-        if name in places:
-            raise ConfigError(f"two encoders are called {name!r}; tell them apart: --encoders=NAME={places[name]},NAME={place}")
-        places[name] = place
-    if not places:
+        if name in paths:
+            raise ConfigError(f"two encoders have the name {name!r}; name them: --encoders=NAME={paths[name]},NAME={path}")
+        paths[name] = path
+    if not paths:
         raise ConfigError("--encoders is empty; give `random`, workdirs of runs or folders of exported weights")
-    return places
+    return paths
 
 
-def load_candidate(name: str, place: str, config: EvaluationConfig) -> Candidate:
-    """The encoder at a place: `random` (of `config.model` and `config.seed`), a workdir's last checkpoint, or exported weights.
+def load_candidate(name: str, path: str, config: EvaluationConfig) -> Candidate:
+    """The encoder at a path: `random` (of `config.model` and `config.seed`), a workdir's last checkpoint, or exported weights.
 
     Raises:
       ConfigError, CheckpointError, WeightsError: there is no such encoder, or it cannot be read.
     """
-    folder = Path(place).expanduser()
-    if place == RANDOM:
+    folder = Path(path).expanduser()
+    if path == RANDOM:
         model = config.model
         clip = jnp.zeros((1, config.clip.num_frames, config.clip.size, config.clip.size, 3))
         init = jax.jit(lambda key: build_encoder(model).init(key, clip, False))
@@ -107,7 +107,7 @@ def load_candidate(name: str, place: str, config: EvaluationConfig) -> Candidate
         method = build_method(run)
         _, params, model_state = read_evaluated(folder, method.evaluated)
         return Candidate(name, run.model, params, model_state, method)
-    raise ConfigError(f"encoder {place}: neither 'random', nor the workdir of a run, nor a folder of exported weights")
+    raise ConfigError(f"encoder {path}: neither 'random', nor the workdir of a run, nor a folder of exported weights")
 
 
 def _alone(name: str, model: ModelConfig, variables: Tree) -> Candidate:

@@ -1,7 +1,8 @@
-"""The videos of an evaluation: all lists in one, so that no video is read twice, and who is training and who is test where."""
+"""The videos of an evaluation: all lists as one, so that no video is read twice, and the splits as rows of it."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,33 +11,25 @@ from wt_jax.data.records import VideoList, same_classes
 from wt_jax.data.sources.open import open_source
 from wt_jax.errors import ConfigError
 from wt_jax.eval.config import EvaluationConfig
-from wt_jax.eval.protocols.stored import leave_one_group_out
-from wt_jax.eval.validation_split import stratified_part
+from wt_jax.eval.protocols.base import Split
+from wt_jax.eval.validation_split import stratified_split
 
 
 @dataclass(frozen=True)
-class Split:
-    """A training and a test set, as places in the list of all videos."""
-
-    name: str
-    train: np.ndarray
-    test: np.ndarray
-
-
-@dataclass(frozen=True)
-class Lists:
+class Splits:
     """All videos, each once, and the splits; `pooled`: each video is tested in one split, and all tests are one."""
 
     videos: VideoList
-    splits: tuple[Split, ...]
+    parts: tuple[Split, ...]
     pooled: bool
 
 
-def open_lists(config: EvaluationConfig) -> Lists:
+def open_splits(config: EvaluationConfig) -> Splits:
     """Read the lists that a configuration names.
 
     Raises:
-      ConfigError, SourceError: a list cannot be used, is not labelled, or contradicts another.
+      ConfigError, SourceError: a list cannot be used, is not labelled, or contradicts another, or the training and the test set
+        of a split have no class in common.
     """
 
     def read(name: str) -> VideoList:
@@ -48,51 +41,94 @@ def open_lists(config: EvaluationConfig) -> Lists:
     if config.leave_out:
         name = config.splits[0][0]
         videos = read(name)
-        if config.leave_out not in videos.columns:
-            known = ", ".join(videos.columns) or "none: it is not a CSV with a header"
-            raise ConfigError(f"config.leave_out {config.leave_out!r} is no column of {name} (columns: {known})")
-        groups = np.asarray(videos.columns[config.leave_out])
-        center = "retrieval" in config.protocols or config.settings.knn.center
-        try:
-            masks = leave_one_group_out(groups, center)
-        except ValueError as error:
-            raise ConfigError(f"config.leave_out {config.leave_out!r}: {error}") from None
-        splits = [Split(f"without_{groups[m][0]}", np.flatnonzero(~m), np.flatnonzero(m)) for m in masks]
-        return Lists(videos, tuple(splits), pooled=True)
+        found = Splits(videos, leave_one_group_out(videos, config.leave_out, f"config.leave_out of {name}"), pooled=True)
+    else:
+        found = _listed(config, read)
+    for tested in [found.parts] if found.pooled else [(split,) for split in found.parts]:
+        check_common_class(found.videos.labels, tested)
+    return found
 
+
+def _listed(config: EvaluationConfig, read: Callable[[str], VideoList]) -> Splits:
+    """The splits of (training list, test list) pairs."""
     names = list(dict.fromkeys(name for pair in config.splits for name in pair if name))
     opened = dict(zip(names, same_classes([read(name) for name in names]), strict=True))
-    place: dict[str, int] = {}
+    row: dict[str, int] = {}
     labels: list[int] = []
     for name, videos in opened.items():
         for record in videos:
-            if place.setdefault(record.path, len(labels)) == len(labels):
+            if row.setdefault(record.path, len(labels)) == len(labels):
                 labels.append(record.label)
-            elif labels[place[record.path]] != record.label:
+            elif labels[row[record.path]] != record.label:
                 raise ConfigError(f"{record.path} is of another class in {name} than in a list before it; fix the lists")
     classes = max((videos.classes for videos in opened.values()), key=len)
-    everything = VideoList(tuple(place), np.array(labels, np.int32), classes)
+    everything = VideoList(tuple(row), np.array(labels, np.int32), classes)
 
-    def places(name: str) -> np.ndarray:
-        return np.array([place[path] for path in opened[name].paths])
+    def rows(name: str) -> np.ndarray:
+        return np.array([row[path] for path in opened[name].paths])
 
     splits = []
     for number, (train_name, test_name) in enumerate(config.splits, 1):
-        train = places(train_name)
+        train = rows(train_name)
         if test_name:
-            test = places(test_name)
-            shared = np.intersect1d(train, test)
-            if len(shared):
+            test = rows(test_name)
+            both = np.intersect1d(train, test)
+            if len(both):
                 raise ConfigError(
-                    f"{everything.paths[shared[0]]} is in {train_name} and in {test_name}: training would see the test"
+                    f"{everything.paths[both[0]]} is in {train_name} and in {test_name}: training would see the test"
                 )
         else:
-            held_out = stratified_part(everything.labels[train], fraction=config.test_share, seed=config.seed)
-            train, test = train[~held_out], train[held_out]
+            validation = stratified_split(everything.labels[train], fraction=config.test_fraction, seed=config.seed)
+            train, test = train[~validation], train[validation]
             if not len(test):
                 raise ConfigError(f"{train_name} has no class of two videos to take a test set from; name a test list")
         splits.append(Split(f"split{number}", train, test))
-    return Lists(everything, tuple(splits), pooled=False)
+    return Splits(everything, tuple(splits), pooled=False)
+
+
+def leave_one_group_out(videos: VideoList, column: str, key: str) -> tuple[Split, ...]:
+    """One split per group (a person, a scene), in sorted order: the group is the test set, the others are the training set.
+
+    Args:
+      videos: the list.
+      column: of the list, which names the group of each video.
+      key: the setting that names the column, for errors.
+
+    Raises:
+      ConfigError: there is no such column, or it has fewer than two groups.
+    """
+    if column not in videos.columns:
+        known = ", ".join(videos.columns) or "none: it is not a CSV with a header"
+        raise ConfigError(f"{key}: {column!r} is no column (columns: {known})")
+    groups = np.asarray(videos.columns[column])
+    names = np.unique(groups)
+    if len(names) < 2:
+        raise ConfigError(f"{key}: {column!r} has only {names[0]}; leaving one group out needs at least two")
+    return tuple(Split(f"without_{name}", np.flatnonzero(groups != name), np.flatnonzero(groups == name)) for name in names)
+
+
+def check_common_class(labels: np.ndarray, splits: Sequence[Split]) -> None:
+    """Raise ConfigError where training and test set have no class in common in any of the splits: all would be wrong."""
+    if not any(np.isin(labels[split.test], labels[split.train]).any() for split in splits):
+        names = ", ".join(split.name for split in splits)
+        raise ConfigError(f"the training and the test videos of {names} have no class in common; check their labels")
+
+
+def present(splits: Sequence[Split], items: np.ndarray, count: int) -> tuple[Split, ...]:
+    """The splits as rows of `items`.
+
+    Args:
+      splits: rows of a list of `count` videos.
+      items: (N,) rows of the list, those that could be decoded; the others are dropped from the splits.
+    """
+    row_of = np.full(count, -1)
+    row_of[items] = np.arange(len(items))
+
+    def kept(rows: np.ndarray) -> np.ndarray:
+        found = row_of[rows]
+        return found[found >= 0]
+
+    return tuple(replace(split, train=kept(split.train), test=kept(split.test)) for split in splits)
 
 
 def digest(videos: VideoList, *parts: np.ndarray) -> str:

@@ -1,11 +1,11 @@
 """From predictions to numbers: accuracies, per-class results, confusion matrices and bootstrap intervals.
 
-Every protocol ends in a `Result`: what it gave for each test item. All numbers follow from that. All scores are shares in
+Every protocol ends in a `Result`: its values of each test item. All numbers follow from that. All scores are fractions in
 [0, 1]. A test class that is absent from training is allowed; its items count as wrong.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,11 +24,11 @@ class Number(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """What one protocol gave for each test item, of one split or of several.
+    """The values of one protocol for each test item, of one split or of several.
 
     Attributes:
-      items: (R,) integers or text, which item a row is about; an item of several splits or draws has several rows.
-      folds: (R,) int32, split and draw that a row belongs to. A number is the mean over the folds of the mean over their rows.
+      items: (R,) integers or text, the item of a row; an item of several splits or draws has several rows.
+      folds: (R,) int32, split and draw of a row. A number is the mean over the folds of the mean over their rows.
       labels: (R,) int32.
       values: {name of the number: (R,) float64}, 1 or 0 for hits, an average precision for the mean average precision.
       predictions: (R,) int32 classes; None where a protocol makes none or several.
@@ -41,6 +41,10 @@ class Result:
     values: Mapping[str, np.ndarray]
     predictions: np.ndarray | None = None
     chosen: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+
+    def pooled(self) -> "Result":
+        """The same rows as one fold: parts of one test set, as where groups are left out in turn."""
+        return replace(self, folds=np.zeros_like(self.folds))
 
     def numbers(self) -> dict[str, Number]:
         """The headline numbers with their intervals."""
@@ -63,14 +67,14 @@ def hits(ranked: np.ndarray, labels: np.ndarray, suffix: str = "") -> dict[str, 
     return values
 
 
-def join(results: Sequence[Result], *, one_fold: bool = False) -> Result:
-    """The rows of several results; with `one_fold`, as parts of one test set (groups left out in turn).
+def join(results: Sequence[Result]) -> Result:
+    """The rows of several results, each with folds of its own.
 
     A number that not every result has is left out: top-5 of a fold with too few classes, for one.
     """
     shift, folds = 0, []
     for result in results:
-        folds.append(np.zeros_like(result.folds) if one_fold else result.folds + np.int32(shift))
+        folds.append(result.folds + np.int32(shift))
         shift += int(result.folds.max()) + 1
     names = [name for name in results[0].values if all(name in result.values for result in results)]
     known = all(result.predictions is not None for result in results)
@@ -90,7 +94,7 @@ def fold_means(values: np.ndarray, folds: np.ndarray) -> np.ndarray:
 
 
 def top1(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """Share of items whose predicted class is right; both (N,) integers.
+    """Fraction of the items whose predicted class is right; both (N,) integers.
 
     Raises:
       ValueError: empty arrays or different shapes.
@@ -124,7 +128,7 @@ def confusion_matrix(predictions: np.ndarray, labels: np.ndarray, num_classes: i
 
 
 def per_class_accuracy(predictions: np.ndarray, labels: np.ndarray, num_classes: int | None = None) -> np.ndarray:
-    """Share of right predictions among the items of each class.
+    """Fraction of right predictions among the items of each class.
 
     Args and errors are those of `confusion_matrix`.
 
@@ -160,8 +164,8 @@ def bootstrap_intervals(
     """Percentile bootstrap intervals of means over folds (Efron and Tibshirani 1993, chapter 13).
 
     Items are drawn with replacement, each with all its rows: a video that several splits or draws test is one item, not
-    several. The interval tells what other test videos would change; it does not tell what other training videos or another
-    seed would. If all rows are right (or wrong) it is a point, which is the method's known weakness with few items.
+    several. The interval covers the choice of test videos, not that of training videos or of the seed. If all rows are right
+    (or wrong) it is a point, which is the method's known weakness with few items.
 
     Args:
       values: (R, V) one column per number.

@@ -9,7 +9,7 @@ def format_table(rows: Sequence[tuple[str, Mapping[str, float | str]]], columns:
     """Formats scores as a Markdown table with aligned columns.
 
     Args:
-      rows: (name, scores) with scores in [0, 1], printed in percent with one decimal, or text, which stands as it is; a
+      rows: (name, scores) with scores in [0, 1], printed in percent with one decimal, or text, printed as it is; a
         missing or NaN score is "-".
       columns: the scores to show, in this order.
 

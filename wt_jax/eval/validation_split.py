@@ -1,9 +1,9 @@
-"""What every search on a held-out part of the training set shares: the part, the score, the classes that a fit predicts."""
+"""The validation split of every search on the training set: the split, the score, the predicted classes."""
 
 import numpy as np
 
 
-def stratified_part(labels: np.ndarray, *, fraction: float, seed: int) -> np.ndarray:
+def stratified_split(labels: np.ndarray, *, fraction: float, seed: int) -> np.ndarray:
     """Marks a random part of each class: `fraction` of its items, at least 1, but none of a class with one item.
 
     Args:

@@ -4,7 +4,7 @@
 
 An encoder is `random`, the workdir of a run (its last checkpoint) or a folder of exported weights. The table goes to the screen
 and to OUT/results.md, everything else beside it (see `wt_jax.eval.results`). Interrupted, the same command goes on where it
-was.
+was. A protocol that fails leaves the others; the exit code is then 2.
 """
 
 import logging
@@ -13,12 +13,13 @@ from pathlib import Path
 
 from absl import app, flags
 
-from wt_jax.cli import fail, parse_flags, set_up_logging, user_errors
+from wt_jax.cli import parse_flags, set_up_logging, user_errors
 from wt_jax.config_files import config_names, define_config
 from wt_jax.errors import ConfigError, EvaluationError
 from wt_jax.eval.config import resolve_evaluation
-from wt_jax.eval.encoders import named_places
-from wt_jax.eval.suite import evaluate
+from wt_jax.eval.encoders import named_paths
+from wt_jax.eval.evaluate import evaluate
+from wt_jax.eval.results import short_table
 
 log = logging.getLogger("wt_jax")
 
@@ -40,11 +41,11 @@ def main(argv: Sequence[str]) -> None:
         folder = Path(_WORKDIR.value)
         if (folder / "config.json").exists():
             raise ConfigError(f"{folder} is the workdir of a run; name another folder for the evaluation")
-        try:
-            print(evaluate(resolve_evaluation(_CONFIG.value), named_places(_ENCODERS.value), folder))
-        except EvaluationError as error:
-            fail(str(error))
+        results = evaluate(resolve_evaluation(_CONFIG.value), named_paths(_ENCODERS.value), folder)
+        print(short_table(results))
         log.info("everything is in %s", folder)
+        if missing := results.failure_lines():
+            raise EvaluationError(f"{len(missing)} results are missing; the first: {missing[0]}")
 
 
 if __name__ == "__main__":

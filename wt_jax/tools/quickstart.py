@@ -19,8 +19,9 @@ from ml_collections import ConfigDict
 
 from wt_jax.cli import parse_flags, set_up_logging, user_errors
 from wt_jax.config_files import define_config
+from wt_jax.eval.final import evaluate_run
 from wt_jax.eval.report import Subject, write_report
-from wt_jax.eval.run import judge
+from wt_jax.eval.results import AFTER, BEFORE, Results
 from wt_jax.eval.table import format_table
 from wt_jax.experiment import prepare, resolve
 from wt_jax.ops import prepare_process
@@ -33,16 +34,14 @@ _CONFIG = define_config("quickstart", "Configuration and method.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Folder of the data set and the runs.")
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds to run, separated by commas.")
 
-COLUMNS = ("knn_top1", "linear_top1", "recall@1")
 
-
-def run_one(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
-    """Train and judge one configuration in its workdir."""
+def run_one(config: ConfigDict, workdir: Path) -> Results:
+    """Train and evaluate one configuration in its workdir."""
     resolved = resolve(config)
     run = prepare(resolved)
     open_workdir(workdir, resolved)
     state = train(run, workdir)
-    results, features = judge(run, state, workdir)
+    results, features = evaluate_run(run, state, workdir)
     write_report(workdir, Subject(run, state, features))
     return results
 
@@ -68,19 +67,21 @@ def quickstart(config: ConfigDict, folder: Path, seeds: Sequence[int]) -> str:
         baseline = run_one(one_frame(config), folder / f"one_frame_{name}_seed{seed}")
         method = run_one(config, folder / f"{name}_seed{seed}")
         rows = {
-            "random-initialized": method["random-initialized"],
-            "one-frame baseline": baseline["pre-trained"],
-            f"pre-trained ({name})": method["pre-trained"],
+            BEFORE: method.headline(BEFORE),
+            "one-frame baseline": baseline.headline(AFTER),
+            f"{AFTER} ({name})": method.headline(AFTER),
         }
-        for row, values in rows.items():
-            scores.setdefault(row, []).append(values)
+        for row, numbers in rows.items():
+            scores.setdefault(row, []).append({heading: number.value for heading, number in numbers.items()})
     rows = []
+    columns = list(dict.fromkeys(heading for runs in scores.values() for run in runs for heading in run))
     for row, runs in scores.items():
-        rows.append((row, {c: float(np.mean([r[c] for r in runs])) for c in COLUMNS}))
+        values = {c: [run[c] for run in runs if c in run] for c in columns}
+        rows.append((row, {c: float(np.mean(found)) for c, found in values.items() if found}))
         if len(runs) > 1:
-            rows.append((f"  spread over {len(runs)} seeds", {c: float(np.std([r[c] for r in runs])) for c in COLUMNS}))
+            rows.append((f"  spread over {len(runs)} seeds", {c: float(np.std(found)) for c, found in values.items() if found}))
     log.info("%.0f s in all; curves and pictures are in %s/*/report.html", time.perf_counter() - start, folder)
-    return format_table(rows, COLUMNS)
+    return format_table(rows, columns)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
 """Writes the report of a run or of an evaluation, at any time: `python -m wt_jax.tools.report --workdir=DIR`.
 
-Nothing is trained or judged anew: curves and scores are those of the workdir's files, pictures come from a run's last
-checkpoint. Where there is none, or the videos are gone, the report says so and has the rest.
+Nothing is trained or evaluated anew: curves and scores are those of the workdir's files, pictures come from a run's last
+checkpoint. Where there is none, or the videos are gone, the report names the reason and has the rest.
 """
 
 import logging
@@ -23,7 +23,7 @@ log = logging.getLogger("wt_jax")
 
 
 def open_subject(workdir: Path) -> Subject | str:
-    """The last checkpoint of a workdir with its videos and their features, or why they cannot be had."""
+    """The last checkpoint of a workdir with its videos and their features, or the reason why there are none."""
     if (workdir / "evaluation.json").exists():
         return "An evaluation compares encoders; what one of them sees is in the report of its own run."
     try:
@@ -31,8 +31,8 @@ def open_subject(workdir: Path) -> Subject | str:
         state = last_state(workdir, run.program.shapes)
     except UserError as error:
         return f"This needs the run's checkpoint and videos: {error}."
-    log.info("features of %d videos", len(run.evaluator.train) + len(run.evaluator.test or ()))
-    return Subject(run, state, run.evaluator.features(state.params, state.model_state))
+    log.info("features of %d videos", len(run.features.videos.labels))
+    return Subject(run, state, run.features.read(state))
 
 
 def main(argv: Sequence[str]) -> None:

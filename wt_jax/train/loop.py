@@ -1,4 +1,4 @@
-"""The training, told from top to bottom: prepare, restore, step, save, judge, stop when asked."""
+"""The training, told from top to bottom: prepare, restore, step, save, evaluate, stop when asked."""
 
 import collections
 import errno
@@ -20,8 +20,8 @@ from wt_jax.cluster.processes import PeerLost, is_primary_process, lost_peer, me
 from wt_jax.config import steps_of
 from wt_jax.data.pipeline import train_batches
 from wt_jax.errors import TrainingError
+from wt_jax.eval.online import BEST_BY
 from wt_jax.experiment import Run
-from wt_jax.methods.base import evaluated_tree
 from wt_jax.ops import describe
 from wt_jax.train.bad_videos import BadVideos
 from wt_jax.train.checkpoint import Checkpoints
@@ -84,9 +84,8 @@ def _train(run: Run, workdir: Path, interrupt: Interrupt, heartbeat: Heartbeat) 
     writer = MetricsWriter(workdir, start, config.train.tensorboard)
     bad_videos = BadVideos(run.videos, workdir, config.data.max_bad_fraction)
     goodput = Goodput(workdir, start) if is_primary_process() else None
-    eval_every = steps_of(config.train.eval_every, steps_per_epoch=run.program.steps_per_epoch)
     checkpoint_every = max(1, steps_of(config.train.checkpoint_every, steps_per_epoch=run.program.steps_per_epoch))
-    scores = {line["step"]: line["knn_top1"] for line in writer.kept if "knn_top1" in line}
+    scores = {line["step"]: line[BEST_BY] for line in writer.kept if BEST_BY in line}
 
     # The step, compiled while a request to stop is still obeyed at once; some processes find it in a cache and wait here.
     heartbeat.at("compiling", start)
@@ -132,18 +131,20 @@ def _train(run: Run, workdir: Path, interrupt: Interrupt, heartbeat: Heartbeat) 
             checkpoints.check()
         return known.stop
 
-    def judge(step: int) -> None:
-        heartbeat.at("judging", step)
+    def evaluate(step: int) -> None:
+        heartbeat.at("evaluating", step)
         with interrupt.at_once():
-            score = run.evaluator.knn(*evaluated_tree(run.program.method.evaluated, state))
-        writer.write(step, {"knn_top1": score})
-        log.info("step %d/%d  kNN top-1 %.3f", step, num_steps, score)
+            found = [evaluator.run(state) for evaluator in run.evaluators.values() if step % evaluator.every == 0]
+        numbers = {name: value for part in found for name, value in part.items()}
+        writer.write(step, numbers)
+        log.info("step %d/%d  %s", step, num_steps, "  ".join(f"{name} {value:.3f}" for name, value in numbers.items()))
+        score = numbers.get(BEST_BY, -1.0)
         if score > max(scores.values(), default=-1.0):
             checkpoints.save_best(state)
         scores[step] = score
 
     def due(step: int) -> bool:
-        return bool(step and eval_every and run.evaluator.possible and step % eval_every == 0)
+        return bool(step) and any(step % evaluator.every == 0 for evaluator in run.evaluators.values())
 
     share = host_signals.make_share(run.program.mesh)
     source = _batches(run, start)
@@ -151,8 +152,8 @@ def _train(run: Run, workdir: Path, interrupt: Interrupt, heartbeat: Heartbeat) 
     stop = False
     with interrupt.steps():
         try:
-            if due(start) and start not in scores:  # saved, and stopped before it was judged
-                judge(start)
+            if due(start) and start not in scores:  # saved, and stopped before it was evaluated
+                evaluate(start)
             progress.restart(start)
             settled = time.perf_counter()
             for step in range(start + 1, num_steps + 1):
@@ -178,7 +179,7 @@ def _train(run: Run, workdir: Path, interrupt: Interrupt, heartbeat: Heartbeat) 
                 if stop:
                     break
                 if due(step):
-                    judge(step)
+                    evaluate(step)
                 if save:
                     progress.restart(step)
                     last_finish = settled = time.perf_counter()

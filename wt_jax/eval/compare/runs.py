@@ -16,7 +16,8 @@ from ml_collections import ConfigDict
 
 from wt_jax.config import Config, has_key, to_dict
 from wt_jax.errors import ConfigError
-from wt_jax.eval.compare.table import RANDOM, draw_comparison, format_comparison, summarize
+from wt_jax.eval.compare.table import draw_comparison, format_comparison, scores_of, summarize
+from wt_jax.eval.results import AFTER, BEFORE, Results, read_results
 from wt_jax.experiment import build, resolve
 from wt_jax.train.metrics import read_metrics
 from wt_jax.train.workdir import environment, read_config
@@ -43,7 +44,7 @@ def finished(workdir: Path, config: Config) -> bool:
 
 
 def run(file: str, config: Config, overrides: Mapping[str, Any], workdir: Path) -> None:
-    """Train and judge in a process of its own.
+    """Train and evaluate in a process of its own.
 
     Raises:
       ConfigError: the process failed; the last line that it printed is the message.
@@ -58,14 +59,18 @@ def run(file: str, config: Config, overrides: Mapping[str, Any], workdir: Path) 
         raise ConfigError(f"{workdir.name} ended with code {done.returncode}: {' '.join(last)}")
 
 
-def collect(workdir: Path) -> dict[str, float]:
-    """The scores of a finished run, clips per second (median after the first line) and peak memory in GiB."""
+def scores(results: Results, encoder: str) -> dict[str, float]:
+    """The numbers of an encoder that are reported first, by their headings, each in [0, 1]."""
+    return {heading: number.value for heading, number in results.headline(encoder).items()}
+
+
+def speed(workdir: Path) -> dict[str, float]:
+    """Clips per second (median after the first line) and peak memory in GiB of a finished run."""
     metrics = read_metrics(workdir / "metrics.jsonl")
     rates = [line["clips_per_second"] for line in metrics if "clips_per_second" in line]
     # Of the device where its memory is counted; on a CPU that of the process.
     memory = [line.get("device_gib", line.get("host_gib", 0.0)) for line in metrics]
     return {
-        **json.loads((workdir / "results.json").read_text())["pre-trained"],
         "clips_per_second": float(np.median(rates[1:] or rates)),
         "memory": max(memory),
     }
@@ -74,7 +79,7 @@ def collect(workdir: Path) -> dict[str, float]:
 def compare(file: str, methods: Sequence[str], seeds: int, overrides: Mapping[str, Any], folder: Path) -> str:
     """Run what is not finished yet, write the table after each run, return it."""
     runs = [(method, seed) for seed in range(seeds) for method in methods]
-    # The encoder before training is judged once per seed. All is checked before the first run starts.
+    # The encoder before training is evaluated once per seed. All is checked before the first run starts.
     prepared = {(m, s): config_of(file, m, s, {**overrides, "eval.before": m == methods[0]}) for m, s in runs}
     parameters = {method: trained_parameters(prepared[method, 0][0]) for method in methods}
     results: dict[str, dict[int, dict[str, float]]] = {}
@@ -90,10 +95,12 @@ def compare(file: str, methods: Sequence[str], seeds: int, overrides: Mapping[st
                 log.error("%s", error)
                 failures.append(str(error))
                 continue
-        scores = json.loads((workdir / "results.json").read_text())
-        results.setdefault(method, {})[seed] = {**collect(workdir), "parameters": parameters[method]}
-        if RANDOM in scores:
-            results.setdefault(RANDOM, {})[seed] = scores[RANDOM]
+        found = read_results(workdir) or Results()
+        if found.failures:
+            log.warning("%s: %s", workdir.name, "; ".join(found.failure_lines()))
+        results.setdefault(method, {})[seed] = {**scores(found, AFTER), **speed(workdir), "parameters": parameters[method]}
+        if BEFORE in found.encoders:
+            results.setdefault(BEFORE, {})[seed] = scores(found, BEFORE)
         table = {
             "config": file,
             "overrides": dict(overrides),
@@ -103,9 +110,9 @@ def compare(file: str, methods: Sequence[str], seeds: int, overrides: Mapping[st
             "failures": failures,
         }
         (folder / "comparison.json").write_text(json.dumps(table, indent=1) + "\n")
-        text = format_comparison(table["summary"], methods[0])
+        text = format_comparison(table["summary"], scores_of(results), methods[0])
         (folder / "comparison.md").write_text(text + "\n")
-        draw_comparison(table["summary"], folder / "comparison.png")
+        draw_comparison(table["summary"], scores_of(results), folder / "comparison.png")
     if failures:
         raise ConfigError(f"{len(failures)} of {len(runs)} runs failed; the first: {failures[0]}")
     return text

@@ -21,6 +21,7 @@ from wt_jax.augment import finish_view
 from wt_jax.data.pipeline import describe_failure, eval_batches
 from wt_jax.data.records import VideoList
 from wt_jax.errors import ConfigError
+from wt_jax.eval.config import FeatureConfig
 from wt_jax.methods.base import Embeds, Method, Tree, encoder_variables
 from wt_jax.models.feature_maps import layer_maps
 from wt_jax.specs import ClipView, PixelSpec
@@ -42,7 +43,7 @@ class Features:
 
     Attributes:
       values: (N, D) float32.
-      videos: (N,) int32, places in the list.
+      videos: (N,) int32, rows of the list.
       labels: (N,) int32.
       times: (N, windows, 2) float32, first and last frame of each window in seconds; see `eval_batches`.
     """
@@ -64,6 +65,11 @@ class Reading:
     workers: int = 0
     threads: int = 2
 
+    @classmethod
+    def of(cls, view: ClipView, features: FeatureConfig, workers: int, threads: int) -> "Reading":
+        """As a configuration describes it."""
+        return cls(view, features.windows, features.crops, features.batch_size, workers, threads)
+
 
 def make_extractor(encoder: nn.Module, layer: str = "", *, method: Method | None = None, tokens: bool = False) -> Extractor:
     """The jitted function from clips to features; made once, compiled once per shape of a batch.
@@ -76,7 +82,7 @@ def make_extractor(encoder: nn.Module, layer: str = "", *, method: Method | None
         "embedding": the output of the method's head.
       method: whose head "embedding" means.
       tokens: also keep the feature map (of the encoder, or of `layer`) as (B, windows * crops * t * h * w, C) float16,
-        which halves the files; larger numbers than float16 can hold become infinite, and the probe says so.
+        which halves the files; larger numbers than float16 can hold become infinite, which the probe reports.
 
     Raises:
       ConfigError: there is no such layer, or the embedding has no map.
@@ -87,7 +93,7 @@ def make_extractor(encoder: nn.Module, layer: str = "", *, method: Method | None
     if layer not in ("", EMBEDDING, *encoder.layers):
         raise ConfigError(f"config.layer {layer!r} is unknown; {type(encoder).__name__} has {', '.join(encoder.layers)}")
 
-    def look(params: Tree, model_state: Tree, clips: Array) -> dict[str, Array]:
+    def forward(params: Tree, model_state: Tree, clips: Array) -> dict[str, Array]:
         if layer == EMBEDDING:
             return {"values": method.embed(params, model_state, clips)}
         variables, found = encoder_variables(params, model_state), None
@@ -101,24 +107,33 @@ def make_extractor(encoder: nn.Module, layer: str = "", *, method: Method | None
             seen["tokens"] = rearrange(found, "b t h w c -> b (t h w) c").astype(jnp.float16)
         return seen
 
-    return _over_clips(look)
+    return _over_clips(forward)
 
 
-def mean_over_clips(look: Callable[[Tree, Tree, Array], Array]) -> Extractor:
-    """An extractor whose "values" are the means over each video's clips of `look(params, model_state, clips)` (B, D).
+def item_shapes(
+    extractor: Extractor, params: Tree, model_state: Tree, view: ClipView, features: FeatureConfig
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of what an extractor makes of one video, by name; nothing is computed."""
+    shape = (1, features.windows * features.crops, view.num_frames, view.size, view.size, 3)
+    found = jax.eval_shape(extractor, params, model_state, {"clip": jax.ShapeDtypeStruct(shape, jnp.uint8)})
+    return {name: value.shape[1:] for name, value in found.items()}
+
+
+def mean_over_clips(forward: Callable[[Tree, Tree, Array], Array]) -> Extractor:
+    """An extractor whose "values" are the means over each video's clips of `forward(params, model_state, clips)` (B, D).
 
     Clips are (B, T, S, S, 3) float32 in [0, 1].
     """
-    return _over_clips(lambda params, model_state, clips: {"values": look(params, model_state, clips)})
+    return _over_clips(lambda params, model_state, clips: {"values": forward(params, model_state, clips)})
 
 
-def _over_clips(look: Callable[[Tree, Tree, Array], dict[str, Array]]) -> Extractor:
+def _over_clips(forward: Callable[[Tree, Tree, Array], dict[str, Array]]) -> Extractor:
     """Values are averaged over the clips of a video, tokens put in a row."""
 
     def extract(params: Tree, model_state: Tree, batch: Mapping[str, Array]) -> dict[str, Array]:
         def one(clips: Array) -> dict[str, Array]:
             still = jnp.zeros(clips.shape[:1], jnp.int32)
-            return look(params, model_state, finish_view(clips, still, jax.random.key(0), PixelSpec()))
+            return forward(params, model_state, finish_view(clips, still, jax.random.key(0), PixelSpec()))
 
         seen = jax.lax.map(one, rearrange(batch["clip"], "b w t h c d -> w b t h c d"))
         features = {"values": jnp.mean(seen["values"], axis=0)}
@@ -140,7 +155,7 @@ def feature_batches(
     start: int = 0,
     named: set[str] | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yields this host's features, one global batch after the other; the device always has the next batch to do.
+    """Yields this host's features, one global batch after the other; the device always has the next batch queued.
 
     Args:
       extractor, params, model_state: what is evaluated.
@@ -148,7 +163,7 @@ def feature_batches(
       reading: how they are read.
       mesh: the devices.
       start: the first batch.
-      named: paths of videos whose failure has been told; a video that cannot be decoded is told once and joins them.
+      named: paths of videos whose failure has been logged; a video that cannot be decoded is logged once and added.
 
     Yields:
       "values" and "tokens" as the extractor makes them, "video" (n,) int32, "time" (n, windows, 2) float32, only for videos
@@ -235,7 +250,7 @@ class Countdown:
 def _local_rows(array: Array) -> np.ndarray:
     """This process's rows of a global array, in order; replicas count once."""
     shards = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
-    return np.concatenate([np.asarray(shards[place]) for place in sorted(shards)])
+    return np.concatenate([np.asarray(shards[row]) for row in sorted(shards)])
 
 
 def _gather(rows: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:

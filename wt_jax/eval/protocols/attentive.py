@@ -1,9 +1,9 @@
-"""Attentive probe: a classifier that looks where it likes on the stored feature maps of a frozen encoder.
+"""Attentive probe: a classifier that attends to the stored feature maps of a frozen encoder.
 
 The probe of V-JEPA (Bardes et al. 2024, arXiv 2404.08471; public code `src/models/attentive_pooler.py`): one learned query
 attends to all tokens of all clips of a video, then come a residual, an MLP with one GELU and another residual, and a linear
 classifier. AdamW, learning rate 1e-3 falling to 0 by a cosine, weight decay 0.01, 20 epochs, 256 videos a step, 16 heads (its
-public configs for ViT-L). Ours: the search around those values on a held-out fifth of the training set, float32, no extra
+public configs for ViT-L). Ours: the search around those values on a validation fifth of the training set, float32, no extra
 views of the training videos, 12 heads (which divides the width of every encoder here).
 
 As there is but one query, its product with the key map is taken first and the value map is applied to what was pooled: the
@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,14 +24,52 @@ import numpy as np
 import optax
 from jax import Array
 
-from wt_jax.eval.protocols.retrieval import check_labels
-from wt_jax.eval.validation_split import accuracy_and_likelihood, stratified_part, top_classes
+from wt_jax.eval.protocols.base import Encoded, Predicted, Split, check_two_classes, over_splits
+from wt_jax.eval.similarity import check_labels
+from wt_jax.eval.statistics import Result
+from wt_jax.eval.validation_split import accuracy_and_likelihood, stratified_split, top_classes
 from wt_jax.train.metrics import clock
 
 log = logging.getLogger(__name__)
 
 _INIT = 0.02  # standard deviation of the first weights, V-JEPA's
 _REPORT_EVERY = 10.0  # seconds
+
+
+@dataclass(frozen=True)
+class Attentive:
+    """Attentive probe on feature maps; the fields are arguments of `attentive_probe`."""
+
+    learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    weight_decays: tuple[float, ...] = (0.01, 0.1)
+    epochs: int = 20
+    batch_size: int = 256
+    heads: int = 12
+
+    reads: ClassVar = "tokens"
+
+    def headings(self) -> dict[str, str]:
+        """Its top-1."""
+        return {"top1": "attentive"}
+
+    def check(self, shapes: dict[str, tuple[int, ...]], labels: np.ndarray, splits: Sequence[Split]) -> None:
+        """Raise ValueError if the heads do not divide the channels, or a training set has fewer than two classes."""
+        _check_heads(self.heads, shapes["tokens"][-1])
+        check_two_classes(labels, splits)
+
+    def run(
+        self, features: Encoded, labels: np.ndarray, classes: Sequence[str], splits: Sequence[Split], *, seed: int = 0
+    ) -> Result:
+        """The probe of every split; see `wt_jax.eval.protocols.base.Protocol`."""
+
+        def fit(train: Encoded, train_labels: np.ndarray, test: Encoded) -> list[Predicted]:
+            if train.tokens is None or train.rows is None or test.rows is None:
+                raise ValueError("the attentive probe needs feature maps; extract the features with tokens")
+            rows = (train.tokens, train.rows, train_labels, train.tokens, test.rows)
+            probe = attentive_probe(*rows, **vars(self), seed=seed)
+            return [Predicted({"": probe.ranked}, [probe.choice])]
+
+        return over_splits(fit, features, labels, splits)
 
 
 @dataclass(frozen=True)
@@ -41,13 +80,18 @@ class AttentiveProbe:
       ranked: (M, min(5, C)) int32, the most likely classes of the test items, the likeliest first.
       learning_rate: the chosen learning rate.
       weight_decay: the chosen weight decay.
-      held_out_accuracy: accuracy of that choice on the held-out part of the training set; None if nothing was to choose.
+      validation_accuracy: accuracy of that choice on the validation split; None if nothing was to choose.
     """
 
     ranked: np.ndarray
     learning_rate: float
     weight_decay: float
-    held_out_accuracy: float | None
+    validation_accuracy: float | None
+
+    @property
+    def choice(self) -> dict[str, float | None]:
+        """What was chosen, for the results."""
+        return {name: value for name, value in vars(self).items() if name != "ranked"}
 
 
 def attentive_probe(
@@ -80,7 +124,7 @@ def attentive_probe(
       epochs: passes over the training set.
       batch_size: upper bound of the batch; the remainder of an epoch is left out.
       heads: of the attention; divides C.
-      seed: of the held-out part, the first weights and the order of the batches.
+      seed: of the validation split, the first weights and the order of the batches.
 
     Raises:
       ValueError: tokens that are not finite or do not fit, heads that do not divide C, fewer than two classes, a search without
@@ -92,8 +136,7 @@ def attentive_probe(
         _check_tokens(name, tokens, rows, batch_size)
     if train_tokens.shape[1:] != test_tokens.shape[1:]:
         raise ValueError(f"train_tokens are {train_tokens.shape[1:]} and test_tokens {test_tokens.shape[1:]} per item")
-    if train_tokens.shape[2] % heads:
-        raise ValueError(f"heads {heads} does not divide the {train_tokens.shape[2]} channels of the tokens")
+    _check_heads(heads, train_tokens.shape[2])
     classes, targets = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise ValueError(f"train_labels has only class {classes[0]}; an attentive probe needs at least two classes")
@@ -102,12 +145,12 @@ def attentive_probe(
     grid = [(rate, decay) for rate in learning_rates for decay in weight_decays]
     choice, accuracy = 0, None
     if len(grid) > 1:
-        held_out = stratified_part(targets, fraction=0.2, seed=seed)
-        if not held_out.any():
+        validation = stratified_split(targets, fraction=0.2, seed=seed)
+        if not validation.any():
             raise ValueError("train_labels has no class with two items to hold one out; fix one rate and one decay")
-        fitted = _fit(train_tokens, train_rows[~held_out], targets[~held_out], grid, **options)
-        logits = _predict(fitted, train_tokens, train_rows[held_out], batch_size, heads)
-        scores = [accuracy_and_likelihood(candidate, targets[held_out]) for candidate in logits]
+        fitted = _fit(train_tokens, train_rows[~validation], targets[~validation], grid, **options)
+        logits = _predict(fitted, train_tokens, train_rows[validation], batch_size, heads)
+        scores = [accuracy_and_likelihood(candidate, targets[validation]) for candidate in logits]
         choice = scores.index(max(scores))
         accuracy = scores[choice][0]
     fitted = _fit(train_tokens, train_rows, targets, [grid[choice]], **options)
@@ -154,6 +197,11 @@ def normalize(x: Array) -> Array:
     """LayerNorm without scale and offset, over the last axis, in float32."""
     x = x.astype(jnp.float32)
     return (x - jnp.mean(x, axis=-1, keepdims=True)) * jax.lax.rsqrt(jnp.var(x, axis=-1, keepdims=True) + 1e-6)
+
+
+def _check_heads(heads: int, channels: int) -> None:
+    if heads < 1 or channels % heads:
+        raise ValueError(f"heads {heads} does not divide the {channels} channels of the tokens")
 
 
 def _check_tokens(name: str, tokens: np.ndarray, rows: np.ndarray, batch_size: int) -> None:

@@ -1,26 +1,82 @@
-"""Weighted k-nearest-neighbor classifier on frozen features: the cheapest honest look at a representation.
+"""Weighted k-nearest-neighbor classifier on frozen features: the cheapest measure of a representation.
 
 Protocol of Wu et al. 2018 (arXiv 1805.01978, section 3.4): each of the k most similar training items votes for its
 class with weight exp(cosine / temperature). They use k = 200 on ImageNet; 20 is the usual value since DINO (Caron et
-al. 2021, arXiv 2104.14294), and 0.07 is the temperature of both.
+al. 2021, arXiv 2104.14294), and 0.07 is the temperature of both. Neither centers the features.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-from wt_jax.eval.protocols.retrieval import check_features, check_labels, check_pair, similarity_chunks, top_k
-from wt_jax.eval.validation_split import stratified_part
+from wt_jax.eval.protocols.base import Encoded, Predicted, Split, check_centering, over_splits
+from wt_jax.eval.similarity import centered, check_features, check_labels, check_pair, similarity_chunks, top_k
+from wt_jax.eval.statistics import Result
+from wt_jax.eval.validation_split import stratified_split
+
+
+@dataclass(frozen=True)
+class Knn:
+    """Weighted kNN.
+
+    Attributes:
+      k, temperature: of the vote that is reported as "top1".
+      ks, temperatures: candidates of the sweep, chosen on a validation split and reported as "top1_sweep";
+        empty: no sweep. Their values are ours.
+      center: whether each set is centered by its own mean. Off, as in Wu et al. and DINO; CoCLR does so for retrieval. It uses
+        the test features (never their labels) as a whole.
+    """
+
+    k: int = 20
+    temperature: float = 0.07
+    ks: tuple[int, ...] = (1, 5, 10, 20, 50, 100, 200)
+    temperatures: tuple[float, ...] = (0.03, 0.07, 0.15, 0.3, 1.0)
+    center: bool = False
+
+    reads: ClassVar = "features"
+
+    def __post_init__(self):
+        if self.k < 1 or not self.temperature > 0:
+            raise ValueError(f"k {self.k} must be 1 or more and temperature {self.temperature} above 0")
+
+    def headings(self) -> dict[str, str]:
+        """kNN at the usual settings, and swept; both name the centering."""
+        note = " (centered)" if self.center else ""
+        return {"top1": f"kNN{note}", "top1_sweep": f"kNN{note}, swept"}
+
+    def check(self, shapes: dict[str, tuple[int, ...]], labels: np.ndarray, splits: Sequence[Split]) -> None:
+        """Raise ValueError where a set has one item, which centering turns into zero."""
+        if self.center:
+            check_centering(splits)
+
+    def run(
+        self, features: Encoded, labels: np.ndarray, classes: Sequence[str], splits: Sequence[Split], *, seed: int = 0
+    ) -> Result:
+        """The weighted vote; see `wt_jax.eval.protocols.base.Protocol`."""
+
+        def fit(train: Encoded, train_labels: np.ndarray, test: Encoded) -> list[Predicted]:
+            values = (train.values, test.values)
+            if self.center:
+                values = (centered("train_features", train.values), centered("test_features", test.values))
+            voted = weighted_knn(values[0], train_labels, values[1], k=self.k, temperature=self.temperature)
+            if not (self.ks and self.temperatures):
+                return [Predicted({"": voted[:, None]})]
+            choice = choose_knn(values[0], train_labels, ks=self.ks, temperatures=self.temperatures, seed=seed)
+            swept = weighted_knn(values[0], train_labels, values[1], k=choice.k, temperature=choice.temperature)
+            return [Predicted({"": voted[:, None], "_sweep": swept[:, None]}, [vars(choice)])]
+
+        return over_splits(fit, features, labels, splits)
 
 
 @dataclass(frozen=True)
 class KnnChoice:
-    """The neighbors and the temperature that did best on a held-out part of the training set, and how well in [0, 1]."""
+    """The neighbors and the temperature that did best on a validation split, and how well in [0, 1]."""
 
     k: int
     temperature: float
-    held_out_accuracy: float
+    validation_accuracy: float
 
 
 def weighted_knn(
@@ -87,7 +143,7 @@ def choose_knn(
       train_labels: (N,) integer classes, none negative.
       ks: candidates, each at least 1; more than the remaining items means all of them.
       temperatures: candidates, each above 0.
-      seed: of the held-out part.
+      seed: of the validation split.
 
     Raises:
       ValueError: as `weighted_knn`, an empty list of candidates, or no class with two items.
@@ -96,13 +152,13 @@ def choose_knn(
     labels = check_labels("train_labels", train_labels, len(train))
     if not ks or min(ks) < 1 or not temperatures or not min(temperatures) > 0:
         raise ValueError(f"ks {tuple(ks)} and temperatures {tuple(temperatures)} must be some, from 1 and above 0")
-    held_out = stratified_part(labels, fraction=0.2, seed=seed)
-    if not held_out.any():
+    validation = stratified_split(labels, fraction=0.2, seed=seed)
+    if not validation.any():
         raise ValueError("train_labels has no class with two items to hold one out; fix one k and one temperature")
-    gallery, classes, num_classes = train[~held_out], labels[~held_out], int(labels.max()) + 1
-    targets = labels[held_out]
+    gallery, classes, num_classes = train[~validation], labels[~validation], int(labels.max()) + 1
+    targets = labels[validation]
     hits = {(k, temperature): 0 for k in ks for temperature in temperatures}
-    for rows, similarity in similarity_chunks(train[held_out], gallery):
+    for rows, similarity in similarity_chunks(train[validation], gallery):
         neighbors = top_k(similarity, min(max(ks), len(gallery)))
         closeness = np.take_along_axis(similarity, neighbors, axis=1)
         for k, temperature in hits:

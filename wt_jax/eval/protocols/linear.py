@@ -3,7 +3,7 @@
 Form (b) of CoCLR's linear evaluation (Han et al. 2020, arXiv 2010.09709, `eval/feature_linear_probe.py`): SGD with
 momentum 0.9, batches of 1,024, 100 epochs, learning rate divided by 10 at 60 % and 80 % of them. The authors tune
 learning rate (0.1 to 1) and weight decay (1e-4 to 1e-1) per data set. Ours: the choice is made by a search on a
-held-out fifth of the training set, the features are standardized rather than batch-normalized, 0.01 joins the learning
+validation fifth of the training set, the features are standardized rather than batch-normalized, 0.01 joins the learning
 rates (standardized features that are strongly correlated need it), the layer starts from zero, and an epoch is cut
 into equal batches, of which the remainder (fewer items than batches) is left out.
 """
@@ -11,13 +11,47 @@ into equal batches, of which the remainder (fewer items than batches) is left ou
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wt_jax.eval.protocols.retrieval import check_features, check_labels, check_pair
-from wt_jax.eval.validation_split import accuracy_and_likelihood, stratified_part, top_classes
+from wt_jax.eval.protocols.base import Encoded, Predicted, Split, check_two_classes, over_splits
+from wt_jax.eval.similarity import check_features, check_labels, check_pair
+from wt_jax.eval.statistics import Result
+from wt_jax.eval.validation_split import accuracy_and_likelihood, stratified_split, top_classes
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Linear probe on features; the fields are arguments of `linear_probe`."""
+
+    learning_rates: tuple[float, ...] = (0.01, 0.1, 1.0)
+    weight_decays: tuple[float, ...] = (1e-4, 1e-3, 1e-2)
+    epochs: int = 100
+    batch_size: int = 1024
+
+    reads: ClassVar = "features"
+
+    def headings(self) -> dict[str, str]:
+        """Its top-1."""
+        return {"top1": "linear"}
+
+    def check(self, shapes: dict[str, tuple[int, ...]], labels: np.ndarray, splits: Sequence[Split]) -> None:
+        """Raise ValueError where a training set has fewer than two classes."""
+        check_two_classes(labels, splits)
+
+    def run(
+        self, features: Encoded, labels: np.ndarray, classes: Sequence[str], splits: Sequence[Split], *, seed: int = 0
+    ) -> Result:
+        """The probe of every split; see `wt_jax.eval.protocols.base.Protocol`."""
+
+        def fit(train: Encoded, train_labels: np.ndarray, test: Encoded) -> list[Predicted]:
+            probe = linear_probe(train.values, train_labels, test.values, **vars(self), seed=seed)
+            return [Predicted({"": probe.ranked}, [probe.choice])]
+
+        return over_splits(fit, features, labels, splits)
 
 
 @dataclass(frozen=True)
@@ -28,14 +62,19 @@ class LinearProbe:
       ranked: (M, min(5, C)) int32, the most likely classes of the test items, the likeliest first.
       learning_rate: the chosen learning rate.
       weight_decay: the chosen weight decay.
-      held_out_accuracy: accuracy of that choice on the held-out part of the training set, in [0, 1]; None if there was
+      validation_accuracy: accuracy of that choice on the validation split, in [0, 1]; None if there was
         nothing to choose.
     """
 
     ranked: np.ndarray
     learning_rate: float
     weight_decay: float
-    held_out_accuracy: float | None
+    validation_accuracy: float | None
+
+    @property
+    def choice(self) -> dict[str, float | None]:
+        """What was chosen, for the results."""
+        return {name: value for name, value in vars(self).items() if name != "ranked"}
 
     @property
     def predictions(self) -> np.ndarray:
@@ -68,7 +107,7 @@ def linear_probe(
       weight_decays: candidates; L2 penalty added to the gradient of weights and bias, as in PyTorch's SGD.
       epochs: passes over the training set.
       batch_size: upper bound of the batch.
-      seed: of the held-out part and of the order of the batches.
+      seed: of the validation split and of the order of the batches.
 
     Returns:
       The predictions (each a class that occurs in training) and the choice made.
@@ -87,11 +126,11 @@ def linear_probe(
     grid = [(rate, decay) for rate in learning_rates for decay in weight_decays]
     choice, accuracy = 0, None
     if len(grid) > 1:
-        held_out = stratified_part(targets, fraction=0.2, seed=seed)
-        if not held_out.any():
+        validation = stratified_split(targets, fraction=0.2, seed=seed)
+        if not validation.any():
             raise ValueError("train_labels has no class with two items to hold one out; fix one rate and one decay")
-        candidates = fit(train[~held_out], targets[~held_out], train[held_out], grid)
-        scores = [accuracy_and_likelihood(logits, targets[held_out]) for logits in candidates]
+        candidates = fit(train[~validation], targets[~validation], train[validation], grid)
+        scores = [accuracy_and_likelihood(logits, targets[validation]) for logits in candidates]
         choice = scores.index(max(scores))
         accuracy = scores[choice][0]
     (logits,) = fit(train, targets, test, [grid[choice]])

@@ -2,149 +2,65 @@
 
 Protocol of CoCLR (Han et al. 2020, arXiv 2010.09709): test clips query the training set; each set is centered by its own
 mean, then L2-normalized; recall at k counts a hit if any of the k most similar items (cosine) has the query's class.
-
-NumPy on the host, so that a result does not depend on the accelerator's matmul precision. Products are summed in
-float64 and rounded to twelve decimals: equal items then tie whatever BLAS does, ties go to the lower gallery index, and
-features that nearly share a direction, whose cosines differ by little, keep their order (float32 would lose it).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-# Similarities held at once: 2^24 float64 values are 128 MiB.
-_CHUNK_VALUES = 2**24
+from wt_jax.eval.protocols.base import Encoded, Split, check_centering, parts
+from wt_jax.eval.similarity import check_labels, nearest, prepared, similarity_chunks
+from wt_jax.eval.statistics import Result, join
 
 
-def check_features(name: str, features: np.ndarray) -> np.ndarray:
-    """Returns `features` as an array, after checking that it is a usable set.
+@dataclass(frozen=True)
+class Retrieval:
+    """Test items query the training set.
 
-    Args:
-      name: what to call the set in an error.
-      features: (N, D) real numbers, all finite, N and D at least 1.
-
-    Raises:
-      ValueError: another rank, an empty set, or NaN or infinity (the rows are named).
+    Attributes:
+      ks: the k of R@k.
+      center: whether each set is first centered by its own mean, as CoCLR does, or not, or once each. The numbers of sets as
+        they are end in "_uncentered".
     """
-    features = np.asarray(features)
-    if features.ndim != 2:
-        raise ValueError(f"{name} has shape {features.shape}; pass a (count, dimension) array")
-    if features.size == 0:
-        raise ValueError(f"{name} is empty (shape {features.shape}); pass at least one feature vector")
-    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
-    if bad.size:
-        shown = ", ".join(map(str, bad[:8])) + (", ..." if bad.size > 8 else "")
-        raise ValueError(f"{name} has NaN or infinity in {bad.size} of {len(features)} rows ({shown}); drop or re-extract them")
-    return features
 
+    ks: tuple[int, ...] = (1, 5, 10, 20, 50)
+    center: tuple[bool, ...] = (True, False)
 
-def check_labels(name: str, labels: np.ndarray, count: int) -> np.ndarray:
-    """Returns `labels` as an array, after checking that there is one class per feature vector.
+    reads: ClassVar = "features"
 
-    Args:
-      name: what to call the labels in an error.
-      labels: (count,) integers, none negative.
-      count: how many feature vectors there are.
+    def __post_init__(self):
+        if not self.ks or min(self.ks) < 1 or not self.center:
+            raise ValueError(f"ks {self.ks} must be some, each 1 or more, and center {self.center} one value or two")
 
-    Raises:
-      ValueError: another shape, not integers, or a negative label (an unlabelled item).
-    """
-    labels = np.asarray(labels)
-    if labels.shape != (count,):
-        raise ValueError(f"{name} has shape {labels.shape}; pass one label per feature vector: ({count},)")
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"{name} has dtype {labels.dtype}; pass integer class numbers")
-    if labels.min() < 0:
-        raise ValueError(f"{name} holds {labels.min()}; classes count from 0, so drop the unlabelled items")
-    return labels
+    def headings(self) -> dict[str, str]:
+        """R@1, R@5 and mAP."""
+        suffix, note = ("", "") if True in self.center else ("_uncentered", " (uncentered)")
+        names = {"recall@1": "R@1", "recall@5": "R@5", "mean_average_precision": "mAP"}
+        return {f"{name}{suffix}": f"{heading}{note}" for name, heading in names.items()}
 
+    def check(self, shapes: dict[str, tuple[int, ...]], labels: np.ndarray, splits: Sequence[Split]) -> None:
+        """Raise ValueError where a set has one item, which centering turns into zero."""
+        if True in self.center:
+            check_centering(splits)
 
-def check_pair(first_name: str, first: np.ndarray, second_name: str, second: np.ndarray) -> None:
-    """Raises ValueError unless two sets of features, both (N, D), have the same dimension D."""
-    if first.shape[1] != second.shape[1]:
-        raise ValueError(
-            f"{first_name} has dimension {first.shape[1]} and {second_name} has {second.shape[1]}; "
-            "take both from the same encoder"
-        )
-
-
-def centered(name: str, features: np.ndarray) -> np.ndarray:
-    """Returns (N, D) float64 features minus their own mean, as CoCLR centers each set before a comparison.
-
-    Raises:
-      ValueError: a set of one vector, which centering would turn into zero.
-    """
-    if len(features) == 1:
-        raise ValueError(f"{name} has one row, which centering turns into zero; pass more rows or center=False")
-    # float32 values that are all equal have an exact float64 mean, so a collapsed set becomes exactly zero.
-    features = features.astype(np.float64)
-    return features - features.mean(axis=0)
-
-
-def unit_rows(features: np.ndarray) -> np.ndarray:
-    """Returns (N, D) float64 rows of length 1; a zero row stays zero and has similarity 0 to everything."""
-    features = features.astype(np.float64)
-    length = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.where(length > 0, length, 1)
-
-
-def top_k(similarity: np.ndarray, k: int) -> np.ndarray:
-    """Indices of the `k` largest values of each row, largest first, the lower index first among equals.
-
-    Args:
-      similarity: (Q, N) real numbers, no NaN.
-      k: from 1 to N.
-
-    Returns:
-      (Q, k) integer indices into the columns.
-    """
-    smallest = np.partition(similarity, -k, axis=1)[:, -k, None]
-    above, tied = similarity > smallest, similarity == smallest
-    room = k - above.sum(axis=1, keepdims=True)
-    chosen = above | (tied & (tied.cumsum(axis=1) <= room))
-    columns = np.nonzero(chosen)[1].reshape(-1, k)
-    order = np.argsort(-np.take_along_axis(similarity, columns, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(columns, order, axis=1)
-
-
-def similarity_chunks(query: np.ndarray, gallery: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yields (rows, cosine similarity of these query rows to the whole gallery), a bounded number of rows at a time.
-
-    Args:
-      query: (Q, D) features of any length.
-      gallery: (N, D) features of any length.
-
-    Yields:
-      A slice of the queries and its (rows, N) float64 similarities.
-    """
-    query, gallery = unit_rows(query), unit_rows(gallery)
-    rows = max(1, _CHUNK_VALUES // len(gallery))
-    for start in range(0, len(query), rows):
-        chunk = slice(start, start + rows)
-        similarity = query[chunk] @ gallery.T
-        yield chunk, np.round(similarity, 12, out=similarity)
-
-
-def nearest(query: np.ndarray, gallery: np.ndarray, k: int, center: bool = True) -> np.ndarray:
-    """The `k` gallery items most similar to each query, by cosine.
-
-    Args:
-      query: (Q, D) float features.
-      gallery: (N, D) float features; a query that is in the gallery finds itself first.
-      k: how many, at least 1; more than N means N.
-      center: whether each set is first centered by its own mean, as CoCLR does.
-
-    Returns:
-      (Q, min(k, N)) int32 gallery indices, most similar first, the lower index first among equals.
-
-    Raises:
-      ValueError: empty or non-finite features, different dimensions, k below 1, or a set of one row to be centered.
-    """
-    query, gallery = _prepared(query, gallery, center)
-    if k < 1:
-        raise ValueError(f"k is {k}; ask for at least 1 neighbor")
-    k = min(k, len(gallery))
-    return np.concatenate([top_k(chunk, k) for _, chunk in similarity_chunks(query, gallery)]).astype(np.int32)
+    def run(
+        self, features: Encoded, labels: np.ndarray, classes: Sequence[str], splits: Sequence[Split], *, seed: int = 0
+    ) -> Result:
+        """ "recall@k" and "mean_average_precision" of each query; see `wt_jax.eval.protocols.base.Protocol`."""
+        results = []
+        for split in splits:
+            gallery, gallery_labels, query, query_labels = parts(features, labels, split)
+            pair = (query.values, query_labels, gallery.values, gallery_labels)
+            values = {}
+            for center in self.center:
+                suffix = "" if center else "_uncentered"
+                found = retrieval_hits(*pair, self.ks, center)
+                values |= {f"recall@{k}{suffix}": hit.astype(np.float64) for k, hit in found.items()}
+                values[f"mean_average_precision{suffix}"] = average_precisions(*pair, center)
+            results.append(Result(split.test, np.zeros(len(query_labels), np.int32), query_labels, values))
+        return join(results)
 
 
 def retrieval_recall(
@@ -155,7 +71,7 @@ def retrieval_recall(
     ks: Sequence[int] = (1, 5, 10, 20, 50),
     center: bool = True,
 ) -> dict[int, float]:
-    """Recall at k: the share of queries with an item of their class among the k nearest of the gallery (CoCLR).
+    """Recall at k: the fraction of queries with an item of their class among the k nearest of the gallery (CoCLR).
 
     A query whose class is absent from the gallery is a miss. A k above the gallery's size means the whole gallery.
 
@@ -236,7 +152,7 @@ def average_precisions(
       ValueError: as `retrieval_recall`.
     """
     query_labels, gallery_labels = _prepared_labels(query_features, query_labels, gallery_features, gallery_labels)
-    query, gallery = _prepared(query_features, gallery_features, center)
+    query, gallery = prepared(query_features, gallery_features, center)
     ranks = np.arange(1, len(gallery) + 1)
     precisions = np.empty(len(query))
     for rows, similarity in similarity_chunks(query, gallery):
@@ -245,12 +161,6 @@ def average_precisions(
         precision_at_hits = (relevant.cumsum(axis=1) / ranks * relevant).sum(axis=1)
         precisions[rows] = precision_at_hits / np.maximum(relevant.sum(axis=1), 1)
     return precisions
-
-
-def _prepared(query: np.ndarray, gallery: np.ndarray, center: bool) -> tuple[np.ndarray, np.ndarray]:
-    query, gallery = check_features("query_features", query), check_features("gallery_features", gallery)
-    check_pair("query_features", query, "gallery_features", gallery)
-    return (centered("query_features", query), centered("gallery_features", gallery)) if center else (query, gallery)
 
 
 def _prepared_labels(query, query_labels, gallery, gallery_labels) -> tuple[np.ndarray, np.ndarray]:

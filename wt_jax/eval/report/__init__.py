@@ -1,7 +1,7 @@
 """The report of a run: one HTML file that loads nothing else, `report.html` in the workdir.
 
-`collect` gathers, `curves`, `scores`, `pictures` and `looks` compute, `media` makes clips embeddable, and `template.html`
-with `style.css` and `script.js` beside it says how all this is shown.
+`collect` gathers, `curves`, `scores`, `pictures` and `saliency` compute, `media` makes clips embeddable, and `template.html`
+with `style.css` and `script.js` beside it is the page.
 """
 
 from importlib import resources
@@ -20,7 +20,6 @@ __all__ = ["Subject", "write_report"]
 _WORDS = {
     "knn": "kNN",
     "knn_top1": "kNN top-1",
-    "linear_top1": "linear top-1",
     "top1": "top-1",
     "top5": "top-5",
     "linear_clips": "linear on clips",
@@ -37,10 +36,10 @@ def write_report(workdir: Path, subject: Subject | str) -> Path:
     Args:
       workdir: the folder of a run, with what there is of `config.json`, `environment.json`, `metrics.jsonl` and
         `results.json`.
-      subject: the run's encoder and videos, or the sentence that says why there are none.
+      subject: the run's encoder and videos, or the sentence with the reason why there are none.
 
     Returns:
-      The path of the report. Of several processes the first writes.
+      The path of the report. Of several processes the primary one writes.
 
     Raises:
       ConfigError: the workdir holds none of these files.

@@ -1,4 +1,4 @@
-"""Gathers what a report says: the files of a workdir, and what its encoder and videos show where they can be had."""
+"""Gathers the content of a report: the files of a workdir and, where they exist, pictures from its encoder and videos."""
 
 import json
 import logging
@@ -11,31 +11,31 @@ from wt_jax.errors import ConfigError, VideoError
 from wt_jax.eval.report import pictures
 from wt_jax.eval.report.curves import panels
 from wt_jax.eval.report.pictures import Subject
-from wt_jax.eval.report.scores import classes, evaluated_classes, score_tables
-from wt_jax.eval.statistics import confusion_matrix
+from wt_jax.eval.report.scores import evaluated_classes, score_tables
+from wt_jax.eval.results import Results, read_results
 from wt_jax.train.metrics import read_metrics
 
 log = logging.getLogger(__name__)
 
 
 def collect(workdir: Path, subject: Subject | str) -> dict[str, Any]:
-    """Everything that the template names; a section that is left out is the sentence that says why.
+    """Everything that the template names; in place of a section that is left out, the sentence that gives the reason.
 
     Args:
       workdir: the folder of a run or of an evaluation.
-      subject: the run's encoder and videos, or why there are none.
+      subject: the run's encoder and videos, or the reason why there are none.
 
     Raises:
       ConfigError: the workdir holds no file that a report could be about, or one that cannot be read.
     """
-    config, environment, results, evaluation = (
-        _read(workdir / f"{name}.json") for name in ("config", "environment", "results", "evaluation")
-    )
+    config, environment, evaluation = (_read(workdir / f"{name}.json") for name in ("config", "environment", "evaluation"))
+    results = read_results(workdir)
     metrics = read_metrics(workdir / "metrics.jsonl")
     if not (config or results or metrics):
         raise ConfigError(f"{workdir} holds no config.json, metrics.jsonl or results.json; is it the workdir of a run?")
     config, environment = config or evaluation.get("config", {}), environment or evaluation.get("environment", {})
     drawn, constant = panels(metrics)
+    results = results or Results()
     tables = score_tables(results)
     builders: dict[str, Callable[[Subject], Any]] = {
         "retrieval": pictures.retrieval,
@@ -51,7 +51,8 @@ def collect(workdir: Path, subject: Subject | str) -> dict[str, Any]:
         "config": json.dumps(config, indent=1) if config else "",
         "curves": {"panels": drawn, "constant": constant} if drawn else "The workdir holds no metrics (metrics.jsonl).",
         "tables": tables or "There are no scores (results.json): they need labelled videos.",
-        "classes": evaluated_classes(results) or _section("classes", _classes, subject),
+        "failures": results.failure_lines(),
+        "classes": evaluated_classes(results) or "There are no predictions (results.json): they need labelled videos.",
         **{name: _section(name, builder, subject) for name, builder in builders.items()},
     }
 
@@ -66,17 +67,8 @@ def _section(name: str, builder: Callable[[Subject], Any], subject: Subject | st
         return f"This could not be made: {error}."
 
 
-def _classes(subject: Subject) -> list[dict[str, Any]] | str:
-    evaluator = subject.run.evaluator
-    if not evaluator.possible:
-        return "There are no labelled training and test videos."
-    predictions, test = evaluator.predictions(subject.features)
-    names = max(evaluator.train.classes, subject.queries[1].classes, key=len)
-    return [classes("weighted kNN", confusion_matrix(predictions, test.labels, len(names)), names)]
-
-
 def _facts(config: Mapping[str, Any], metrics: list[dict[str, float]], subject: Subject | str) -> list[tuple[str, str]]:
-    """The few lines that say what the report is about."""
+    """The few lines that name the subject of the report."""
     facts = []
     if method := config.get("method_name"):
         facts.append(("method", str(method)))
@@ -87,10 +79,10 @@ def _facts(config: Mapping[str, Any], metrics: list[dict[str, float]], subject: 
         if data.get(part):
             facts.append((f"{part} videos", str(data[part])))
     if not isinstance(subject, str):
-        evaluator = subject.run.evaluator
-        tested = f", {len(evaluator.test)} to test" if evaluator.test is not None else ""
-        labels = f"{len(evaluator.train.classes)} classes" if evaluator.train.classes else "no labels"
-        facts.append(("videos", f"{len(evaluator.train):,} to train{tested}, {labels}"))
+        videos = subject.features.videos
+        tested = f", {len(videos.test)} to test" if videos.test is not None else ""
+        labels = f"{len(videos.train.classes)} classes" if videos.train.classes else "no labels"
+        facts.append(("videos", f"{len(videos.train):,} to train{tested}, {labels}"))
     if "num_frames" in (clip := config.get("clip", {})):
         apart = f"{clip.get('stride'):g} {clip.get('unit')} apart"
         facts.append(("clips", f"{clip['num_frames']} x {clip.get('size')} pixels, {apart.replace('1 frames', '1 frame')}"))
@@ -105,10 +97,9 @@ def _facts(config: Mapping[str, Any], metrics: list[dict[str, float]], subject: 
     return facts
 
 
-def _evaluation_facts(evaluation: Mapping[str, Any], results: Mapping[str, Any]) -> list[tuple[str, str]]:
-    facts = [(f"encoder {name}", str(place)) for name, place in evaluation.get("encoders", {}).items()]
-    splits = results.get("splits", ())
-    return facts + [(f"split {s['name']}", f"{s['train']:,} to train, {s['test']:,} to test") for s in splits]
+def _evaluation_facts(evaluation: Mapping[str, Any], results: Results) -> list[tuple[str, str]]:
+    facts = [(f"encoder {name}", str(path)) for name, path in evaluation.get("encoders", {}).items()]
+    return facts + [(f"split {s['name']}", f"{s['train']:,} to train, {s['test']:,} to test") for s in results.splits]
 
 
 def _read(path: Path) -> dict[str, Any]:

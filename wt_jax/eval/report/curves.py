@@ -21,10 +21,10 @@ class Panel:
       name: the metric.
       path: the line, as an SVG path.
       points: (x, y, step, value) of each point, for those who point at it.
-      x_ticks, y_ticks: (place, text).
+      x_ticks, y_ticks: (position, text).
       last: text of the last value.
       averaged: how many rows were averaged into one point; 1: none.
-      machine: whether it tells of the machine and the schedule rather than of what is learnt.
+      machine: whether it is a metric of the machine or the schedule rather than of the learning.
     """
 
     name: str

@@ -1,6 +1,6 @@
-"""The parts of a report that look at videos through the trained encoder.
+"""The parts of a report that show videos and what the trained encoder makes of them.
 
-Each builder returns plain values for the template, or a sentence that says why the part is left out.
+Each builder returns plain values for the template, or a sentence with the reason why the part is left out.
 """
 
 from collections.abc import Iterable
@@ -17,9 +17,10 @@ from wt_jax.augment import finish_view, finish_views, to_uint8
 from wt_jax.data.pipeline import eval_batches, train_batches
 from wt_jax.data.records import VideoList
 from wt_jax.eval.features.extract import Features
-from wt_jax.eval.protocols.retrieval import centered, nearest
 from wt_jax.eval.report.media import SIDE, sheet, strip
 from wt_jax.eval.report.saliency import contributions, focus, heat, motion, overlay
+from wt_jax.eval.run_features import RunFeatures
+from wt_jax.eval.similarity import centered, nearest
 from wt_jax.experiment import Run
 from wt_jax.methods.base import encoder_variables, evaluated_tree
 from wt_jax.specs import ClipView, PixelSpec
@@ -34,17 +35,17 @@ _REFERENCE = 16  # clips whose mean feature is taken off before it is asked what
 
 @dataclass(frozen=True)
 class Subject:
-    """What a report shows: a run, its trained state, and the encoder's features of the training and the test list."""
+    """What a report shows: a run, its trained state, and the features of the run's videos at that state."""
 
     run: Run
     state: TrainState
-    features: tuple[Features, Features | None]
+    features: RunFeatures
 
     @property
     def queries(self) -> tuple[Features, VideoList]:
         """The test videos; the training videos where there is no test list."""
-        train, test = self.features
-        return (train, self.run.evaluator.train) if test is None else (test, self.run.evaluator.test)
+        found = self.features
+        return (found.train, found.videos.train) if found.test is None else (found.test, found.videos.test)
 
 
 def views(subject: Subject) -> dict[str, Any]:
@@ -65,8 +66,8 @@ def views(subject: Subject) -> dict[str, Any]:
 
 def retrieval(subject: Subject) -> dict[str, Any] | str:
     """Some queries with the videos of the training list that are nearest to them."""
-    (queries, query_videos), gallery = subject.queries, subject.features[0]
-    gallery_videos = subject.run.evaluator.train
+    (queries, query_videos), gallery = subject.queries, subject.features.train
+    gallery_videos = subject.features.videos.train
     one_list = queries is gallery
     k = min(NEIGHBOURS, len(gallery.videos) - one_list)
     if k < 1:
@@ -100,15 +101,15 @@ def embedding(subject: Subject) -> dict[str, Any] | str:
     if len(features.videos) < 3:
         return "There are fewer than three videos, too few for a map."
     chosen = _spread(len(features.videos), POINTS)
-    places, share = plane(_comparable(subject, features)[chosen])
+    points_2d, explained = plane(_comparable(subject, features)[chosen])
     stills = _clips(videos, features.videos[chosen], replace(_small(subject), num_frames=1))[:, 0]
     points = [
         {"x": x, "y": y, "name": _name(videos, video), "label": int(label)}
-        for (x, y), video, label in zip(places.tolist(), features.videos[chosen], features.labels[chosen], strict=True)
+        for (x, y), video, label in zip(points_2d.tolist(), features.videos[chosen], features.labels[chosen], strict=True)
     ]
     return {
         "points": points,
-        "share": share,
+        "explained": explained,
         "sheet": sheet(stills, TILE, TILE_COLUMNS),
         "classes": list(videos.classes),
         "count": len(features.videos),
@@ -116,7 +117,7 @@ def embedding(subject: Subject) -> dict[str, Any] | str:
 
 
 def attention(subject: Subject) -> dict[str, Any] | str:
-    """Where the encoder looks in some videos, before and after training, beside what moves."""
+    """The saliency of some videos, before and after training, beside what moves."""
     run = subject.run
     features, videos = subject.queries
     chosen = features.videos[_spread(len(features.videos), _REFERENCE)]
@@ -126,35 +127,35 @@ def attention(subject: Subject) -> dict[str, Any] | str:
     shown = _spread(len(clips), VIDEOS)
     heats = {name: _heats(run, state, clips, shown) for name, state in states.items()}
     rows = []
-    for place, index in enumerate(shown):
+    for row, index in enumerate(shown):
         clip = clips[index]
         moving = motion(clip)
         top = max(float(moving.max()), 1e-9)
         gray = np.repeat((255 * np.sqrt(moving / top)).astype(np.uint8)[..., None], 3, axis=-1)  # so that faint motion shows
         panels = [("the clip", strip(clip), None), ("what moves", strip(gray), None)]
         for name, maps in heats.items():
-            panels.append((name, strip(overlay(clip, maps[place])), focus(maps[place], moving)))
+            panels.append((name, strip(overlay(clip, maps[row])), focus(maps[row], moving)))
         rows.append({"name": _name(videos, chosen[index]), "panels": panels})
     return {"rows": rows}
 
 
 def plane(values: np.ndarray) -> tuple[np.ndarray, float]:
-    """The two principal components of (N, D) features of length 1, and their share of the variance in [0, 1].
+    """The two principal components of (N, D) features of length 1, and the fraction of the variance in them.
 
     Returns:
-      (N, 2) float64, moved and scaled alike in both directions so that [-1, 1] is filled; and the share.
+      (N, 2) float64, moved and scaled alike in both directions so that [-1, 1] is filled; and the fraction.
     """
     values = values.astype(np.float64)
     length = np.linalg.norm(values, axis=1, keepdims=True)
     values = values / np.where(length > 0, length, 1)
     left, strength, _ = np.linalg.svd(values - values.mean(axis=0), full_matrices=False)
-    places = (left * strength)[:, :2]
-    places = np.pad(places, ((0, 0), (0, 2 - places.shape[1])))
-    places *= np.where(places[np.abs(places).argmax(axis=0), [0, 1]] < 0, -1, 1)  # one of two equal choices
+    points = (left * strength)[:, :2]
+    points = np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
+    points *= np.where(points[np.abs(points).argmax(axis=0), [0, 1]] < 0, -1, 1)  # one of two equal choices
     total = float(np.square(strength).sum())
-    low, high = places.min(axis=0), places.max(axis=0)
-    places = (places - (low + high) / 2) / max(float((high - low).max()) / 2, 1e-12)
-    return places, float(np.square(strength[:2]).sum()) / total if total > 0 else 0.0
+    low, high = points.min(axis=0), points.max(axis=0)
+    points = (points - (low + high) / 2) / max(float((high - low).max()) / 2, 1e-12)
+    return points, float(np.square(strength[:2]).sum()) / total if total > 0 else 0.0
 
 
 def _heats(run: Run, state: TrainState, clips: np.ndarray, shown: np.ndarray) -> np.ndarray:
@@ -174,8 +175,8 @@ def _heats(run: Run, state: TrainState, clips: np.ndarray, shown: np.ndarray) ->
 
 
 def _comparable(subject: Subject, features: Features) -> np.ndarray:
-    """The features as the run's evaluation compares them: less the mean of their set, if it centers."""
-    if subject.run.config.eval.center and len(features.values) > 1:
+    """The features as the run's retrieval compares them: less the mean of their set, if it centers."""
+    if True in subject.run.config.eval.settings.retrieval.center and len(features.values) > 1:
         return centered("features", features.values)
     return features.values
 
@@ -193,12 +194,12 @@ def _clips(videos: VideoList, indices: Iterable[int], view: ClipView) -> np.ndar
 
 
 def _spread(count: int, most: int) -> np.ndarray:
-    """At most `most` of `count` places, evenly spread from the first to the last."""
+    """At most `most` of `count` indices, evenly spread from the first to the last."""
     return np.linspace(0, count - 1, min(count, most)).round().astype(int)
 
 
 def _name(videos: VideoList, index: int) -> str:
-    """A video's folder and file, which in class folders says the class."""
+    """A video's folder and file, which in class folders name the class."""
     return "/".join(Path(videos[int(index)].path).parts[-2:])
 
 

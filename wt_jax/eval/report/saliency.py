@@ -1,8 +1,8 @@
-"""Where an encoder looks: how much each place of its last feature map adds to the feature of the clip.
+"""Saliency: how much each position of the last feature map adds to the feature of the clip.
 
-The pooled feature f is the mean of the map x over its places p, so its length is a sum over places too:
+The pooled feature f is the mean of the map x over its positions p, so its length is a sum over positions too:
 |f| = mean_p <x_p, f / |f|>. With the mean feature m of many clips taken off both, which is what retrieval compares, a
-place's part is <x_p - m, (f - m) / |f - m|>. The same idea as class activation maps (Zhou et al. 2016, arXiv 1512.04150),
+position's part is <x_p - m, (f - m) / |f - m|>. The same idea as class activation maps (Zhou et al. 2016, arXiv 1512.04150),
 with the direction of the feature in place of a class's weights. The choice is ours.
 """
 
@@ -12,14 +12,14 @@ import numpy as np
 
 
 def contributions(maps: np.ndarray, mean: np.ndarray | None) -> np.ndarray:
-    """Each place's part of the length of the clip's feature, less `mean`.
+    """Each position's part of the length of the clip's feature, less `mean`.
 
     Args:
       maps: (B, t, h, w, C) last feature maps.
       mean: (C,) mean feature to take off; None: nothing is taken off.
 
     Returns:
-      (B, t, h, w) float64; the mean over places is the length of the (centered) feature.
+      (B, t, h, w) float64; the mean over positions is the length of the (centered) feature.
     """
     maps = maps.astype(np.float64) - (0 if mean is None else mean)
     feature = maps.mean(axis=(1, 2, 3))

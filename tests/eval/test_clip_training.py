@@ -14,13 +14,20 @@ from wt_jax.data.pipeline import eval_batches
 from wt_jax.data.records import VideoList
 from wt_jax.data.sources.open import open_source
 from wt_jax.errors import ConfigError, TrainingError
-from wt_jax.eval.protocols import finetune, recipes
-from wt_jax.eval.protocols.finetune import ClipTraining, choose, train_and_predict
+from wt_jax.eval import clip_training
+from wt_jax.eval.clip_training import choose, train_and_predict, training_config
+from wt_jax.eval.protocols import finetune, linear_clips
+from wt_jax.eval.protocols.clips import ClipTraining
 from wt_jax.experiment import default_config, prepare, resolve
 from wt_jax.train.checkpoint import Checkpoints
 
 SEARCH = ((0.5, 1e-4), (1e30, 1e-4), (0.05, 0.0))
-RECIPES = {name: value for name, value in vars(recipes).items() if isinstance(value, ClipTraining)}
+RECIPES = {
+    name: value
+    for module in (finetune, linear_clips)
+    for name, value in vars(module).items()
+    if isinstance(value, ClipTraining)
+}
 
 
 def small_config(folder, **changes):
@@ -30,7 +37,7 @@ def small_config(folder, **changes):
     config.model.name, config.model.width = "small_r2plus1d", 8
     config.train.batch_size, config.train.duration, config.train.checkpoint_every = 8, "3 steps", "1 steps"
     config.optim.name, config.optim.warmup = "sgd", "0 steps"
-    config.eval.batch_size = 4
+    config.eval.features.batch_size = 4
     for key, value in changes.items():
         config.update_from_flattened_dict({key.replace("__", "."): value})
     return resolve(config)
@@ -56,7 +63,6 @@ def searched(small_set, test_videos, tmp_path_factory):
 def test_each_test_video_is_predicted_once_by_the_mean_over_windows_and_crops(searched, small_set, test_videos):
     workdir, found = searched
     np.testing.assert_array_equal(found.videos, [0, 1, 3, 4, 5])
-    np.testing.assert_array_equal(found.labels, [0, 1, 0, 1, 2])
     assert found.probabilities.shape == (5, 8)
     assert found.probabilities.dtype == np.float32
     np.testing.assert_allclose(found.probabilities.sum(axis=1), 1, atol=1e-5)
@@ -82,8 +88,7 @@ def test_scrambled_test_labels_leave_choice_and_predictions_as_they_are(searched
     again = train_and_predict(config, scrambled, tmp_path / "run", windows=2, crops=3, search=SEARCH)
     assert again.choice == found.choice
     np.testing.assert_array_equal(again.probabilities, found.probabilities)
-    np.testing.assert_array_equal(again.labels, [7, 6, 4, 3, 2])
-    assert 0 <= found.choice.held_out_accuracy <= 1
+    assert 0 <= found.choice.validation_accuracy <= 1
     assert (found.choice.learning_rate, found.choice.weight_decay) in (SEARCH[0], SEARCH[2])  # 1e30 diverges
 
 
@@ -96,7 +101,7 @@ def test_a_run_that_was_cut_off_ends_bit_for_bit_the_same(searched, small_set, t
     again = train_and_predict(*call, windows=2, crops=3, search=SEARCH)
     np.testing.assert_array_equal(again.probabilities, found.probabilities)
     assert again.choice == found.choice
-    monkeypatch.setattr(finetune, "extract_features", None)  # nothing is left to predict
+    monkeypatch.setattr(clip_training, "extract_features", None)  # nothing is left to predict
     once_more = train_and_predict(*call, windows=2, crops=3, search=SEARCH)
     np.testing.assert_array_equal(once_more.probabilities, found.probabilities)
     with pytest.raises(TypeError):  # other clips are other predictions
@@ -115,7 +120,7 @@ def test_a_probe_that_was_cut_off_ends_bit_for_bit_the_same(small_set, test_vide
 
 
 def canned(outcomes):
-    """A stand-in for a training: what the candidate of a learning rate says of the right class of the first held-out videos."""
+    """A stand-in for a training: the probability of the right class of the first validation videos, by learning rate."""
     calls = []
 
     def fit(config, videos, test, workdir, windows, crops):
@@ -148,25 +153,25 @@ def ten_videos():
         ({1.0: "diverges", 2.0: (0.1, 0.1)}, 2.0, 0.0),
     ],
 )
-def test_the_best_candidate_on_held_out_training_videos_is_chosen(monkeypatch, tmp_path, outcomes, best, accuracy):
+def test_the_best_candidate_on_validation_training_videos_is_chosen(monkeypatch, tmp_path, outcomes, best, accuracy):
     fit, calls = canned(outcomes)
-    monkeypatch.setattr(finetune, "_fit", fit)
+    monkeypatch.setattr(clip_training, "_fit", fit)
     videos = ten_videos()
     config = resolve(default_config("supervised"))
     choice = choose(config, videos, [(rate, 0.1) for rate in outcomes], tmp_path, windows=1, crops=1)
-    assert (choice.learning_rate, choice.weight_decay, choice.held_out_accuracy) == (best, 0.1, accuracy)
-    for candidate, learnt, held_out, _ in calls:
+    assert (choice.learning_rate, choice.weight_decay, choice.validation_accuracy) == (best, 0.1, accuracy)
+    for candidate, learnt, validation, _ in calls:
         assert candidate.optim.weight_decay == 0.1
-        assert sorted(learnt.paths + held_out.paths) == sorted(videos.paths)
-        assert sorted(held_out.labels) == [0, 1]
-        assert held_out.classes == learnt.classes == videos.classes
+        assert sorted(learnt.paths + validation.paths) == sorted(videos.paths)
+        assert sorted(validation.labels) == [0, 1]
+        assert validation.classes == learnt.classes == videos.classes
     assert len({folder for *_, folder in calls}) == len(outcomes)
 
 
 def test_a_search_that_cannot_end(monkeypatch, tmp_path):
     config = resolve(default_config("supervised"))
     fit, calls = canned({1.0: "diverges", 2.0: "diverges", 3.0: "breaks"})
-    monkeypatch.setattr(finetune, "_fit", fit)
+    monkeypatch.setattr(clip_training, "_fit", fit)
     options = {"windows": 1, "crops": 1}
     for _ in range(2):  # the second time both are known to be out
         with pytest.raises(TrainingError, match=r"the loss of each of the 2 candidates in .* ceased to be finite"):
@@ -178,7 +183,7 @@ def test_a_search_that_cannot_end(monkeypatch, tmp_path):
         choose(config, ten_videos().select([0, 1]), [(1.0, 0.0), (2.0, 0.0)], tmp_path, **options)
     calls.clear()
     alone = choose(config, ten_videos(), [(3.0, 0.5)], tmp_path, **options)
-    assert (alone.learning_rate, alone.weight_decay, alone.held_out_accuracy) == (3.0, 0.5, None)
+    assert (alone.learning_rate, alone.weight_decay, alone.validation_accuracy) == (3.0, 0.5, None)
     assert not calls
 
 
@@ -199,10 +204,10 @@ def test_an_unlabelled_training_list_is_told(small_set, test_videos, tmp_path):
 def test_recipes_make_whole_configurations(name):
     recipe = RECIPES[name]
     model = ModelConfig(weights="folder")
-    config = recipe.config(DataConfig(train="list.txt"), ClipConfig(size=224), model, seed=3)
+    config = training_config(recipe, DataConfig(train="list.txt"), ClipConfig(size=224), model, seed=3)
     assert resolve(to_dict(config)) == config
     assert (config.seed, config.model, config.clip.size, config.method) == (3, model, 224, recipe.method)
-    assert config.eval.windows == recipe.windows
+    assert config.eval.features.windows == recipe.windows
     assert (config.method.freeze == "encoder") == ("LINEAR" in name)
 
 
@@ -228,4 +233,4 @@ def test_fine_tuning_learns_the_embedded_motions(small_set, tmp_path):
     )  # fmt: skip
     seen = open_source(str(small_set / "train"))
     found = train_and_predict(config, seen, tmp_path / "run", windows=2, crops=1)
-    assert (found.probabilities.argmax(axis=1) == found.labels).mean() > 0.5  # by heart; chance is 1 in 8
+    assert (found.probabilities.argmax(axis=1) == seen.labels[found.videos]).mean() > 0.5  # by heart; chance is 1 in 8

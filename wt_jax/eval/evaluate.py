@@ -1,0 +1,237 @@
+"""The evaluation command's core: all protocols for all encoders, each done once however often it is interrupted.
+
+Below the output folder: `features_ENCODER.npz` (and its tokens), `outcomes/`, `weights/` (what trainings on clips start from),
+their workdirs `linear_clips/` and `finetune/`, `evaluation.json`, `results.json`, `results.md`. What was made with other
+weights, videos or settings than those asked for is made anew.
+
+A protocol that fails leaves the others: its reason is logged and written to the results.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from wt_jax.config import to_dict
+from wt_jax.errors import ConfigError, EvaluationError, UserError
+from wt_jax.eval.clip_training import VideoClassifier
+from wt_jax.eval.config import EvaluationConfig
+from wt_jax.eval.encoders import Candidate, load_candidate
+from wt_jax.eval.features.extract import Reading, item_shapes
+from wt_jax.eval.features.store import FeatureFile, extract_to_file, is_current, read_features
+from wt_jax.eval.protocols.base import Encoded, Protocol, Split
+from wt_jax.eval.results import (
+    Results,
+    Summary,
+    describe_splits,
+    read_outcome,
+    summarize,
+    write_outcome,
+    write_results,
+)
+from wt_jax.eval.splits import Splits, digest, open_splits, present
+from wt_jax.eval.statistics import Result, join
+from wt_jax.train.sharding import make_mesh, replicated
+from wt_jax.train.workdir import environment
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(config: EvaluationConfig, paths: Mapping[str, str], folder: Path) -> Results:
+    """Run an evaluation.
+
+    Args:
+      config: what to do.
+      paths: {name: path} of the encoders, see `load_candidate`.
+      folder: where everything goes; made if need be.
+
+    Returns:
+      The results; `results.failures` has what could not be evaluated.
+
+    Raises:
+      UserError: the configuration, a list, the weights or a protocol on them cannot work; found before any video is read.
+    """
+    config.features.check_devices("config.features", jax.device_count())
+    splits = open_splits(config)
+    protocols = {name: getattr(config.settings, name) for name in config.protocols}
+    candidates = [load_candidate(name, path, config) for name, path in paths.items()]
+    for candidate in candidates:
+        _check(candidate, config, protocols, splits)
+    folder.mkdir(parents=True, exist_ok=True)
+    if jax.process_index() == 0:
+        record = {"config": to_dict(config), "encoders": dict(paths), "environment": environment()}
+        (folder / "evaluation.json").write_text(json.dumps(record, indent=1) + "\n")
+    mesh = make_mesh()
+    encoders: dict[str, dict[str, Summary]] = {}
+    failures: dict[str, dict[str, str]] = {}
+    results = Results(list(splits.videos.classes), describe_splits(splits.parts), encoders, failures)
+    for candidate in candidates:
+        encoders[candidate.name] = {}
+        evaluation = _Evaluation(candidate, config, splits, folder, mesh)
+        for name, protocol in protocols.items():
+            try:
+                result = evaluation.run(name, protocol)
+                encoders[candidate.name][name] = summarize(protocol, result, len(splits.videos.classes))
+            except (UserError, ValueError) as error:
+                failures.setdefault(candidate.name, {})[name] = str(error)
+                log.error("%s, %s: %s", candidate.name, name, error)
+        if jax.process_index() == 0:
+            write_results(folder, results)
+    return results
+
+
+def _check(candidate: Candidate, config: EvaluationConfig, protocols: Mapping[str, Protocol], splits: Splits) -> None:
+    """Raise ConfigError for a layer that the encoder lacks, or a protocol that cannot succeed on its features."""
+    tokens = any(protocol.reads == "tokens" for protocol in protocols.values())
+    extractor = candidate.extractor(config.features.layer, tokens=tokens)
+    shapes = item_shapes(extractor, candidate.params, candidate.model_state, config.test_view, config.features)
+    for name, protocol in protocols.items():
+        try:
+            protocol.check(shapes, splits.videos.labels, splits.parts)
+        except ValueError as error:
+            raise ConfigError(f"{candidate.name}, {name}: {error}") from None
+
+
+@dataclass
+class _Evaluation:
+    """The protocols of one encoder; features are extracted when the first protocol reads them."""
+
+    candidate: Candidate
+    config: EvaluationConfig
+    splits: Splits
+    folder: Path
+    mesh: Mesh
+    _features: FeatureFile | UserError | None = None
+
+    def run(self, name: str, protocol: Protocol) -> Result:
+        """The result over all splits, each read from its file if it is there."""
+        results = []
+        for split in self.splits.parts:
+            about = self._about(name, protocol, split)
+            path = self.folder / "outcomes" / self.candidate.name / f"{split.name}_{name}.npz"
+            result = read_outcome(path, about)
+            if result is None:
+                result = _RUN[protocol.reads](self, name, protocol, split, about)
+                if jax.process_index() == 0:
+                    write_outcome(path, result, about)
+            log.info("%s, %s, %s: %s", self.candidate.name, split.name, name, _line(protocol, result))
+            results.append(result)
+        return join(results).pooled() if self.splits.pooled else join(results)
+
+    def on_features(self, name: str, protocol: Protocol, split: Split, about: Mapping[str, Any]) -> Result:
+        """A protocol on features; videos that could not be decoded are in neither set."""
+        features, videos = self.features(), self.splits.videos
+        row = {path: row for row, path in enumerate(videos.paths)}
+        items = np.array([row[path] for path in features.paths], np.int64)
+        encoded = Encoded(features.values, features.tokens, np.arange(len(items)))
+        rows = present([split], items, len(videos))
+        result = protocol.run(encoded, videos.labels[items], videos.classes, rows, seed=self.config.seed)
+        return replace(result, items=items[result.items])
+
+    def on_clips(self, name: str, protocol: Protocol, split: Split, about: Mapping[str, Any]) -> Result:
+        """A protocol that trains on the videos.
+
+        The name of its folder changes with all that it depends on, so that no training continues from another one's checkpoint.
+        """
+        key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:10]
+        classifier = VideoClassifier(
+            self.splits.videos,
+            self.candidate.export(self.folder / "weights" / f"{self.candidate.name}_{about['weights']}"),
+            self.config.data,
+            self.config.clip,
+            self.folder / name / self.candidate.name / key,
+        )
+        videos = self.splits.videos
+        return protocol.run(classifier, videos.labels, videos.classes, [split], seed=self.config.seed)
+
+    def features(self) -> FeatureFile:
+        """The features of all videos, extracted unless they are there.
+
+        Raises:
+          UserError: some are not finite, or no video could be decoded; the same for every protocol that asks.
+        """
+        if self._features is None:
+            try:
+                self._features = self._extract()
+            except UserError as error:
+                self._features = error
+        if isinstance(self._features, UserError):
+            raise self._features
+        return self._features
+
+    def _extract(self) -> FeatureFile:
+        candidate, config, videos = self.candidate, self.config, self.splits.videos
+        path = self.folder / f"features_{candidate.name}.npz"
+        read_tokens = any(getattr(config.settings, name).reads == "tokens" for name in config.protocols)
+        tokens = read_tokens or is_current(path, {**self._source, "tokens": True})
+        count = config.features.windows * config.features.crops
+        log.info("%s: features of %d videos, %d clips of each", candidate.name, len(videos), count)
+        extract_to_file(
+            path,
+            candidate.extractor(config.features.layer, tokens=tokens),
+            *jax.device_put((candidate.params, candidate.model_state), replicated(self.mesh)),
+            videos,
+            Reading.of(config.test_view, config.features, config.workers, config.threads),
+            self.mesh,
+            {**self._source, "tokens": tokens},
+            part_rows=config.part_videos,
+        )
+        features = read_features(path)
+        bad = np.flatnonzero(~np.isfinite(features.values).all(axis=1))
+        if len(bad):
+            raise EvaluationError(
+                f"the features of {len(bad)} of {len(features.paths)} videos are not finite, {features.paths[bad[0]]} first; "
+                f"the weights are broken, or numbers overflow in {candidate.model.dtype}"
+            )
+        return features
+
+    def _about(self, name: str, protocol: Protocol, split: Split) -> dict[str, Any]:
+        """All that the outcome of a protocol on a split depends on."""
+        clips = {**self._encoder, "clip": to_dict(self.config.clip)}
+        return {
+            **(clips if protocol.reads == "clips" else self._source),
+            "settings": to_dict(protocol),
+            "seed": self.config.seed,
+            "split": digest(self.splits.videos, split.train, split.test),
+        }
+
+    @cached_property
+    def _source(self) -> dict[str, Any]:
+        """All that the features depend on."""
+        features = self.config.features
+        return {
+            **self._encoder,
+            "layer": features.layer,
+            "view": to_dict(self.config.test_view),
+            "windows": features.windows,
+            "crops": features.crops,
+            "videos": digest(self.splits.videos),
+        }
+
+    @cached_property
+    def _encoder(self) -> dict[str, Any]:
+        weights = self.candidate.fingerprint(self.config.features.layer)
+        return {"weights": weights, "model": to_dict(self.candidate.model)}
+
+
+# What a protocol reads -> how it is run.
+_Runner = Callable[[_Evaluation, str, Protocol, Split, Mapping[str, Any]], Result]
+_RUN: dict[str, _Runner] = {
+    "features": _Evaluation.on_features,
+    "tokens": _Evaluation.on_features,
+    "clips": _Evaluation.on_clips,
+}
+
+
+def _line(protocol: Protocol, result: Result) -> str:
+    """The numbers of the short table, without intervals, for the log."""
+    shown = {heading: result.values[name] for name, heading in protocol.headings().items() if name in result.values}
+    return "  ".join(f"{heading} {100 * float(np.mean(values)):.1f}" for heading, values in shown.items())

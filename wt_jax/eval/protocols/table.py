@@ -1,0 +1,37 @@
+"""Every protocol, by name, with its settings: adding one is a file beside this one and a line here."""
+
+import dataclasses
+from dataclasses import dataclass
+
+from wt_jax.eval.protocols.attentive import Attentive
+from wt_jax.eval.protocols.base import Protocol
+from wt_jax.eval.protocols.clips import ClipTraining
+from wt_jax.eval.protocols.finetune import MACLR_FINETUNE
+from wt_jax.eval.protocols.knn import Knn
+from wt_jax.eval.protocols.linear import Linear
+from wt_jax.eval.protocols.linear_clips import MACLR_LINEAR
+from wt_jax.eval.protocols.low_shot import LowShot
+from wt_jax.eval.protocols.retrieval import Retrieval
+
+
+@dataclass(frozen=True)
+class FeatureProtocols:
+    """The protocols that read one feature per video: a run can use them too."""
+
+    knn: Knn = Knn()
+    linear: Linear = Linear()
+    low_shot: LowShot = LowShot()
+    retrieval: Retrieval = Retrieval()
+
+
+@dataclass(frozen=True)
+class Protocols(FeatureProtocols):
+    """All protocols: those that read feature maps or train on clips belong to the evaluation command alone."""
+
+    attentive: Attentive = Attentive()
+    linear_clips: ClipTraining = MACLR_LINEAR
+    finetune: ClipTraining = MACLR_FINETUNE
+
+
+FEATURE_PROTOCOLS: dict[str, Protocol] = {f.name: f.default for f in dataclasses.fields(FeatureProtocols)}
+PROTOCOLS: dict[str, Protocol] = {f.name: f.default for f in dataclasses.fields(Protocols)}
