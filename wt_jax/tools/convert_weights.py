@@ -2,8 +2,9 @@
 
     python -m wt_jax.tools.convert_weights --kind=torchvision_r3d_18 r3d_18.pth weights/r3d_18
 
-FILE is what PyTorch saved (.pth, .pt, .pyth, .bin; PyTorch must be installed) or .safetensors. OUT becomes a folder with
-weights.safetensors, model.json (with the mean and deviation that belong to the weights) and a model card, for
+FILE is what PyTorch saved (.pth, .pt, .pyth, .bin; PyTorch must be installed) or .safetensors; of weights in several files it
+is their index, one of them, or their folder. What wrappers put before the names of tensors is taken off. OUT becomes a
+folder with weights.safetensors, model.json (with the mean and deviation that belong to the weights) and a model card, for
 `--config.model.weights=OUT` and for every evaluation. A tensor that is missing, left over or of another shape is an error.
 """
 

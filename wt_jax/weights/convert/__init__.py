@@ -17,7 +17,7 @@ from wt_jax.config import ModelConfig
 from wt_jax.errors import WeightsError
 from wt_jax.weights.convert import coclr, slow_r50, torchvision, videomae
 from wt_jax.weights.convert.files import read_state
-from wt_jax.weights.convert.tables import Sorted, Source, find_row
+from wt_jax.weights.convert.tables import Sorted, Source, find_row, unwrapped
 from wt_jax.weights.folder import encoder_shapes, first_faults
 
 
@@ -79,8 +79,7 @@ def convert(kind: str, state: Mapping[str, np.ndarray], where: str) -> Converted
       WeightsError: see `convert_file`.
     """
     known = KINDS[kind]
-    if all(name.startswith("module.") for name in state):  # what PyTorch's wrappers for many devices put before each name
-        state = {name.removeprefix("module."): array for name, array in state.items()}
+    state = unwrapped(state)
     source = next((source for source in known.sources if source.is_of(state)), None)
     if source is None:
         wanted = " or ".join(source.title for source in known.sources)

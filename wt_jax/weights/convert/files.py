@@ -1,6 +1,8 @@
 """Reads a state dict from a file of PyTorch's or of safetensors, as NumPy arrays. PyTorch is only needed for its own files."""
 
 import argparse
+import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,9 @@ from safetensors import SafetensorError, deserialize
 from wt_jax.errors import WeightsError
 
 _NESTED = ("state_dict", "model_state", "model_state_dict", "model", "module")
+# What a folder may hold, an index of several files first.
+_IN_FOLDERS = ("*.safetensors.index.json", "*.bin.index.json", "*.safetensors", "*.bin", "*.pt", "*.pth")
+_SHARD = re.compile(r"(?P<name>.+)-\d{5}-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
 _DTYPES = {
     "F64": np.float64,
     "F32": np.float32,
@@ -25,12 +30,39 @@ _DTYPES = {
 def read_state(path: Path) -> dict[str, np.ndarray]:
     """The tensors of a file by name: `.safetensors`, or anything else as a file of `torch.save`; floats become float32.
 
+    Of weights in several files the path may be their index (`model.safetensors.index.json`), one of them
+    (`model-00001-of-00002.safetensors`), or their folder.
+
     Raises:
-      WeightsError: the file cannot be read, or holds no state dict.
+      WeightsError: a file cannot be read, is missing, or holds no state dict.
     """
-    if not path.is_file():
-        raise WeightsError(f"{path} is no file")
-    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    state: dict[str, np.ndarray] = {}
+    for file in _files(path):
+        if not file.is_file():
+            raise WeightsError(f"{file} is no file" if file == path else f"{file} is missing, which belongs to {path}")
+        state |= _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file)
+    return state
+
+
+def _files(path: Path) -> list[Path]:
+    """The files that hold the weights."""
+    if path.is_dir():
+        found = [next(iter(sorted(path.glob(pattern))), None) for pattern in _IN_FOLDERS]
+        first = next((file for file in found if file), None)
+        if first is None:
+            raise WeightsError(f"{path} is a folder without weights; looked for {', '.join(_IN_FOLDERS)}")
+        return _files(first)
+    if path.name.endswith(".index.json") and path.is_file():
+        try:
+            names = json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise WeightsError(f"{path} is no index of weights: it has no `weight_map`") from None
+        return [path.parent / name for name in sorted(set(names))]
+    if match := _SHARD.fullmatch(path.name):
+        count = int(match["count"])
+        shards = (f"{match['name']}-{shard:05d}-of-{count:05d}{match['suffix']}" for shard in range(1, count + 1))
+        return [path.parent / shard for shard in shards]
+    return [path]
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:

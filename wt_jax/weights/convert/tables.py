@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from wt_jax.errors import WeightsError
+
 
 class Row(NamedTuple):
     """A tensor of ours, the tensor of theirs that it comes from, and the change of layout."""
@@ -55,6 +57,14 @@ def bias(ours: str, theirs: str) -> Row:
     return Row(f"params/{ours}/bias", theirs, _same)
 
 
+def unwrapped(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors without the parts of names that PyTorch's wrappers put in: of compiled, parallel and checkpointed modules."""
+    names = {name: _WRAPPERS.sub("", name) for name in state}
+    if len(set(names.values())) < len(names):  # Both a module and its wrapper are there.
+        return dict(state)
+    return {names[name]: array for name, array in state.items()}
+
+
 def find_row(rows: Iterable[Row], ours: str) -> tuple[Row, str]:
     """The row of a tensor of ours and the name of theirs; KeyError for one that the table forgot."""
     for row in rows:
@@ -70,6 +80,8 @@ def _filled(template: str, parts: Mapping[str, str]) -> str:
 
     return re.sub(r"\{(\w+?)(-1)?\}", value, template)
 
+
+_WRAPPERS = re.compile(r"(?<![^.])(?:_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 # Left out of every file.
 _EVERYWHERE = {
@@ -96,7 +108,8 @@ class Source:
       title: whose names.
       marker: regular expression that some name of such a file contains.
       rows: the table.
-      prefixes: what may stand before the encoder's names; the first that occurs is taken off.
+      prefixes: what stands before the names of the encoder that is meant, where a file holds several; the first that occurs
+        is taken off. Anything else that stands before all names of one encoder is taken off too.
       dropped: regular expression of the beginning of a name, with or without the prefix -> what is left out with it.
       aliases: second beginnings of names under which a file holds the same tensors again.
     """
@@ -114,19 +127,40 @@ class Source:
 
     def sort(self, state: Mapping[str, np.ndarray]) -> Sorted:
         """Split a state dict into the encoder's tensors and what is dropped."""
-        prefix = next((p for p in self.prefixes if any(name.startswith(p) for name in state)), "")
         found = Sorted({}, {}, {}, [])
-        for name, array in state.items():
+        outer, prefix = self._prefixes(state)
+        for full, array in state.items():
+            if not full.startswith(outer):
+                found.dropped.setdefault(f"what is not of {outer.rstrip('.')}", []).append(full)
+                continue
+            name = full.removeprefix(outer)
             short = name.removeprefix(prefix)
             what = self._dropped(name) or self._dropped(short)
             if what:
-                found.dropped.setdefault(what, []).append(name)
+                found.dropped.setdefault(what, []).append(full)
                 continue
             place = self._canonical(short)
             if place in found.tensors and not np.array_equal(found.tensors[place], array):
-                found.faults.append(f"{name} differs from {found.names[place]}, though both are one layer")
-            found.tensors[place], found.names[place] = array, name
+                found.faults.append(f"{full} differs from {found.names[place]}, though both are one layer")
+            found.tensors[place], found.names[place] = array, full
         return found
+
+    def _prefixes(self, state: Mapping[str, np.ndarray]) -> tuple[str, str]:
+        """What a wrapper put before every name, such as Lightning's `model.`, and the one of `prefixes` that follows it.
+
+        Raises:
+          WeightsError: several encoders are in the file, and none of `prefixes` tells which is meant.
+        """
+        first = self.rows[0].theirs
+        before = {name.removesuffix(first) for name in state if name.endswith(first)}
+        before = sorted(prefix for prefix in before if not prefix or prefix.endswith("."))
+        for prefix in self.prefixes:
+            outer = [full.removesuffix(prefix) for full in before if full.endswith(prefix)]
+            if len(outer) == 1:
+                return outer[0], prefix
+        if len(before) > 1 and "" not in before:
+            raise WeightsError(f"there are several encoders, named {', '.join(before)}; save the state dict of one of them")
+        return before[0] if len(before) == 1 else "", ""
 
     def _dropped(self, name: str) -> str | None:
         rules = {**self.dropped, **_EVERYWHERE}
