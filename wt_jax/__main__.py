@@ -21,6 +21,7 @@ COMMANDS = {
     "make-lists": ("wt_jax.tools.make_lists", [], "turn a data set's official annotations into list files"),
     "pack": ("wt_jax.tools.pack", [], "re-encode a data set into shards that training reads fast"),
     "pack-beam": ("wt_jax.tools.pack_beam", [], "pack as an Apache Beam pipeline"),
+    "search": ("wt_jax.tools.search", [], "index an archive of videos and search it by motion, in a browser"),
     "search-index": ("wt_jax.tools.search_index", [], "index an archive of videos to search it by motion"),
     "search-query": ("wt_jax.tools.search_query", [], "find the moments of an index that are like a clip"),
     "bench-loader": ("wt_jax.bench.loader", [], "measure how fast videos become batches"),

@@ -105,9 +105,9 @@ def test_filters_choose_videos(scan):
 
     every = set(scan.snapshot.videos)
     assert allowed_moments(scan.snapshot, Filters()) is None
-    assert passing(folder="/v/a") == {i for i in every if i % 2 == 0}
-    assert passing(folder="/v/") == every
-    assert passing(folder="/v/a/2") == set()  # a folder, not any prefix
+    assert passing(folders=("/v/a",)) == {i for i in every if i % 2 == 0}
+    assert passing(folders=("/v/a/", "/v/b")) == every
+    assert passing(folders=("/v/a/2",)) == set()  # a folder, not any prefix
     assert passing(labels=("class0", "class3")) == {i for i in every if i % 5 in (0, 3)}
     assert passing(columns={"person": ("p1",)}) == {i for i in every if i % 3 == 1}
     assert passing(duration=(10.0, 12.0)) == {10, 11, 12}

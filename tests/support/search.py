@@ -10,7 +10,7 @@ import pytest
 
 from wt_jax.specs import ClipView
 
-for _package in ("faiss", "flatbuffers", "starlette"):
+for _package in ("faiss", "flatbuffers", "starlette", "httpx2"):
     pytest.importorskip(_package, reason="the extra `search` is not installed")
 
 VIEW = ClipView(num_frames=8, stride=1.0, size=32, crop="center")

@@ -370,5 +370,5 @@ def roots_of(location: str, videos: VideoList, root: str = "") -> list[str]:
     if not local:
         return []
     if Path(location).is_dir():
-        return [os.path.realpath(location)]
-    return [os.path.realpath(os.path.commonpath([os.path.dirname(path) for path in local]))]
+        return [os.path.abspath(location)]
+    return [os.path.commonpath([os.path.dirname(path) for path in local])]

@@ -88,7 +88,7 @@ def read_moments(reader: Reader, windows: Windows, times: np.ndarray) -> np.ndar
     for start, end in times.tolist():
         room = max(end - start - span, 0.0)
         for place in range(windows.clips):
-            first = _frame_at(info, start + room * (place + 0.5) / windows.clips)
+            first = frame_at(info, start + room * (place + 0.5) / windows.clips)
             frames.append(frame_indices(info, view, min(first, last)))
     frames = np.stack(frames)
     clips = crop_clips(reader, {"clip": frames.ravel()}, {"clip": view}, None)["clip"]
@@ -105,7 +105,7 @@ def _span(info: VideoInfo, view: ClipView) -> float:
     return view.num_frames * float(view.stride) * (1 if view.unit == "seconds" else float(info.duration) / info.num_frames)
 
 
-def _frame_at(info: VideoInfo, seconds: float) -> int:
+def frame_at(info: VideoInfo, seconds: float) -> int:
     """The frame on show at a time."""
     after = math.floor(seconds / float(info.time_base) + 1e-6)
     return max(int(np.searchsorted(info.pts - info.pts[0], after, side="right")) - 1, 0)

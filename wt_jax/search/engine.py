@@ -28,7 +28,7 @@ class Filters:
     """Which moments may be found; what is empty or None restricts nothing.
 
     Attributes:
-      folder: videos whose path begins with it and a slash (or is it).
+      folders: videos that lie in or below one of them.
       labels: names of classes.
       columns: column -> the values that are welcome.
       videos: ids of videos.
@@ -37,7 +37,7 @@ class Filters:
       changed: earliest and latest time of change of the file, seconds since 1970.
     """
 
-    folder: str = ""
+    folders: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     videos: tuple[int, ...] = ()
@@ -52,9 +52,8 @@ class Filters:
 
     def passes(self, video: VideoEntry) -> bool:
         """Whether moments of a video may be found."""
-        folder = self.folder.rstrip("/")
         return (
-            (not folder or video.path == folder or video.path.startswith(folder + "/"))
+            (not self.folders or any(video.path.startswith(folder.rstrip("/") + "/") for folder in self.folders))
             and (not self.labels or video.label in self.labels)
             and all(video.columns.get(name) in values for name, values in self.columns.items())
             and (not self.videos or video.id in self.videos)

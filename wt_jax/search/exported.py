@@ -26,7 +26,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 _FORMAT = 1
 BATCH = 32  # clips per call; where many are to be encoded, multiples waste nothing
 _BATCHES = (4, BATCH)  # the only sizes that programs are compiled for
-_VIEW_FIELDS = ("num_frames", "stride", "unit", "size", "crop")
+VIEW_FIELDS = ("num_frames", "stride", "unit", "size", "crop")
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def write_exported(path: Path, name: str, view: ClipView, apply: Any, variables:
     fields = {
         "format": _FORMAT,
         "name": name,
-        "view": {field: getattr(view, field) for field in _VIEW_FIELDS},
+        "view": {field: getattr(view, field) for field in VIEW_FIELDS},
         "dim": int(exported.out_avals[0].shape[1]),
     }
     arrays = io.BytesIO()

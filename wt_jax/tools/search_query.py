@@ -58,7 +58,7 @@ def query(args: argparse.Namespace) -> str:
     else:
         examples = scan.normalized(clip_features(engine, args.clip, args.start, args.end))
     filters = Filters(
-        folder=args.folder and str(Path(args.folder).absolute()),
+        folders=(str(Path(args.folder).absolute()),) if args.folder else (),
         labels=tuple(filter(None, args.label.split(","))),
         columns=_columns(args.where),
     )
