@@ -3,6 +3,7 @@
 import json
 import logging
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -71,6 +72,32 @@ def test_each_video_once_in_order_whatever_the_batch(videos, params, extractor, 
     naive = np.stack([expected[video][0].mean(axis=0) for video in features.videos.tolist()])
     np.testing.assert_allclose(features.values, naive, rtol=1e-4, atol=1e-5)
     assert np.ptp(naive, axis=0).max() > 0.01
+
+
+class Order(nn.Module):
+    """An encoder of whole videos: the brightness of the last clip less that of the first one, and the mean of all."""
+
+    unit = "video"
+    layers = ()
+
+    @nn.compact
+    def __call__(self, clips, train):
+        scale = self.param("scale", nn.initializers.ones, ())
+        mean = jnp.mean(clips, axis=(2, 3, 4, 5))
+        return scale * jnp.stack([mean[:, -1] - mean[:, 0], jnp.mean(mean, axis=1)], axis=1)
+
+
+def test_an_encoder_of_videos_is_called_with_all_their_clips(videos):
+    params = jax.device_put({"encoder": {"scale": np.float32(2)}}, replicated(make_mesh()))
+    some = videos.select([8, 10])
+    features = extract_features(make_extractor(Order()), params, {}, some, Reading(VIEW, windows=3, batch_size=4), make_mesh())
+    clips = np.concatenate([batch["clip"] for batch in eval_batches(some, VIEW, windows=3, batch_size=1)])
+    mean = clips.mean(axis=(2, 3, 4, 5)) / 255
+    np.testing.assert_allclose(features.values, 2 * np.stack([mean[:, -1] - mean[:, 0], mean.mean(axis=1)], axis=1), atol=1e-5)
+    assert np.abs(features.values[:, 0]).max() > 0.01
+    for options in ({"layer": "x"}, {"tokens": True}):
+        with pytest.raises(ConfigError, match="Order has one feature per video"):
+            make_extractor(Order(), **options)
 
 
 def test_times_are_those_of_the_frames(videos, params, extractor):

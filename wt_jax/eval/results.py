@@ -49,7 +49,7 @@ class Summary:
     numbers: Mapping[str, Number]
     folds: int
     items: int
-    chosen: Sequence[Mapping[str, Any]] = ()
+    chosen: Sequence[Mapping[str, Any]] = field(default_factory=list)
     per_class: Sequence[float | None] | None = None
     confusion: Sequence[Sequence[int]] | None = None
 

@@ -74,7 +74,8 @@ class Reading:
 def make_extractor(encoder: nn.Module, layer: str = "", *, method: Method | None = None, tokens: bool = False) -> Extractor:
     """The jitted function from clips to features; made once, compiled once per shape of a batch.
 
-    Clips go through the encoder one after the other, so that memory depends on the batch size alone.
+    Clips go through an encoder of unit "clip" one after the other, so that memory depends on the batch size alone. An
+    encoder of unit "video" is called with all clips of its videos at once, (B, windows * crops, T, S, S, 3) -> (B, D).
 
     Args:
       encoder: a module of `wt_jax.models`; its variables are `encoder_variables(params, model_state)`.
@@ -85,13 +86,21 @@ def make_extractor(encoder: nn.Module, layer: str = "", *, method: Method | None
         which halves the files; larger numbers than float16 can hold become infinite, which the probe reports.
 
     Raises:
-      ConfigError: there is no such layer, or the embedding has no map.
+      ConfigError: there is no such layer, or no map: that of an embedding, or of an encoder of unit "video".
     """
+    if encoder.unit == "video":
+        if layer or tokens:
+            raise ConfigError(
+                f"{type(encoder).__name__} has one feature per video: no layers, no maps; set config.features.layer ''"
+            )
+        return _of_video(encoder)
     if layer == EMBEDDING and (tokens or not isinstance(method, Embeds)):
         reason = "has no map to attend to" if tokens else "needs the workdir of a method with a head"
-        raise ConfigError(f"config.layer {EMBEDDING!r} {reason}; name another layer")
+        raise ConfigError(f"config.features.layer {EMBEDDING!r} {reason}; name another layer")
     if layer not in ("", EMBEDDING, *encoder.layers):
-        raise ConfigError(f"config.layer {layer!r} is unknown; {type(encoder).__name__} has {', '.join(encoder.layers)}")
+        raise ConfigError(
+            f"config.features.layer {layer!r} is unknown; {type(encoder).__name__} has {', '.join(encoder.layers)}"
+        )
 
     def forward(params: Tree, model_state: Tree, clips: Array) -> dict[str, Array]:
         if layer == EMBEDDING:
@@ -140,6 +149,20 @@ def _over_clips(forward: Callable[[Tree, Tree, Array], dict[str, Array]]) -> Ext
         if "tokens" in seen:
             features["tokens"] = rearrange(seen["tokens"], "w b m c -> b (w m) c")
         return features
+
+    return jax.jit(extract)
+
+
+def _of_video(encoder: nn.Module) -> Extractor:
+    """The feature of a video from all its clips at once."""
+
+    def extract(params: Tree, model_state: Tree, batch: Mapping[str, Array]) -> dict[str, Array]:
+        videos, windows = batch["clip"].shape[:2]
+        undrawn = jnp.zeros(videos * windows, jnp.int32)
+        clips = rearrange(batch["clip"], "b w t h c d -> (b w) t h c d")
+        finished = finish_view(clips, undrawn, jax.random.key(0), PixelSpec())
+        clips = rearrange(finished, "(b w) t h c d -> b w t h c d", w=windows)
+        return {"values": encoder.apply(encoder_variables(params, model_state), clips, False)}
 
     return jax.jit(extract)
 
