@@ -7,15 +7,29 @@ NT-Xent: Chen et al. 2020 (arXiv 2002.05709, eq. 1).
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import AxisType, PartitionSpec
 from jax.typing import ArrayLike
 
 # Logit of a slot that may not serve as a negative: finite, so that 0 * logit stays 0, and exp of it is exactly 0.
 _EXCLUDED = -1e9
 
 
+def check_mask(mask: Array, rows: int, slots: int) -> None:
+    """Raises TypeError for another dtype than bool, ValueError for another shape than (rows, slots), naming `mask`."""
+    if mask.dtype != bool:
+        raise TypeError(
+            f"mask must be bool, True where a slot may serve as a negative; got {mask.dtype} (mask > 0 makes it bool)"
+        )
+    if mask.shape != (rows, slots):
+        raise ValueError(f"mask must be of shape {(rows, slots)}, a row per query and a column per slot; got {mask.shape}")
+
+
 def similarities(rows: Array, columns: Array) -> Array:
     """Inner products of (N, D) and (M, D), any float dtype -> (N, M) float32."""
     rows, columns = (jnp.asarray(x, jnp.float32) for x in (rows, columns))
+    if any(axis == AxisType.Explicit for axis in jax.typeof(columns).sharding.mesh.axis_types):
+        # On a mesh with explicit axes the compiler does not gather by itself, and rows and columns may be on the same axis.
+        columns = jax.sharding.reshard(columns, PartitionSpec(None, None))
     # Full precision: a TPU's default would round the similarities to bfloat16, and the temperature magnifies that.
     return jnp.matmul(rows, columns.T, precision=jax.lax.Precision.HIGHEST)
 
@@ -31,11 +45,15 @@ def similarity_logits(query: Array, key: Array, queue: Array, *, temperature: Ar
 
     Returns:
       (B, 1 + K) float32.
+
+    Raises:
+      TypeError, ValueError: the mask is not bool, or of another shape.
     """
     query, key = (jnp.asarray(x, jnp.float32) for x in (query, key))
     positive = jnp.sum(query * key, axis=-1, keepdims=True)
     negative = similarities(query, queue)
     if mask is not None:
+        check_mask(mask, *negative.shape)
         negative = jnp.where(mask, negative, _EXCLUDED * temperature)
     return jnp.concatenate([positive, negative], axis=-1) / temperature
 

@@ -33,7 +33,7 @@ def in_batch_info_nce(
     video = rows if video is None else video
     excluded = (video[:, None] == video[None, :]) & (rows[:, None] != rows[None, :])
     logits = jnp.where(excluded, -jnp.inf, logits)
-    positive = jnp.diagonal(logits)
+    positive = jnp.sum(jnp.where(rows[:, None] == rows[None, :], logits, 0.0), axis=-1)  # the diagonal, wherever rows lie
     if negative is not None:
         query, negative = (jnp.asarray(x, jnp.float32) for x in (query, negative))
         own = jnp.sum(query * negative, axis=-1, keepdims=True) / temperature

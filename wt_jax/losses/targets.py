@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from wt_jax.losses.contrastive import similarities, similarity_logits
+from wt_jax.losses.contrastive import check_mask, similarities, similarity_logits
 
 
 def relations(anchor: Array, queue: Array, *, temperature: ArrayLike, mask: Array | None = None) -> Array:
@@ -35,6 +35,7 @@ def relations(anchor: Array, queue: Array, *, temperature: ArrayLike, mask: Arra
     similarity = similarities(anchor, queue) / temperature
     if mask is None:
         return jax.nn.softmax(similarity, axis=-1)
+    check_mask(mask, *similarity.shape)
     return jnp.where(mask, jax.nn.softmax(jnp.where(mask, similarity, -jnp.inf), axis=-1, where=mask), 0.0)
 
 
