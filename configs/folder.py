@@ -22,8 +22,8 @@ def get_config(method: str = "weak_teacher") -> ConfigDict:
     config.views.strong.area, config.views.weak.area = (0.3, 1.0), (0.3, 1.0)
     config.data.workers, config.data.max_bad_fraction = 4, 0.1
     config.model.name, config.model.norm = "r2plus1d_18", "group"
-    adapt(config.method, {"queue_size": 1024, "momentum": 0.99, "momentum_schedule": "constant", "prototypes": 256})
-    adapt(config.method, {"hidden": 0, "dim": 128, "head_layers": 2, "head_norm": "batch"})
+    adapt(config.method, {"queue.size": 1024, "teacher.momentum": 0.99, "teacher.schedule": "constant", "prototypes": 256})
+    adapt(config.method, {"head.hidden": 0, "head.dim": 128, "head.layers": 2, "head.norm": "batch", "head_norm": "batch"})
     if "label_weight" in config.method:  # the weak teacher and its controls; others keep their source's temperature
         config.method.temperature = 0.1
     config.train.duration, config.train.batch_size = "200 epochs", 32

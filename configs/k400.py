@@ -25,7 +25,7 @@ def get_config(method: str = "weak_teacher") -> ConfigDict:
     config.clip.num_frames, config.clip.stride, config.clip.size = 32, 1.0, 128
     config.data.workers = 16
     config.model.name, config.model.dtype = "s3d", "bfloat16"
-    adapt(config.method, {"queue_size": 16384, "motion_rate": 1})  # at stride 1 there are no frames between
+    adapt(config.method, {"queue.size": 16384, "motion_rate": 1})  # at stride 1 there are no frames between
     config.train.duration, config.train.batch_size = "300 epochs", 128
     # 1e-3 at 128 clips; config.optim.learning_rate is per 256.
     config.optim.name, config.optim.learning_rate, config.optim.weight_decay = "adam", 2e-3, 1e-5

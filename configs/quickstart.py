@@ -21,8 +21,8 @@ def get_config(method: str = "weak_teacher") -> ConfigDict:
     config.clip.gap = 20.0
     config.views.strong.area, config.views.weak.area = (0.4, 1.0), (0.4, 1.0)
     config.model.name, config.model.width, config.model.norm = "small_r2plus1d", 24, "group"
-    adapt(config.method, {"queue_size": 256, "momentum": 0.97, "momentum_schedule": "constant"})
-    adapt(config.method, {"hidden": 0, "dim": 128, "head_layers": 2, "head_norm": "batch"})
+    adapt(config.method, {"queue.size": 256, "teacher.momentum": 0.97, "teacher.schedule": "constant"})
+    adapt(config.method, {"head.hidden": 0, "head.dim": 128, "head.layers": 2, "head.norm": "batch", "head_norm": "batch"})
     adapt(config.method, {"prototypes": 64, "motion_rate": 1, "narrowing": 4})
     config.train.batch_size, config.train.duration = 32, "1000 steps"
     config.optim.name, config.optim.learning_rate, config.optim.warmup = "adamw", 0.032, "5 %"

@@ -22,7 +22,7 @@ def get_config(method: str = "weak_teacher") -> ConfigDict:
     config.views.strong.flip_probability = 0.0
     config.data.workers = 32
     config.model.name, config.model.dtype = "slow_r50", "bfloat16"
-    adapt(config.method, {"queue_size": 65536, "momentum": 0.994, "momentum_schedule": "cosine"})
+    adapt(config.method, {"queue.size": 65536, "teacher.momentum": 0.994, "teacher.schedule": "cosine"})
     if "label_weight" in config.method:  # the weak teacher and its controls; others keep their source's temperature
         config.method.temperature, config.method.weak_temperature = 0.1, 0.1
     config.train.duration, config.train.batch_size = "200 epochs", 512

@@ -16,7 +16,7 @@ from wt_jax.config import adapt
 def get_config(method: str = "weak_teacher") -> ConfigDict:
     config = get_k400_config(method)
     config.data.workers = 8
-    adapt(config.method, {"queue_size": 2048, "prototypes": 500})
+    adapt(config.method, {"queue.size": 2048, "prototypes": 500})
     config.train.batch_size = 64
     config.optim.learning_rate = 4e-3  # 1e-3 at 64 clips
     return config

@@ -24,7 +24,7 @@ CASES = [*((name, "weak_teacher") for name in SHIPPED), *(("quickstart", method)
 def test_every_shipped_config_makes_a_state_and_a_step(name, method):
     config = importlib.import_module(f"configs.{name}").get_config(*filter(None, [method]))
     if method == "seed":
-        config.method.teacher = teacher_folder()
+        config.method.teacher_weights = teacher_folder()
     config = resolve(config)
     built = build_method(config, 100, num_classes=2)
     schedule = learning_rate(config.optim, batch_size=config.train.batch_size, num_steps=100, steps_per_epoch=10)
@@ -51,7 +51,7 @@ def test_every_shipped_config_serves_every_method(name):
     for method in METHODS:
         config = importlib.import_module(f"configs.{name}").get_config(method)
         if method == "seed":
-            config.method.teacher = teacher_folder()
+            config.method.teacher_weights = teacher_folder()
         config = resolve(config)
         assert config.method_name == method
         assert build_method(config, 100).views
@@ -74,7 +74,7 @@ def broken(method="weak_teacher", **changes):
         ({"model__name": "r3d_19"}, r"config\.model.*r3d_18"),
         ({"train__batch_size": "many"}, r"config\.train\.batch_size must be int"),
         (
-            {"method__queue_size": 1000},
+            {"method__queue__size": 1000},
             r"config\.method\.queue\.size 1000 is not a multiple of .*batch_size 256; try 1024",
         ),
         ({"method__label_weight": 1.5}, r"config\.method\.label_weight must lie in"),
@@ -98,17 +98,17 @@ def test_a_fault_is_named(changes, message):
     [
         (
             "swav",
-            {"train__batch_size": 64, "method__queue_size": 0},
+            {"train__batch_size": 64, "method__queue__size": 0},
             r"config\.method: prototypes 3000 .*3000 clips or more .*got 64",
         ),
         ("simclr", {"train__batch_size": 1}, r"config\.method: negatives come from the batch"),
         ("hdc", {"train__batch_size": 4, "train__accumulate": 4}, r"config\.method: negatives come from the batch"),
-        ("moco", {"train__batch_size": 1, "method__queue_size": 0}, r"config\.method: negatives come from the batch"),
+        ("moco", {"train__batch_size": 1, "method__queue__size": 0}, r"config\.method: negatives come from the batch"),
         ("moco", {"method__clips": 1}, r"config\.method\.clips must be 2 or more"),
-        ("byol", {"method__momentum": 1.5}, r"config\.method\.momentum must lie in"),
+        ("byol", {"method__teacher__momentum": 1.5}, r"config\.method\.teacher\.momentum must lie in"),
         ("seed", {"method__teacher_temperature": 0.0}, r"config\.method\.teacher_temperature must be above 0"),
         ("modist", {"method__motion": "depth"}, r"config\.method\.motion must be one of"),
-        ("vtdl", {"method__queue_size": 5000}, r"queue\.size 5000 is not a multiple"),
+        ("vtdl", {"method__queue__size": 5000}, r"queue\.size 5000 is not a multiple"),
         ("hdc", {"method__layers": "stem1"}, r"config\.method\.layers must be tuple"),
     ],
 )
@@ -120,7 +120,7 @@ def test_a_fault_of_a_method_is_named(method, changes, message):
 @pytest.mark.parametrize(
     ("method", "changes", "message"),
     [
-        ("seed", {}, r"config\.method\.teacher is empty"),
+        ("seed", {}, r"config\.method\.teacher_weights is empty"),
         ("modist", {"clip__stride": 1.0}, r"config\.method\.motion_rate 2"),
         ("hdc", {"method__layers": ("stem9",)}, r"config\.method\.layers.*'stem9'.*stem1"),
     ],

@@ -138,9 +138,9 @@ def prepare(config: Config, videos: VideoList | None = None) -> Run:
     config.eval.features.check_devices("config.eval.features", jax.device_count())
     if config.train.compile_cache:
         jax.config.update("jax_compilation_cache_dir", config.train.compile_cache)
-    program = build(config, len(videos), len(videos.classes))
-    if program.method.needs.labels and not videos.classes:
+    if build_method(config).needs.labels and not videos.classes:
         raise ConfigError(f"{config.data.train} has no labels, and {config.method_name} learns from them; add one to each line")
+    program = build(config, len(videos), len(videos.classes))
     features = FeatureReader(config, program.method, open_run_videos(config, videos), program.mesh)
     every = steps_of(config.train.eval_every, steps_per_epoch=program.steps_per_epoch)
     return Run(config, videos, program, features, make_evaluators(config.eval, features, every))

@@ -103,7 +103,7 @@ def _largest(network, tree):
 @pytest.mark.parametrize(
     ("changes", "options"),
     [
-        ({"model__norm": "group", "method__head_norm": "batch"}, {}),
+        ({"model__norm": "group", "method__head__norm": "batch"}, {}),
         ({"model__name": "vit_tiny"}, {"memory_format": "contiguous_format"}),
         pytest.param(
             {"model__name": "r2plus1d_tiny", "model__norm": "batch", "optim__name": "sgd", "optim__decay_norms": False},

@@ -161,7 +161,7 @@ def test_every_shape_of_cluster_gives_the_same_run(small_set, tmp_path):
     # Sums over devices are rounded in another order. BatchNorm in an untrained head blows that up a thousandfold within a few
     # steps, and so does a rate at which training is unstable: both are left out, as in configs/k400.py.
     more = ["--config.train.checkpoint_every=40 steps", "--config.optim.name=sgd", "--config.optim.learning_rate=0.01"]
-    more += ["--config.method.head_norm="]
+    more += ["--config.method.head.norm="]
     for processes, devices in SHAPES:
         name = f"{processes}x{devices}"
         run = start(processes, devices, command(small_set, tmp_path / name, 50, *more), tmp_path / f"hashes_{name}")

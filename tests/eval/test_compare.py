@@ -95,7 +95,7 @@ def command(folder, workdir, *more, config=QUICKSTART):
         "clip.num_frames=4",
         "clip.size=16",
         "model.width=8",
-        "method.queue_size=16",
+        "method.queue.size=16",
         "train.batch_size=8",
         "train.duration=4 steps",
         "train.log_every=1",
@@ -121,7 +121,7 @@ def test_an_unknown_method_is_named_with_those_there_are():
 
 
 def test_a_key_of_one_method_alone_reaches_it(small_set, tmp_path):
-    options = ["--config.method.teacher=nowhere", "--methods=moco,seed", "--seeds=1"]
+    options = ["--config.method.teacher_weights=nowhere", "--methods=moco,seed", "--seeds=1"]
     done = command(small_set, tmp_path / "w", *options, config=f"{QUICKSTART}:seed")
     assert done.returncode == 2
     assert "nowhere" in done.stderr

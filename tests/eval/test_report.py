@@ -83,7 +83,7 @@ def tiny(data, test=""):
     config.data.train, config.data.test = str(data), str(test)
     config.clip.num_frames, config.clip.size, config.clip.gap = 4, 16, 8.0
     config.model.name, config.model.width, config.model.norm = "small_r2plus1d", 8, "group"
-    config.method.queue_size, config.train.batch_size, config.train.duration = 16, 8, "2 steps"
+    config.method.queue.size, config.train.batch_size, config.train.duration = 16, 8, "2 steps"
     config.train.log_every, config.train.fsdp = 1, 2
     config.eval.features.batch_size, config.eval.features.windows, config.eval.settings.knn.k = 8, 1, 3
     return resolve(config)

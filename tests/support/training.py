@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import AxisType
 
 from configs.quickstart import get_config
-from wt_jax.config import ModelConfig, adapt
+from wt_jax.config import ModelConfig, adapt, has_key
 from wt_jax.data.synthetic import MOTIONS, render
 from wt_jax.experiment import build_method, load_pretrained, resolve
 from wt_jax.models import MODELS, build_encoder
@@ -30,11 +30,10 @@ def small_config(method="weak_teacher", **changes):
     config.clip.num_frames, config.clip.size = 4, 16
     config.model.name, config.model.width = "tiny", 8
     config.train.batch_size, config.train.log_every = BATCH, 1
-    adapt(config.method, {"queue_size": 16, "dim": 16, "head_norm": "", "prototypes": 12})
-    if method == "seed":
-        config.method.teacher = teacher_folder()
-    if method == "supervised":
-        config.method.num_classes = 3  # of the motions in `videos`
+    adapt(config.method, {"queue.size": 16, "head.dim": 16, "head.norm": "", "prototypes": 12})
+    adapt(config.method, {"num_classes": 3})  # of the motions in `videos`
+    if has_key(config.method, "teacher_weights"):
+        config.method.teacher_weights = teacher_folder()
     for key, value in changes.items():
         config.update_from_flattened_dict({key.replace("__", "."): value})
     return resolve(config)

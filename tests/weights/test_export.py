@@ -27,7 +27,7 @@ def small_config(folder, **changes):
     config.clip.num_frames, config.clip.size = 4, 16
     config.model.width, config.model.norm = 8, "batch"
     config.model.mean, config.model.std = (0.4, 0.5, 0.6), (0.3, 0.2, 0.1)
-    config.train.batch_size, config.method.queue_size, config.train.duration = 8, 16, "3 steps"
+    config.train.batch_size, config.method.queue.size, config.train.duration = 8, 16, "3 steps"
     for key, value in changes.items():
         config.update_from_flattened_dict({key.replace("__", "."): value})
     return resolve(config)
@@ -77,7 +77,7 @@ def test_the_file_is_plain_safetensors(trained, exported):
 def test_the_card_says_what_it_is_and_what_to_feed(exported):
     card = (exported / "README.md").read_text()
     wanted = ["small_r2plus1d", "3 steps", "moco", "(0.4, 0.5, 0.6)", "4 frames, one every 1 frames", "16 x 16 pixels"]
-    wanted += ["| pre-trained | 0.250 | 0.500 |", "CC BY 4.0", "jax ", "adamw", '"queue_size": 16', "--config.model.width=8"]
+    wanted += ["| pre-trained | 0.250 | 0.500 |", "CC BY 4.0", "jax ", "adamw", '"size": 16', "--config.model.width=8"]
     assert [words for words in wanted if words not in card] == []
 
 

@@ -19,9 +19,9 @@ from jax.typing import ArrayLike
 from wt_jax.augment import shuffle_frames
 from wt_jax.errors import ConfigError
 from wt_jax.losses import in_batch_info_nce, invariance_weights
-from wt_jax.methods import parts
 from wt_jax.methods.base import Batch, Built, MethodState, Metrics, Needs, Tree, encoder_variables
-from wt_jax.methods.settings import check
+from wt_jax.methods.forward import apply
+from wt_jax.methods.settings import HeadSettings, check
 from wt_jax.models.embedder import l2_normalize
 from wt_jax.models.feature_maps import layer_maps
 from wt_jax.models.heads import LevelHeads
@@ -33,26 +33,23 @@ KINDS = ("spatial", "temporal")
 
 @dataclass(frozen=True)
 class HDCSettings:
-    """Settings of the HDC-style method; names not listed are those of `wt_jax.methods.settings`. All are our inference.
+    """Settings of the HDC-style method. All are our inference.
 
     Attributes:
       layers: names of the encoder's layers, from shallow to deep; none: where its first, second and last third end.
       weighting: "invariance": by the measured invariance of each depth; "equal": all alike (the control).
       invariance_momentum: of the running mean of each depth's invariance.
-      temperature, hidden, dim, head_layers, head_norm: as CVRL's, with two maps.
+      temperature, head: as CVRL's, with two maps.
     """
 
     layers: tuple[str, ...] = ()
     weighting: str = "invariance"
     invariance_momentum: float = 0.99
     temperature: float = 0.1
-    hidden: int = 2048
-    dim: int = 128
-    head_layers: int = 2
-    head_norm: str = "batch"
+    head: HeadSettings = HeadSettings(norm="batch")
 
     def __post_init__(self):
-        check(self, shares=("invariance_momentum",), weighting=("invariance", "equal"))
+        check(self, fractions=("invariance_momentum",), weighting=("invariance", "equal"))
 
 
 @dataclass(frozen=True)
@@ -68,9 +65,8 @@ class HDC(Built):
     @property
     def heads(self) -> LevelHeads:
         """A spatial and a temporal head for each depth."""
-        settings = self.settings
-        hidden = settings.hidden or self.encoder.feature_dim
-        return LevelHeads(hidden, settings.dim, settings.head_layers, settings.head_norm or None)
+        head = self.settings.head
+        return LevelHeads(head.hidden or self.encoder.feature_dim, head.dim, head.layers, head.norm or None)
 
     @property
     def levels(self) -> tuple[str, ...]:
@@ -79,7 +75,7 @@ class HDC(Built):
         return self.settings.layers or tuple(names[-(-len(names) * third // 3) - 1] for third in (1, 2, 3))
 
     @property
-    def views(self) -> Mapping[str, ClipView]:
+    def views(self) -> dict[str, ClipView]:
         """The anchor, mild; the same window, strong; another window, mild."""
         return {
             "anchor": replace(self.setup.weak, window="anchor"),
@@ -89,50 +85,43 @@ class HDC(Built):
 
     @property
     def needs(self) -> Needs:
-        """What the run must have."""
+        """Other videos in the batch."""
         return Needs(min_batch=2, reason="negatives come from the batch")
 
     def init(self, rng: Array, batch: Batch, pretrained: Mapping[str, Tree]) -> MethodState:
-        """Encoder and heads; the memory is the running invariance of each depth."""
+        """Encoder and heads; the buffers are the running invariance of each depth."""
         clips = batch["anchor"][:1]
         encoder = pretrained.get("encoder") or self.encoder.init(rng, clips, False)
         _, maps, _ = layer_maps(self.encoder, encoder, clips, self.levels)
         heads = self.heads.init(jax.random.fold_in(rng, 1), jax.tree.map(global_pool, maps), False)
         variables = _joined(encoder, heads)
-        invariance = jnp.ones((len(self.levels),), jnp.float32)
-        memory = dict.fromkeys(KINDS, invariance)
-        return MethodState(variables.pop("params"), variables, {}, jax.tree.map(jnp.copy, memory))
+        invariance = {kind: jnp.ones((len(self.levels),), jnp.float32) for kind in KINDS}
+        return MethodState(variables.pop("params"), variables, {}, invariance)
 
     def loss(
-        self,
-        params: Tree,
-        state: MethodState,
-        batch: Batch,
-        rng: Array,
-        step: ArrayLike,
+        self, params: Tree, state: MethodState, batch: Batch, rng: Array, step: ArrayLike
     ) -> tuple[Array, tuple[MethodState, Metrics]]:
         """Sum over depths of a_l L_spatial + b_l L_temporal, mean over the batch."""
-        _, model_state, teacher, memory = state
-        settings, memory = self.settings, jax.lax.stop_gradient(memory)
+        settings, invariance = self.settings, jax.lax.stop_gradient(state.buffers)
         shuffled = shuffle_frames(batch["spatial"], batch["video"], rng)
         clips = jnp.stack([batch["anchor"], batch["temporal"], shuffled], axis=1)
-        embeddings, model_state = self._embed(params, model_state, clips.reshape(-1, *clips.shape[2:]))
+        embeddings, model_state = self._embed(params, state.model_state, clips.reshape(-1, *clips.shape[2:]))
         options = {"temperature": settings.temperature, "video": batch["video"]}
         metrics, total, measured = {}, 0.0, {}
         for kind in KINDS:
             losses, cosines = [], []
             for level in self.levels:
-                anchor, moved, still = jnp.moveaxis(embeddings[kind][level].reshape(-1, 3, settings.dim), 1, 0)
+                anchor, moved, still = jnp.moveaxis(embeddings[kind][level].reshape(-1, 3, settings.head.dim), 1, 0)
                 positive, negative = (still, None) if kind == "spatial" else (moved, still)
                 losses.append(jnp.mean(in_batch_info_nce(anchor, positive, negative=negative, **options)))
                 cosines.append(jnp.mean(jnp.sum(anchor * positive, axis=-1)))
-            weights = invariance_weights(memory[kind]) if settings.weighting == "invariance" else 1 / len(self.levels)
+            weights = invariance_weights(invariance[kind]) if settings.weighting == "invariance" else 1 / len(self.levels)
             total += jnp.sum(weights * jnp.stack(losses))
             keep = settings.invariance_momentum
-            measured[kind] = keep * memory[kind] + (1 - keep) * jax.lax.stop_gradient(jnp.stack(cosines))
-            for place, level in enumerate(self.levels):
-                metrics[f"loss_{kind}_{level}"] = losses[place]
-                metrics[f"invariance_{kind}_{level}"] = measured[kind][place]
+            measured[kind] = keep * invariance[kind] + (1 - keep) * jax.lax.stop_gradient(jnp.stack(cosines))
+            for index, level in enumerate(self.levels):
+                metrics[f"loss_{kind}_{level}"] = losses[index]
+                metrics[f"invariance_{kind}_{level}"] = measured[kind][index]
         metrics["loss"] = total
         return total, (state._replace(model_state=model_state, buffers=measured), metrics)
 
@@ -141,7 +130,7 @@ class HDC(Built):
         variables = encoder_variables(params, model_state)
         _, maps, encoder_state = layer_maps(self.encoder, variables, clips, self.levels, train=True)
         heads = {"params": params["heads"], **{k: v["heads"] for k, v in model_state.items() if "heads" in v}}
-        outputs, head_state = parts.look(self.heads, heads, jax.tree.map(global_pool, maps))
+        outputs, head_state = apply(self.heads, heads, jax.tree.map(global_pool, maps))
         return jax.tree.map(l2_normalize, outputs), _joined(encoder_state, head_state)
 
 

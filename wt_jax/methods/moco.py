@@ -7,127 +7,94 @@ of all others are its keys, the loss is the mean over the keys, and all keys ent
 With two clips this is the weak teacher with label weight 0; the configuration's `one_hot` is that control.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import jax
 import jax.numpy as jnp
-from jax import Array
-from jax.typing import ArrayLike
 
 from wt_jax.losses import info_nce, similarity_logits
-from wt_jax.methods import parts
-from wt_jax.methods.base import Batch, MethodState, Metrics, Needs, Tree
-from wt_jax.methods.settings import check
+from wt_jax.methods.base import Needs
+from wt_jax.methods.forward import clip_views
+from wt_jax.methods.queue_contrast import Contrast, Embeddings, QueueContrast, Seen
+from wt_jax.methods.settings import HeadSettings, QueueSettings, TeacherSettings, check
 from wt_jax.models.embedder import Embedder
-from wt_jax.queue import empty_queue, enqueue, negatives_mask
 from wt_jax.specs import ClipView
 
 
 @dataclass(frozen=True)
 class MoCoSettings:
-    """Settings of MoCo; names not listed are those of `wt_jax.methods.settings`.
+    """Settings of MoCo.
 
     Defaults are the rho study's: temperature 0.1, momentum from 0.994 by a cosine, queue 65,536, three linear maps of 2048 to
-    128 without norm. Its best figures have `clips` 4; 2 is the default because it costs what the other methods cost.
+    128 without norm. Its best results have `clips` 4; 2 is the default because it costs what the other methods cost.
 
     Attributes:
+      clips: of a video, each from a window of its own.
       symmetric: every clip is the query once (v3); otherwise only the first.
       predictor: a predictor on the student (v3).
-      queue_size: 0 takes the negatives from the batch's own keys (v3).
-      drop_same_video: our addition, off in the source; it has no say where the queue is small against the data.
+      temperature: of the logits.
+      queue: size 0 takes the negatives from the batch's own keys (v3). `drop_same_video` is our addition, off in the source;
+        it has no effect where the queue is small against the data.
     """
 
     clips: int = 2
     symmetric: bool = False
     predictor: bool = False
     temperature: float = 0.1
-    momentum: float = 0.994
-    momentum_schedule: str = "cosine"
-    queue_size: int = 65536
-    drop_same_video: bool = True
-    hidden: int = 2048
-    dim: int = 128
-    head_layers: int = 3
-    head_norm: str = ""
+    head: HeadSettings = HeadSettings(layers=3)
+    queue: QueueSettings = QueueSettings()
+    teacher: TeacherSettings = TeacherSettings(0.994, "cosine")
 
     def __post_init__(self):
-        check(self)
+        check(self, least={"clips": 2})
 
 
 @dataclass(frozen=True)
-class MoCo(parts.Headed):
+class MoCo(QueueContrast):
     """The method; see `wt_jax.methods.base.Method`."""
 
     @property
     def student(self) -> Embedder:
-        """Encoder and head; it may have a predictor, which the teacher has not."""
-        return parts.with_predictor(self.settings, self.network) if self.settings.predictor else self.network
+        """Encoder and head, and a predictor if there is one."""
+        return self.predictor if self.settings.predictor else self.network
 
     @property
-    def views(self) -> Mapping[str, ClipView]:
+    def views(self) -> dict[str, ClipView]:
         """Strong views of as many windows as there are clips."""
-        return parts.clip_views(self.setup.strong, self.settings.clips)
+        return clip_views(self.setup.strong, self.settings.clips)
+
+    @property
+    def student_views(self) -> tuple[str, ...]:
+        """The queries."""
+        return tuple(self.views) if self.settings.symmetric else ("clip1",)
+
+    @property
+    def teacher_views(self) -> tuple[tuple[str, ...], ...]:
+        """The keys, in one pass."""
+        return (tuple(self.views)[0 if self.settings.symmetric else 1 :],)
+
+    @property
+    def columns(self) -> dict[str, int]:
+        """All keys enter one column."""
+        return {"key": self.settings.head.dim}
 
     @property
     def needs(self) -> Needs:
-        """What the run must have."""
-        return Needs(
-            batch_multiple=self.settings.queue_size,
-            min_batch=1 if self.settings.queue_size else 2,
-            reason="negatives come from the batch",
-            teacher_passes=1,
-        )
+        """Without a queue, other videos in the batch."""
+        least = 1 if self.settings.queue.size else 2
+        return replace(super().needs, min_batch=least, reason="negatives come from the batch")
 
-    def init(self, rng: Array, batch: Batch, pretrained: Mapping[str, Tree]) -> MethodState:
-        """Student and teacher start equal; the queue, if there is one, starts empty."""
-        params, model_state = parts.first_variables(self.student, rng, batch["clip1"], pretrained)
-        queue = empty_queue(self.settings.queue_size, {"key": self.settings.dim}) if self.settings.queue_size else {}
-        return MethodState(params, model_state, parts.make_teacher(params, model_state, without=("predictor",)), queue)
+    def entries(self, keys: Embeddings) -> list[Embeddings]:
+        """One key of each video after the other."""
+        return [{"key": key} for key in keys.values()]
 
-    def loss(
-        self,
-        params: Tree,
-        state: MethodState,
-        batch: Batch,
-        rng: Array,
-        step: ArrayLike,
-    ) -> tuple[Array, tuple[MethodState, Metrics]]:
-        """Mean InfoNCE (MoCo, eq. 1) over all pairs of a query clip and another clip's key."""
-        _, model_state, teacher, memory = state
-        settings = self.settings
-        teacher, memory = jax.lax.stop_gradient((teacher, memory))
-        clips = [batch[name] for name in self.views]
-        # Clips that are queries, and clips that are keys.
-        asked, asking = (clips, clips) if settings.symmetric else (clips[1:], clips[:1])
-        student = {"params": params, **model_state}
-        looks, model_state = parts.look_at_all(self.student, student, asking)
-        queries = [embedding for embedding, _ in looks]
-        looks, _ = parts.look_at_all(self.network, teacher, asked)
-        keys = [jax.lax.stop_gradient(embedding) for embedding, _ in looks]
-        if settings.queue_size:
-            mask = negatives_mask(memory, batch["video"], drop_same_video=settings.drop_same_video)
-            figures = parts.queue_figures(memory, mask, step)
-        else:
-            mask, figures = batch["video"][:, None] != batch["video"][None, :], {}
-        pairs = [(i, j) for i in range(len(queries)) for j in range(len(keys)) if not settings.symmetric or i != j]
-        losses = []
-        for i, j in pairs:
-            negatives = memory["key"] if settings.queue_size else keys[j]
-            losses.append(info_nce(queries[i], keys[j], negatives, temperature=settings.temperature, mask=mask))
-        first = pairs[0][1]
-        negatives = memory["key"] if settings.queue_size else keys[first]
-        logits = similarity_logits(queries[0], keys[first], negatives, temperature=settings.temperature, mask=mask)
-        if settings.queue_size:
-            for key in keys:
-                memory = enqueue(memory, {"key": key, "video": batch["video"], "label": batch["label"]}, step)
-        metrics = {
-            "loss": jnp.mean(jnp.stack(losses)),
-            **parts.accuracy(logits),
-            **figures,
-        }
-        return metrics["loss"], (state._replace(model_state=model_state, buffers=memory), metrics)
-
-    def update_teacher(self, state: MethodState, step: ArrayLike) -> tuple[Tree, Metrics]:
-        """The moving average of the student."""
-        return parts.move_teacher(self, state, step)
+    def contrast(self, seen: Seen) -> Contrast:
+        """Mean InfoNCE (eq. 1) over all pairs of a query and another clip's key."""
+        common = {"temperature": self.settings.temperature, "mask": seen.mask}
+        pairs = [
+            (query, key, seen.queue.get("key", key))
+            for query_name, query in seen.queries.items()
+            for key_name, key in seen.keys.items()
+            if query_name != key_name
+        ]
+        losses = [info_nce(*pair, **common) for pair in pairs]
+        return Contrast(jnp.mean(jnp.stack(losses), axis=0), {}, similarity_logits(*pairs[0], **common))

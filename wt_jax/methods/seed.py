@@ -18,106 +18,92 @@ from jax.typing import ArrayLike
 
 from wt_jax.errors import ConfigError
 from wt_jax.losses import seed_loss, similarity_labels, similarity_logits
-from wt_jax.methods import parts
-from wt_jax.methods.base import Batch, MethodState, Metrics, Needs, Pretrained, Tree
-from wt_jax.methods.settings import check
+from wt_jax.methods.base import Batch, MethodState, Metrics, Pretrained, Tree
+from wt_jax.methods.forward import apply_clips, make_head
+from wt_jax.methods.queue_contrast import Contrast, Embeddings, QueueContrast, Seen
+from wt_jax.methods.settings import MLPSettings, QueueSettings, check
 from wt_jax.models import build_encoder
 from wt_jax.models.embedder import l2_normalize
-from wt_jax.queue import empty_queue, enqueue, negatives_mask
+from wt_jax.models.heads import MLP
 from wt_jax.specs import ClipView
 from wt_jax.weights.folder import load_encoder
 
 
 @dataclass(frozen=True)
 class SEEDSettings:
-    """Settings of SEED; names not listed are those of `wt_jax.methods.settings`.
+    """Settings of SEED.
 
     Attributes:
-      teacher: folder of the teacher's exported weights.
+      teacher_weights: folder of the teacher's exported weights.
       temperature, teacher_temperature: 0.2 and 1e-4, the code's defaults: the teacher's label is almost one-hot.
-      queue_size: of teacher embeddings; 65,536 as in the source.
-      hidden, head_layers, head_norm: Linear-ReLU-Linear in the source, to the teacher's width.
-      drop_same_video: our addition, off in the source.
+      head: Linear-ReLU-Linear in the source, to the teacher's width.
+      queue: of teacher embeddings; 65,536 as in the source. `drop_same_video` is our addition, off in the source.
     """
 
-    teacher: str = ""
+    teacher_weights: str = ""
     temperature: float = 0.2
     teacher_temperature: float = 1e-4
-    queue_size: int = 65536
-    drop_same_video: bool = True
-    hidden: int = 0
-    head_layers: int = 2
-    head_norm: str = ""
+    head: MLPSettings = MLPSettings()
+    queue: QueueSettings = QueueSettings()
 
     def __post_init__(self):
-        check(self, least={"queue_size": 1})
+        check(self, least={"queue.size": 1})
 
 
 @dataclass(frozen=True)
-class SEED(parts.Headed):
+class SEED(QueueContrast):
     """The method; see `wt_jax.methods.base.Method`."""
 
+    teacher_views = (("clip",),)
+
     def __post_init__(self):
-        if not self.settings.teacher:
-            raise ConfigError("config.method.teacher is empty; name the folder of a trained encoder's exported weights")
+        if not self.settings.teacher_weights:
+            raise ConfigError("config.method.teacher_weights is empty; name the folder of a trained encoder's exported weights")
 
     @cached_property
     def teacher(self) -> nn.Module:
         """The teacher's encoder, as its folder describes it."""
-        return build_encoder(load_encoder(Path(self.settings.teacher))[0])
+        return build_encoder(load_encoder(Path(self.settings.teacher_weights))[0])
 
     @property
-    def head(self) -> nn.Module:
+    def head(self) -> MLP:
         """As wide as the teacher's feature."""
-        return parts.make_head(self.settings, self.encoder, self.teacher.feature_dim)
+        return make_head(self.settings.head, self.encoder, self.teacher.feature_dim)
 
     @property
-    def views(self) -> Mapping[str, ClipView]:
+    def columns(self) -> dict[str, int]:
+        """The teacher's features."""
+        return {"clip": self.teacher.feature_dim}
+
+    @property
+    def views(self) -> dict[str, ClipView]:
         """One strong view: student and teacher see the same."""
         return {"clip": replace(self.setup.strong, window="clip")}
 
     @property
     def pretrained(self) -> Mapping[str, Pretrained]:
-        """The teacher's, and those that the student starts from, if they are named."""
-        return {**super().pretrained, "teacher": Pretrained(self.settings.teacher)}
-
-    @property
-    def needs(self) -> Needs:
-        """What the run must have."""
-        return Needs(batch_multiple=self.settings.queue_size, teacher_passes=1)
+        """The teacher, and what the student starts from, if that is named."""
+        return {**super().pretrained, "teacher": Pretrained(self.settings.teacher_weights)}
 
     def init(self, rng: Array, batch: Batch, pretrained: Mapping[str, Tree]) -> MethodState:
-        """A fresh student, the pretrained teacher, an empty queue of teacher embeddings."""
-        params, model_state = parts.first_variables(self.network, rng, batch["clip"], pretrained)
-        teacher = jax.tree.map(jnp.asarray, dict(pretrained["teacher"]))
-        return MethodState(
-            params, model_state, teacher, empty_queue(self.settings.queue_size, {"key": self.teacher.feature_dim})
-        )
+        """A fresh student, the pretrained teacher, an empty queue."""
+        state = super().init(rng, batch, pretrained)
+        return state._replace(teacher=jax.tree.map(jnp.asarray, dict(pretrained["teacher"])))
 
-    def loss(
-        self,
-        params: Tree,
-        state: MethodState,
-        batch: Batch,
-        rng: Array,
-        step: ArrayLike,
-    ) -> tuple[Array, tuple[MethodState, Metrics]]:
-        """Mean cross-entropy of the student's similarities against the teacher's, both over the teacher's embeddings."""
-        _, model_state, teacher, memory = state
-        settings = self.settings
-        teacher, memory = jax.lax.stop_gradient((teacher, memory))
-        (student, _), model_state = parts.look(self.network, {"params": params, **model_state}, batch["clip"])
-        key = l2_normalize(self.teacher.apply(teacher, batch["clip"], False))  # frozen: by its own statistics
-        mask = negatives_mask(memory, batch["video"], drop_same_video=settings.drop_same_video)
-        temperatures = {"temperature": settings.temperature, "teacher_temperature": settings.teacher_temperature}
-        loss = seed_loss(student, key, memory["key"], **temperatures, mask=mask)
-        labels = similarity_labels(key, key, memory["key"], temperature=settings.teacher_temperature, mask=mask)
-        logits = similarity_logits(student, key, memory["key"], temperature=settings.temperature, mask=mask)
-        metrics = {
-            "loss": jnp.mean(loss),
-            **parts.accuracy(logits),
-            **parts.queue_figures(memory, mask, step),
-            **parts.label_figures(labels, mask, memory["label"], batch["label"]),
-        }
-        memory = enqueue(memory, {"key": key, "video": batch["video"], "label": batch["label"]}, step)
-        return metrics["loss"], (state._replace(model_state=model_state, buffers=memory), metrics)
+    def embed_views(self, params: Tree, state: MethodState, batch: Batch) -> tuple[Embeddings, Embeddings, Tree]:
+        """The student's embedding and the frozen teacher's, which normalizes by its own statistics."""
+        (student,), model_state = apply_clips(self.network, {"params": params, **state.model_state}, [batch["clip"]])
+        key = l2_normalize(self.teacher.apply(state.teacher, batch["clip"], False))
+        return {"clip": student}, {"clip": key}, model_state
+
+    def contrast(self, seen: Seen) -> Contrast:
+        """Cross-entropy of the student's similarities against the teacher's, both over the teacher's embeddings."""
+        student, key, queue = seen.queries["clip"], seen.keys["clip"], seen.queue["clip"]
+        t, t_teacher, mask = self.settings.temperature, self.settings.teacher_temperature, seen.mask
+        loss = seed_loss(student, key, queue, temperature=t, teacher_temperature=t_teacher, mask=mask)
+        labels = similarity_labels(key, key, queue, temperature=t_teacher, mask=mask)
+        return Contrast(loss, {}, similarity_logits(student, key, queue, temperature=t, mask=mask), labels)
+
+    def update_teacher(self, state: MethodState, step: ArrayLike) -> tuple[Tree, Metrics]:
+        """The teacher is frozen."""
+        return state.teacher, {}

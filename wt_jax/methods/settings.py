@@ -1,46 +1,102 @@
-"""Checks of method settings, one place for all; they run when the settings are made, before any device is touched.
+"""Settings that several methods are composed of, and their checks, which run before any device is touched."""
 
-Names that mean the same in every method:
-  clips: clips of a video that are pulled together, each from a window of its own; rho in the rho study (arXiv 2104.14558).
-  temperature: of the logits.
-  momentum, momentum_schedule: of the teacher's average per step; "constant", or "cosine" (rises to 1, as in BYOL).
-  queue_size: slots of the queue, a multiple of the batch.
-  drop_same_video: keep older clips of the same video from being negatives (CoCLR carries video names for this).
-  hidden, dim, head_layers, head_norm: the head, `head_layers` linear maps with ReLU between, `hidden` wide (0: as wide as
-    the encoder's feature), to `dim` numbers; head_norm "batch" puts a BatchNorm before each ReLU, "" none.
-"""
-
-import dataclasses
-from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
-_CHOICES = {"momentum_schedule": ("constant", "cosine"), "head_norm": ("", "batch")}
-_SHARES = ("momentum",)
-_LEAST = {"clips": 2, "dim": 1, "head_layers": 1, "hidden": 0, "queue_size": 0}
+
+@dataclass(frozen=True)
+class MLPSettings:
+    """A head: linear maps with ReLU between.
+
+    Attributes:
+      hidden: width between them; 0: that of the encoder's feature.
+      layers: number of linear maps.
+      norm: before each ReLU, "batch" or "" for none.
+    """
+
+    hidden: int = 0
+    layers: int = 2
+    norm: str = ""
+
+    def __post_init__(self):
+        check(self, least={"hidden": 0, "layers": 1}, norm=("", "batch"))
 
 
-def check(settings: Any, *, shares: Iterable[str] = (), least: dict[str, float] | None = None, **choices: tuple) -> None:
-    """Check the fields of a settings dataclass: those named here and those whose name means the same everywhere.
+@dataclass(frozen=True)
+class HeadSettings(MLPSettings):
+    """A head with a width of its own.
+
+    Attributes:
+      dim: of the embedding.
+    """
+
+    hidden: int = 2048
+    dim: int = 128
+
+    def __post_init__(self):
+        super().__post_init__()
+        check(self, least={"dim": 1})
+
+
+@dataclass(frozen=True)
+class QueueSettings:
+    """A queue of past embeddings.
+
+    Attributes:
+      size: slots, a multiple of the batch.
+      drop_same_video: whether older clips of a video are no negatives of it (CoCLR carries video names for this).
+    """
+
+    size: int = 65536
+    drop_same_video: bool = True
+
+    def __post_init__(self):
+        check(self, least={"size": 0})
+
+
+@dataclass(frozen=True)
+class TeacherSettings:
+    """The teacher as a moving average of the student.
+
+    Attributes:
+      momentum: per step.
+      schedule: "constant", or "cosine": rises to 1 (BYOL).
+    """
+
+    momentum: float = 0.999
+    schedule: str = "constant"
+
+    def __post_init__(self):
+        check(self, fractions=("momentum",), schedule=("constant", "cosine"))
+
+
+def check(
+    settings: Any, *, fractions: tuple[str, ...] = (), least: Mapping[str, float] | None = None, **choices: tuple[str, ...]
+) -> None:
+    """Check fields of settings, "name" or "name.name"; those whose name ends in temperature or epsilon must be above 0.
 
     Args:
-      settings: the instance.
-      shares: further fields that must lie in [0, 1].
-      least: further fields with their smallest value.
-      choices: further fields with their allowed values.
+      settings: the dataclass.
+      fractions: fields that must lie in [0, 1].
+      least: fields with their smallest value.
+      choices: fields with their allowed values.
 
     Raises:
       ValueError: the message begins with the field's name.
     """
-    values = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
-    for name, allowed in (_CHOICES | choices).items():
-        if name in values and values[name] not in allowed:
-            raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {values[name]!r}")
-    for name in (*_SHARES, *shares):
-        if name in values and not 0 <= values[name] <= 1:
-            raise ValueError(f"{name} must lie in [0, 1], got {values[name]}")
-    for name, low in (_LEAST | (least or {})).items():
-        if name in values and values[name] < low:
-            raise ValueError(f"{name} must be {low} or more, got {values[name]}")
-    for name, value in values.items():
-        if name.endswith(("temperature", "epsilon")) and value <= 0:
-            raise ValueError(f"{name} must be above 0, got {value}")
+
+    def require(condition: bool, name: str, rule: str) -> None:
+        if not condition:
+            raise ValueError(f"{name} must {rule}, got {attrgetter(name)(settings)!r}")
+
+    for name, allowed in choices.items():
+        require(getattr(settings, name) in allowed, name, f"be one of {', '.join(map(repr, allowed))}")
+    for name in fractions:
+        require(0 <= attrgetter(name)(settings) <= 1, name, "lie in [0, 1]")
+    for name, low in (least or {}).items():
+        require(attrgetter(name)(settings) >= low, name, f"be {low} or more")
+    for name in settings.__dataclass_fields__:
+        if name.endswith(("temperature", "epsilon")):
+            require(getattr(settings, name) > 0, name, "be above 0")

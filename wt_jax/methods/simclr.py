@@ -5,7 +5,6 @@ SimCLR: Chen et al. 2020 (arXiv 2002.05709); CVRL: Qian et al. 2021 (arXiv 2008.
 here `config.clip.gap` keeps them apart.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -13,63 +12,53 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from wt_jax.losses import nt_xent
-from wt_jax.methods import parts
 from wt_jax.methods.base import Batch, MethodState, Metrics, Needs, Tree
-from wt_jax.methods.settings import check
+from wt_jax.methods.forward import Headed, apply_clips, clip_views
+from wt_jax.methods.settings import HeadSettings, check
 from wt_jax.specs import ClipView
 
 
 @dataclass(frozen=True)
 class SimCLRSettings:
-    """Settings of SimCLR; names are those of `wt_jax.methods.settings`.
+    """Settings of SimCLR. CVRL's: two clips, temperature 0.1, three linear maps of 2048 to 128.
 
-    CVRL's: two clips, temperature 0.1, three linear maps of 2048 to 128. A BatchNorm in the head is SimCLR's.
+    Attributes:
+      clips: of a video, each from a window of its own.
+      temperature: of the logits.
+      head: a BatchNorm in it is SimCLR's.
     """
 
     clips: int = 2
     temperature: float = 0.1
-    hidden: int = 2048
-    dim: int = 128
-    head_layers: int = 3
-    head_norm: str = "batch"
+    head: HeadSettings = HeadSettings(layers=3, norm="batch")
 
     def __post_init__(self):
-        check(self)
+        check(self, least={"clips": 2})
 
 
 @dataclass(frozen=True)
-class SimCLR(parts.Headed):
+class SimCLR(Headed):
     """The method; see `wt_jax.methods.base.Method`."""
 
     @property
-    def views(self) -> Mapping[str, ClipView]:
+    def views(self) -> dict[str, ClipView]:
         """Strong views of as many windows as there are clips."""
-        return parts.clip_views(self.setup.strong, self.settings.clips)
+        return clip_views(self.setup.strong, self.settings.clips)
 
     @property
     def needs(self) -> Needs:
-        """What the run must have."""
+        """Other videos in the batch."""
         return Needs(min_batch=2, reason="negatives come from the batch")
 
-    def init(self, rng: Array, batch: Batch, pretrained: Mapping[str, Tree]) -> MethodState:
-        """A student and nothing else."""
-        return MethodState(*parts.first_variables(self.network, rng, batch["clip1"], pretrained), {}, {})
-
     def loss(
-        self,
-        params: Tree,
-        state: MethodState,
-        batch: Batch,
-        rng: Array,
-        step: ArrayLike,
+        self, params: Tree, state: MethodState, batch: Batch, rng: Array, step: ArrayLike
     ) -> tuple[Array, tuple[MethodState, Metrics]]:
         """Mean NT-Xent of the batch (SimCLR, eq. 1)."""
-        _, model_state, teacher, memory = state
         clips = [batch[name] for name in self.views]
-        looks, model_state = parts.look_at_all(self.network, {"params": params, **model_state}, clips)
-        views = jnp.stack([embedding for embedding, _ in looks], axis=1)
+        embeddings, model_state = apply_clips(self.network, {"params": params, **state.model_state}, clips)
+        views = jnp.stack(embeddings, axis=1)
         metrics = {
             "loss": jnp.mean(nt_xent(views, temperature=self.settings.temperature)),
             "positive_similarity": jnp.mean(jnp.sum(views[:, 0] * views[:, 1], axis=-1)),
         }
-        return metrics["loss"], (state._replace(model_state=model_state, buffers=memory), metrics)
+        return metrics["loss"], (state._replace(model_state=model_state), metrics)

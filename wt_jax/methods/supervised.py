@@ -15,8 +15,8 @@ from jax.typing import ArrayLike
 
 from wt_jax.errors import ConfigError
 from wt_jax.losses import soft_cross_entropy
-from wt_jax.methods import parts
 from wt_jax.methods.base import Batch, Built, MethodState, Metrics, Needs, Tree
+from wt_jax.methods.forward import first_variables
 from wt_jax.methods.settings import check
 from wt_jax.models.classifier import HEAD_NORMS, Classifier, LinearHead
 from wt_jax.specs import ClipView
@@ -28,9 +28,9 @@ class SupervisedSettings:
 
     Attributes:
       num_classes: width of the classifier; 0: as many as the training list has.
-      dropout: share of the feature's numbers that are dropped before the classifier, drawn anew for each clip.
+      dropout: fraction of the feature's numbers that are dropped before the classifier, drawn anew for each clip.
       label_smoothing: mass of the label that is spread evenly over all classes.
-      mixup_alpha: of the Beta distribution that the weight of a clip against its partner is drawn from, once per step; 0: no
+      mixup_alpha: of the Beta distribution from which the weight of a clip against its partner is drawn, once per step; 0: no
         mixup. Clips are mixed with the batch in reverse, which is in random order already (our choice).
       freeze: "" or "encoder": the encoder runs as in evaluation and stays bit for bit as it is.
       head_norm: what happens to the feature before the classifier: "" nothing, "batch" BatchNorm, "l2_batch" scaling to length
@@ -78,54 +78,44 @@ class Supervised(Built):
         return Classifier(self.encoder, head, frozen=settings.freeze == "encoder")
 
     @property
-    def views(self) -> Mapping[str, ClipView]:
+    def views(self) -> dict[str, ClipView]:
         """One strong view."""
         return {"clip": self.setup.strong}
 
     @property
     def needs(self) -> Needs:
-        """What the run must have."""
+        """Labels."""
         return Needs(labels=True, frozen=self.settings.freeze)
 
     def init(self, rng: Array, batch: Batch, pretrained: Mapping[str, Tree]) -> MethodState:
-        """Encoder and classifier; there is no teacher and no memory."""
-        return MethodState(*parts.first_variables(self.network, rng, batch["clip"], pretrained), {}, {})
+        """Encoder and classifier."""
+        return MethodState(*first_variables(self.network, rng, (batch["clip"],), pretrained), {}, {})
 
     def loss(
-        self,
-        params: Tree,
-        state: MethodState,
-        batch: Batch,
-        rng: Array,
-        step: ArrayLike,
+        self, params: Tree, state: MethodState, batch: Batch, rng: Array, step: ArrayLike
     ) -> tuple[Array, tuple[MethodState, Metrics]]:
         """Mean cross-entropy; the accuracies are those on the training clips, under mixup weighted as the labels are."""
-        _, model_state, teacher, memory = state
-        settings = self.settings
-        clips, one_hot = batch["clip"], jax.nn.one_hot(batch["label"], self.num_classes, dtype=jnp.float32)
+        settings, num_classes = self.settings, self.num_classes
+        clips, one_hot = batch["clip"], jax.nn.one_hot(batch["label"], num_classes, dtype=jnp.float32)
         mix_key, drop_key = jax.random.split(rng)
         if settings.mixup_alpha > 0:
-            share = jax.random.beta(mix_key, settings.mixup_alpha, settings.mixup_alpha, dtype=jnp.float32)
-            clips, one_hot = (share * x + (1.0 - share) * x[::-1] for x in (clips, one_hot))
+            weight = jax.random.beta(mix_key, settings.mixup_alpha, settings.mixup_alpha, dtype=jnp.float32)
+            clips, one_hot = (weight * x + (1.0 - weight) * x[::-1] for x in (clips, one_hot))
         keep = keep_factors(drop_key, batch["video"], self.encoder.feature_dim, settings.dropout)
-        variables = {"params": params, **model_state}
+        variables = {"params": params, **state.model_state}
         logits, model_state = self.network.apply(variables, clips, True, keep, mutable=["batch_stats"])
-        labels = (1.0 - settings.label_smoothing) * one_hot + settings.label_smoothing / self.num_classes
+        labels = (1.0 - settings.label_smoothing) * one_hot + settings.label_smoothing / num_classes
         loss = jnp.mean(soft_cross_entropy(logits, labels))
-        _, best = jax.lax.top_k(logits, min(5, self.num_classes))
+        _, best = jax.lax.top_k(logits, min(5, num_classes))
         hits = jnp.take_along_axis(one_hot, best, axis=-1)
-        metrics = {
-            "loss": loss,
-            "accuracy": jnp.mean(hits[:, 0]),
-            "accuracy_top5": jnp.mean(jnp.sum(hits, axis=-1)),
-        }
-        return loss, (state._replace(model_state=model_state, buffers=memory), metrics)
+        metrics = {"loss": loss, "accuracy": jnp.mean(hits[:, 0]), "accuracy_top5": jnp.mean(jnp.sum(hits, axis=-1))}
+        return loss, (state._replace(model_state=model_state), metrics)
 
 
 def keep_factors(key: Array, video: Array, size: int, dropout: float) -> Array | None:
     """Dropout as factors (B, size) float32, 0 or 1 / (1 - dropout); None where nothing is dropped.
 
-    A clip's draw depends on its video (B,) int32, not on its place, so that a batch may be cut into pieces.
+    A clip's draw depends on its video (B,) int32, not on its row, so that a batch may be cut into pieces.
     """
     if dropout == 0:
         return None

@@ -6,7 +6,8 @@
 Each run is `python -m wt_jax.main` in a process of its own, with its workdir and `log.txt` in `WORKDIR/METHOD_seedN`. The same
 command goes on where it was stopped and does not repeat what is finished. The table is in `comparison.md`, all values
 in `comparison.json`, a picture in `comparison.png`. Overrides of `config.method` reach the methods that have such a key; those
-of a key that the file's own method has not need a method that has it: `--config=FILE:seed --config.method.teacher=FOLDER`.
+of a key that the file's own method has not need a method that has it: `--config=FILE:seed
+--config.method.teacher_weights=FOLDER`.
 """
 
 import logging

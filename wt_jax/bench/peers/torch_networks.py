@@ -215,5 +215,5 @@ def make_embedder(model: ModelConfig, settings: Any, clip_shape: tuple[int, int,
             encoder = ViT(ours.feature_dim, ours.heads, ours.depth, tokens)
         case _:
             raise ConfigError(f"config.model.name {model.name!r} has no peer in PyTorch for clips of {clip_shape}")
-    hidden = settings.hidden or ours.feature_dim
-    return Embedder(encoder, Head(ours.feature_dim, hidden, settings.dim, settings.head_layers, settings.head_norm))
+    head = settings.head
+    return Embedder(encoder, Head(ours.feature_dim, head.hidden or ours.feature_dim, head.dim, head.layers, head.norm))

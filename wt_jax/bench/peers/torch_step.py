@@ -48,8 +48,6 @@ class TorchStep:
         settings = config.method
         if not isinstance(settings, WeakTeacherSettings) or settings.label not in ("weak_teacher", "strong_teacher", "one_hot"):
             raise ConfigError("PyTorch's step is written for weak_teacher, strong_teacher and one_hot only")
-        if settings.shared != "all" or settings.label_ramp:
-            raise ConfigError("PyTorch's step has no config.method.shared or label_ramp")
         if config.train.accumulate > 1 or config.model.remat or config.optim.layer_decay < 1:
             raise ConfigError("PyTorch's step has no config.train.accumulate, model.remat or optim.layer_decay")
         torch.backends.cudnn.benchmark = True
@@ -71,9 +69,10 @@ class TorchStep:
             network.to(memory_format=self._layout)
         self._scale = [torch.tensor(values, device=device).view(3, 1, 1, 1) for values in (config.model.mean, config.model.std)]
         self.queue = {
-            name: torch.zeros(settings.queue_size, settings.dim, device=device) for name in ("strong", "weak")[: len(views) - 1]
+            name: torch.zeros(settings.queue.size, settings.head.dim, device=device)
+            for name in ("key", "weak")[: len(views) - 1]
         }
-        self.queue["video"] = torch.full((settings.queue_size,), -1, dtype=torch.int32, device=device)
+        self.queue["video"] = torch.full((settings.queue.size,), -1, dtype=torch.int32, device=device)
         self.step = 0
         wrap = partial(torch.compile, mode=compile_mode) if compile_mode else lambda function: function
         self._look_student, self._look_teacher = wrap(self.student), wrap(self.teacher)
@@ -104,8 +103,8 @@ class TorchStep:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
-            torch._foreach_lerp_(*self._averaged, 1 - self._settings.momentum)
-            rows = slice(start := self.step * len(query) % self._settings.queue_size, start + len(query))
+            torch._foreach_lerp_(*self._averaged, 1 - self._settings.teacher.momentum)
+            rows = slice(start := self.step * len(query) % self._settings.queue.size, start + len(query))
             for name, entry in zip(self.queue, [*keys, batch["video"]], strict=True):
                 self.queue[name][rows] = entry
         self.step += 1
@@ -114,10 +113,10 @@ class TorchStep:
     def _losses(self, query: torch.Tensor, keys: list[torch.Tensor], video: torch.Tensor) -> torch.Tensor:
         settings, queue = self._settings, self.queue
         mask = queue["video"][None] >= 0
-        if settings.drop_same_video:
+        if settings.queue.drop_same_video:
             mask = mask & (queue["video"][None] != video[:, None])
         positive = (query * keys[0]).sum(-1, keepdim=True)
-        negative = (query @ queue["strong"].T).masked_fill(~mask, -1e9 * settings.temperature)
+        negative = (query @ queue["key"].T).masked_fill(~mask, -1e9 * settings.temperature)
         log_shares = functional.log_softmax(torch.cat([positive, negative], -1) / settings.temperature, -1)
         if len(keys) == 1:
             return -log_shares[:, 0].mean()

@@ -1,0 +1,109 @@
+"""What is a method's own: limits that equal another method, schedules, pathways, levels, the terms of a loss."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support.training import batches, filled, finished, first, largest_gap, small_config
+
+from wt_jax.experiment import build_method
+from wt_jax.losses import info_nce
+
+
+def value_of(config, buffers=None, step=3):
+    """A method's loss on real clips, its gradient, the new memory and the figures."""
+    method, state, _ = first(config)
+    batch = finished(method, next(batches(method, 1)))
+    now = state.method_state._replace(buffers=filled(state.buffers) if buffers is None else buffers)
+    arguments = (state.params, now, batch, jax.random.key(0), jnp.int32(step))
+    (loss, (after, metrics)), gradient = jax.jit(jax.value_and_grad(method.loss, has_aux=True))(*arguments)
+    return float(loss), gradient, after.buffers, metrics
+
+
+def test_moco_with_one_key_is_the_weak_teacher_with_label_weight_zero():
+    moco = value_of(small_config("moco", method__temperature=0.07))
+    one_hot = value_of(small_config("one_hot"))
+    unweighted = value_of(small_config("weak_teacher", method__label_weight=0.0))
+    assert moco[0] == pytest.approx(one_hot[0], abs=1e-6)
+    assert moco[0] == pytest.approx(unweighted[0], abs=1e-6)
+    assert largest_gap(moco[1], one_hot[1]) < 1e-6
+    assert largest_gap(moco[1], unweighted[1]) < 1e-6
+    np.testing.assert_allclose(moco[2]["key"], one_hot[2]["key"], atol=1e-6)
+
+
+def test_moco_with_more_clips_is_the_mean_over_keys_and_enqueues_them_all():
+    config = small_config("moco", method__clips=3)
+    method, state, _ = first(config)
+    batch, memory = finished(method, next(batches(method, 1))), filled(state.buffers)
+    now = state.method_state._replace(buffers=memory)
+    loss, (after, _) = jax.jit(method.loss)(state.params, now, batch, jax.random.key(0), jnp.int32(3))
+    after = after.buffers
+    network = method.network
+    query, *keys = (network.apply({"params": state.params}, batch[f"clip{i}"], True)[0] for i in (1, 2, 3))
+    expected = [info_nce(query, key, memory["key"], temperature=0.1).mean() for key in keys]
+    assert float(loss) == pytest.approx(float(np.mean(expected)), abs=1e-5)
+    np.testing.assert_allclose(after["key"], np.concatenate(keys), atol=1e-5)
+    np.testing.assert_array_equal(after["video"], np.tile(batch["video"], 2))
+
+
+def test_moco_in_the_style_of_version_3():
+    config = small_config(
+        "moco", method__queue__size=0, method__symmetric=True, method__predictor=True, method__head__norm="batch"
+    )
+    loss, gradient, memory, _ = value_of(config)
+    assert memory == {}
+    assert np.isfinite(loss)
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(gradient["predictor"]["dense2"]["kernel"]))
+
+
+def test_prototypes_stand_still_at_first_and_the_queue_waits():
+    config = small_config("swav", method__freeze_prototypes=0.5, method__queue__start=0.5)
+    early, late = (value_of(config, step=step) for step in (0, 15))
+    assert not np.any(early[1]["prototypes"])
+    assert np.any(late[1]["prototypes"])
+    no_queue = value_of(small_config("swav", method__queue__size=0, method__prototypes=8, method__freeze_prototypes=0.0))
+    assert np.isfinite(no_queue[0])
+    assert early[0] != pytest.approx(late[0], abs=1e-6)
+
+
+def test_optical_flow_feeds_the_motion_pathway():
+    config = small_config("modist", method__motion="flow", method__motion_weight=1.0)
+    assert {name: view.content for name, view in build_method(config, 10).views.items()} == {
+        "query": "rgb",
+        "key": "rgb",
+        "query_motion": "flow",
+        "key_motion": "flow",
+    }
+
+
+def test_motion_clips_span_the_time_of_their_rgb_clips():
+    views = build_method(small_config("modist", clip__stride=4.0, method__motion_rate=2), 10).views
+    rgb, motion = views["query"], views["query_motion"]
+    assert (motion.num_frames, motion.stride) == (2 * rgb.num_frames, rgb.stride / 2)
+    assert motion.window == rgb.window
+
+
+def test_levels_of_hdc_end_the_thirds_of_the_encoder_and_invariance_shifts_their_weight():
+    method = build_method(small_config("hdc"), 10)
+    assert method.levels == ("time1", "space2", "time2")
+    _, state, _ = first(small_config("hdc"))
+    uneven = {kind: jnp.array([0.1, 0.1, 0.8]) for kind in state.buffers}
+    loss, _, _, metrics = value_of(small_config("hdc"), buffers=uneven)
+    terms = [[float(metrics[f"loss_{kind}_{level}"]) for level in method.levels] for kind in uneven]
+    assert loss == pytest.approx(sum(np.dot(row, [0.1, 0.1, 0.8]) for row in terms), rel=1e-5)
+    equal = value_of(small_config("hdc", method__weighting="equal"), buffers=uneven)[0]
+    assert equal == pytest.approx(sum(np.mean(row) for row in terms), rel=1e-5)
+
+
+def test_vtdl_pushes_away_another_segment_of_the_same_video():
+    config = small_config("vtdl", method__mix=0.0)
+    method, state, _ = first(config)
+    batch, now = finished(method, next(batches(method, 1))), state.method_state._replace(buffers=filled(state.buffers))
+    same = {**batch, "negative": batch["anchor"]}
+
+    @jax.jit
+    def loss(batch):
+        return method.loss(state.params, now, batch, jax.random.key(0), jnp.int32(3))[0]
+
+    # A negative that is the anchor itself costs more than another segment does.
+    assert float(loss(same)) > float(loss(batch))

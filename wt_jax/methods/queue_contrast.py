@@ -1,0 +1,151 @@
+"""The core of every method with a queue: a student is compared with a queue of a teacher's past embeddings.
+
+A step embeds the student's and the teacher's views, asks the method for its loss against the queue as it is, and then puts the
+teacher's embeddings over the oldest slots (MoCo: He et al. 2020, arXiv 1911.05722). A method adds its views, which of them the
+student and the teacher see, and `contrast`: its loss. B: videos of the batch, K: slots, D: width of the embeddings.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from wt_jax.methods.base import Batch, MethodState, Metrics, Needs, Tree
+from wt_jax.methods.forward import Averaged, student_then_teacher
+from wt_jax.queue import Queue, empty_queue, enqueue, negatives_mask
+
+Embeddings = dict[str, Array]  # (B, D) float32, L2-normalized, by the name of the view
+
+
+class Seen(NamedTuple):
+    """What the loss of a step is made of.
+
+    Attributes:
+      queries: the student's embeddings; gradient flows into them alone.
+      keys: the teacher's.
+      queue: columns (K, D) of past `keys`, by name.
+      mask: (B, K) bool, slots that may be compared with each video.
+      step: number of steps before this one.
+    """
+
+    queries: Embeddings
+    keys: Embeddings
+    queue: Queue
+    mask: Array
+    step: ArrayLike
+
+
+class Contrast(NamedTuple):
+    """A loss, and what its metrics are made of.
+
+    Attributes:
+      loss: (B,) float32.
+      metrics: of the method's own.
+      logits: (B, 1 + K), positive first, for the instance accuracy; None: there is no positive.
+      labels: (B, 1 + K), the soft target, for its metrics; None: there is none.
+    """
+
+    loss: Array
+    metrics: Metrics
+    logits: Array | None = None
+    labels: Array | None = None
+
+
+@dataclass(frozen=True)
+class QueueContrast(Averaged):
+    """All but views and loss of a method with a queue.
+
+    Attributes:
+      student_views: the views of the student's pass.
+      teacher_views: the views of each pass of the teacher.
+    """
+
+    student_views = ("query",)
+    teacher_views = (("key",),)
+
+    @property
+    def needs(self) -> Needs:
+        """A batch that divides the queue."""
+        return Needs(batch_multiple=self.settings.queue.size, teacher_passes=len(self.teacher_views))
+
+    @property
+    def columns(self) -> dict[str, int]:
+        """Widths of the queue's columns: one for each view of the teacher."""
+        return {name: self.settings.head.dim for names in self.teacher_views for name in names}
+
+    def prepare(self, batch: Batch, rng: Array) -> Batch:
+        """The batch with what a method does to its clips on the device."""
+        return batch
+
+    def embed_views(self, params: Tree, state: MethodState, batch: Batch) -> tuple[Embeddings, Embeddings, Tree]:
+        """Queries, keys, and the student's new model state."""
+        clips = [batch[name] for name in self.student_views]
+        passes = [[batch[name] for name in names] for names in self.teacher_views]
+        student = {"params": params, **state.model_state}
+        found, keys, model_state = student_then_teacher(self.student, student, clips, self.network, state.teacher, passes)
+        names = [name for group in self.teacher_views for name in group]
+        return dict(zip(self.student_views, found, strict=True)), dict(zip(names, keys, strict=True)), model_state
+
+    def contrast(self, seen: Seen) -> Contrast:
+        """The loss of each video."""
+        raise NotImplementedError
+
+    def entries(self, keys: Embeddings) -> list[Embeddings]:
+        """What enters the queue, batch by batch."""
+        return [keys]
+
+    def init(self, rng: Array, batch: Batch, pretrained: Mapping[str, Tree]) -> MethodState:
+        """Student and teacher start equal; the queue starts empty."""
+        size = self.settings.queue.size
+        buffers = empty_queue(size, self.columns) if size else {}
+        return super().init(rng, batch, pretrained)._replace(buffers=buffers)
+
+    def loss(
+        self, params: Tree, state: MethodState, batch: Batch, rng: Array, step: ArrayLike
+    ) -> tuple[Array, tuple[MethodState, Metrics]]:
+        """Mean loss of the batch against the queue before it; then the batch enters the queue."""
+        settings, video = self.settings, batch["video"]
+        teacher, queue = jax.lax.stop_gradient((state.teacher, state.buffers))
+        queries, keys, model_state = self.embed_views(params, state._replace(teacher=teacher), self.prepare(batch, rng))
+        if queue:
+            mask = negatives_mask(queue, video, drop_same_video=settings.queue.drop_same_video)
+        else:
+            mask = video[:, None] != video[None, :]
+        found = self.contrast(Seen(queries, keys, queue, mask, step))
+        metrics = {"loss": jnp.mean(found.loss), **found.metrics}
+        if found.logits is not None:
+            metrics["instance_accuracy"] = jnp.mean(jnp.argmax(found.logits, axis=-1) == 0, dtype=jnp.float32)
+        if queue:
+            metrics |= queue_metrics(queue, mask, step)
+        if found.labels is not None:
+            metrics |= label_metrics(found.labels, mask, queue["label"], batch["label"])
+        for entries in self.entries(keys) if queue else []:
+            queue = enqueue(queue, {**entries, "video": video, "label": batch["label"]}, step)
+        return metrics["loss"], (state._replace(model_state=model_state, buffers=queue), metrics)
+
+
+def queue_metrics(queue: Queue, mask: Array, step: ArrayLike) -> Metrics:
+    """How many negatives a clip has, and how old they are, in steps."""
+    age, filled = jnp.asarray(step - queue["step"], jnp.float32), queue["step"] >= 0
+    return {
+        "negatives": jnp.mean(jnp.sum(mask, axis=-1, dtype=jnp.float32)),
+        "queue_age": jnp.sum(jnp.where(filled, age, 0.0)) / jnp.maximum(jnp.sum(filled, dtype=jnp.float32), 1.0),
+    }
+
+
+def label_metrics(labels: Array, mask: Array, queue_label: Array, label: Array) -> Metrics:
+    """Entropy of the target; the fraction of its soft mass on videos of the same class, and that of chance (NaN: unknown)."""
+    same = (queue_label[None, :] == label[:, None]) & (label[:, None] >= 0) & mask
+
+    def fraction(weights: Array) -> Array:
+        return jnp.sum(jnp.where(same, weights, 0.0)) / jnp.sum(jnp.where(label[:, None] >= 0, weights, 0.0))
+
+    return {
+        "label_entropy": jnp.mean(jnp.sum(jax.scipy.special.entr(labels), axis=-1)),
+        "label_mass_same_class": fraction(labels[:, 1:]),
+        "negatives_same_class": fraction(mask.astype(jnp.float32)),
+    }
