@@ -56,7 +56,7 @@ def module_of(line: list[str]) -> tuple[str, list[str]] | None:
 @cache
 def flags_of(module: str) -> set[str]:
     """Names of a command's flags, read from its source and that of what it takes arguments from."""
-    sources = [find_spec(module).origin, find_spec("wt_jax.tools.commands").origin]
+    sources = [find_spec(module).origin, find_spec("wt_jax.cli").origin]
     sources += [find_spec("wt_jax.main").origin] * (module == "wt_jax.bench.chaos")  # hands them on
     sources += [find_spec("wt_jax.tools.pack").origin] * (module == "wt_jax.tools.pack_beam")
     text = "".join(Path(source).read_text() for source in sources)

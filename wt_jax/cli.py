@@ -1,24 +1,24 @@
-"""What all commands share: flags, plain log lines, and how a command ends.
+"""What all commands share: flags or arguments, log lines, and how a command ends. Imports no JAX.
 
-Exit codes: 0 done; 2 a fault that a person must mend, told in one line; 75 (`RUN_AGAIN`) stopped with nothing lost, the same
-command goes on.
+Exit codes: 0 done; 2 a fault that a person can mend, reported in one line; 75 (`RUN_AGAIN`) stopped with nothing lost, the
+same command continues.
 """
 
+import argparse
+import io
 import logging
+import os
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-import jax
 from absl import app, flags
 from ml_collections import config_flags
 
 from wt_jax.cluster.preemption import RUN_AGAIN, Interrupt, Preempted
-from wt_jax.cluster.processes import PeerLost, leave, lost_peer
-from wt_jax.errors import ConfigError, UserError
-from wt_jax.methods import METHODS
+from wt_jax.errors import PeerLost, UserError
+from wt_jax.progress import ProgressHandler
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -30,7 +30,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         return flags.FLAGS(list(argv))
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError) as error:
         unknown = "unknown key of the configuration: " if isinstance(error, AttributeError | KeyError) else ""
-        fail(unknown + " ".join(_innermost(error).split()))
+        _end(2, unknown + " ".join(_innermost(error).split()))
 
 
 def _innermost(error: BaseException) -> str:
@@ -39,23 +39,30 @@ def _innermost(error: BaseException) -> str:
     return _innermost(cause) if isinstance(cause, BaseException) and cause is not error else str(cause)
 
 
-def config_for(methods: Sequence[str]) -> tuple[str, dict[str, Any]]:
-    """File of `--config`, without the method it may name, and its overrides, for a command that runs those of `--methods`.
-
-    Raises:
-      ConfigError: there is no such method.
-    """
-    for name in methods:
-        if name not in METHODS:
-            raise ConfigError(f"unknown method {name!r} in --methods; there are {', '.join(METHODS)}")
-    given = flags.FLAGS["config"]
-    return config_flags.get_config_filename(given).partition(":")[0], config_flags.get_override_values(given)
+def parse_arguments(doc: str, workers: bool = False) -> argparse.ArgumentParser:
+    """The parser of a data command, which has the module's docstring as help; `workers` adds --workers, one per core."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    if workers:
+        cores = len(os.sched_getaffinity(0))
+        parser.add_argument("--workers", type=int, default=cores, help="processes; 0: none but this one (%(default)s)")
+    return parser
 
 
-def fail(message: str) -> NoReturn:
-    """One line on stderr, exit code 2."""
-    print(f"wt_jax: {message}", file=sys.stderr)
-    leave(2)
+def config_source() -> tuple[str, dict[str, Any]]:
+    """The file of `--config`, without the method that it may name, and the overrides `--config.KEY=VALUE`."""
+    holder = flags.FLAGS["config"]
+    return config_flags.get_config_filename(holder).partition(":")[0], config_flags.get_override_values(holder)
+
+
+def set_up_logging() -> None:
+    """Plain lines on stderr, with progress lines and labels; of the libraries only warnings."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file name may hold bytes that are no text
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[ProgressHandler(sys.stderr)], force=True)
+    logging.getLogger("wt_jax").setLevel(logging.INFO)
+    # Orbax and grain log each of their steps through absl; their errors are raised as well, and reported by us.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 @contextmanager
@@ -65,23 +72,13 @@ def user_errors() -> Iterator[None]:
         with Interrupt():
             yield
     except UserError as error:
-        fail(str(error))
+        _end(2, str(error))
+    except OSError as error:
+        _end(2, f"{error.filename or 'the system'}: {error.strerror or error}")
     except (Preempted, PeerLost) as reason:
-        print(f"wt_jax: {reason}", file=sys.stderr)
-        leave(RUN_AGAIN)
-    except Exception as error:
-        if lost_peer(error):
-            print(f"wt_jax: a process of this run has gone: {str(error).strip().splitlines()[0]}", file=sys.stderr)
-            leave(RUN_AGAIN)
-        if not jax.distributed.is_initialized():
-            raise
-        traceback.print_exc()
-        leave(1)  # at once: the others wait for this process
+        _end(RUN_AGAIN, str(reason))
 
 
-def set_up_logging() -> None:
-    """Plain lines on stderr; of the libraries only warnings."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
-    logging.getLogger("wt_jax").setLevel(logging.INFO)
-    # Orbax and grain announce each of their steps through absl; their errors are raised as well, and told by us.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+def _end(code: int, message: str) -> NoReturn:
+    print(f"wt_jax: {message}", file=sys.stderr)
+    sys.exit(code)

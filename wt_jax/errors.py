@@ -48,5 +48,9 @@ class SearchError(UserError, ValueError):
     """An index or a query that cannot be used; the message names the thing and the remedy in one line."""
 
 
+class PeerLost(RuntimeError):
+    """Another process of the run has ended. Nothing is wrong in this one: the same command continues the run."""
+
+
 class BenchError(ConfigError):
     """A contender's process has ended; the message is its last line."""

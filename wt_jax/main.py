@@ -13,7 +13,8 @@ from pathlib import Path
 from absl import app, flags
 
 from wt_jax.cli import parse_flags, set_up_logging, user_errors
-from wt_jax.cluster.processes import join
+from wt_jax.cluster.heartbeat import peer_errors
+from wt_jax.cluster.processes import exit_at_once, initialize
 from wt_jax.config import Config
 from wt_jax.config_files import config_names, define_config
 from wt_jax.errors import ConfigError
@@ -30,7 +31,7 @@ _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "inspect"], "What t
 # Several processes as one run. Cloud TPU, GKE, Slurm and Open MPI are detected; the environment is for launch scripts.
 _COORDINATOR = flags.DEFINE_string("coordinator", os.environ.get("WT_JAX_COORDINATOR", ""), "HOST:PORT of process 0.")
 _NUM_PROCESSES = flags.DEFINE_integer(
-    "num_processes", int(os.environ.get("WT_JAX_NUM_PROCESSES", "0")), "Processes in all; 0: as detected; 1: alone."
+    "num_processes", int(os.environ.get("WT_JAX_NUM_PROCESSES", "0")), "Number of processes; 0: as detected; 1: alone."
 )
 _PROCESS_ID = flags.DEFINE_integer("process_id", int(os.environ.get("WT_JAX_PROCESS_ID", "-1")), "This process, from 0.")
 _JOIN_TIMEOUT = flags.DEFINE_float("join_timeout", 300.0, "Seconds to wait for the other processes.")
@@ -53,12 +54,12 @@ def read_flags() -> tuple[Config, Path]:
 def main(argv: Sequence[str]) -> None:
     """Dispatch on --mode."""
     set_up_logging()
-    with user_errors():
+    with exit_at_once(), user_errors(), peer_errors(Path(_WORKDIR.value or os.devnull)):
         if len(argv) > 1:
             raise ConfigError(f"unexpected argument {argv[1]!r}; options begin with --")
         config, workdir = read_flags()
         prepare_process(config.data.workers)
-        join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _JOIN_TIMEOUT.value)
+        initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _JOIN_TIMEOUT.value)
         if _MODE.value == "inspect":
             from wt_jax.tools.inspect_config import inspect_config
 
@@ -74,7 +75,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def report(run: Run, state: TrainState, workdir: Path) -> None:
-    """Evaluate, draw and print; all processes compute, the first one writes."""
+    """Evaluate, draw and print; all processes compute, the primary one writes."""
     from wt_jax.eval.final import evaluate_run
     from wt_jax.eval.report import Subject, write_report
     from wt_jax.eval.results import short_table

@@ -1,4 +1,4 @@
-"""Several processes as one run: the roll call, the same batches and losses in every shape, and processes that go."""
+"""Several processes as one run: registration, the same batches and losses in every shape, and processes that end."""
 
 import itertools
 import json
@@ -18,7 +18,7 @@ import pytest
 
 from wt_jax.cluster.host_signals import slow_host
 from wt_jax.cluster.preemption import RUN_AGAIN
-from wt_jax.cluster.processes import _call_the_roll, join
+from wt_jax.cluster.processes import _register, initialize
 from wt_jax.errors import ClusterError
 from wt_jax.train.metrics import read_metrics
 
@@ -32,13 +32,13 @@ def free_port():
         return free.getsockname()[1]
 
 
-def roll(count, present, seconds=2.0):
-    """What each of the processes learns: host names, or an error."""
+def register(count, present, seconds=2.0):
+    """What each of the processes gets: host names, or an error."""
     address, found = f"127.0.0.1:{free_port()}", {}
 
     def call(key, place, of):
         try:
-            found[key] = _call_the_roll(address, of, place, time.monotonic() + seconds)
+            found[key] = _register(address, of, place, time.monotonic() + seconds)
         except ClusterError as error:
             found[key] = error
 
@@ -50,30 +50,30 @@ def roll(count, present, seconds=2.0):
     return found
 
 
-def test_the_roll_call_finds_all():
-    assert set(map(tuple, roll(3, [(0, 3), (1, 3), (2, 3)]).values())) == {(socket.gethostname(),) * 3}
+def test_registration_finds_all():
+    assert set(map(tuple, register(3, [(0, 3), (1, 3), (2, 3)]).values())) == {(socket.gethostname(),) * 3}
 
 
-def test_the_roll_call_names_the_missing_to_all_who_came():
-    found = roll(4, [(0, 4), (2, 4)])
+def test_registration_names_the_missing_processes_to_all():
+    found = register(4, [(0, 4), (2, 4)])
     assert all(isinstance(error, ClusterError) for error in found.values())
-    assert all("processes 1, 3 of 4 did not come" in str(error) for error in found.values())
+    assert all("processes 1, 3 of 4 did not connect" in str(error) for error in found.values())
 
 
-def test_without_process_0_the_others_say_so():
-    (error,) = roll(2, [(1, 2)], seconds=0.5).values()
+def test_without_process_0_the_others_raise():
+    (error,) = register(2, [(1, 2)], seconds=0.5).values()
     assert "process 0 cannot be reached" in str(error)
 
 
-def test_processes_that_disagree_are_told():
-    assert "expects 3 processes, process 0 2" in str(roll(2, [(0, 2), (1, 3)])[0])
+def test_processes_that_disagree_raise():
+    assert "expects 3 processes, process 0 2" in str(register(2, [(0, 2), (1, 3)])[0])
 
 
-def test_half_a_place_is_refused():
+def test_an_incomplete_address_is_refused():
     with pytest.raises(ClusterError, match="--process_id must be given too"):
-        join("127.0.0.1:1", 2, timeout=1)
+        initialize("127.0.0.1:1", 2, timeout=1)
     with pytest.raises(ClusterError, match="--process_id 5 is not in"):
-        join("127.0.0.1:1", 2, 5, timeout=1)
+        initialize("127.0.0.1:1", 2, 5, timeout=1)
 
 
 def test_a_slow_host_is_named():
@@ -153,7 +153,7 @@ def test_a_missing_process_is_named_by_the_command(small_set, tmp_path):
     arguments += ["--num_processes=2", "--process_id=0", "--join_timeout=3"]
     done = subprocess.run([sys.executable, "-m", "wt_jax.main", *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("wt_jax: process 1 of 2 did not come in time")
+    assert done.stderr.splitlines()[-1].startswith("wt_jax: process 1 of 2 did not connect in time")
 
 
 @pytest.mark.slow

@@ -180,7 +180,7 @@ def test_interrupted_anywhere_the_file_is_the_same(videos, params, extractor, tm
         with pytest.raises(KeyboardInterrupt):
             extract_to_file(path, *arguments, part_rows=4)
         assert not path.exists()
-        (tmp_path / "resumed.parts" / "part-00002-host-0.npz.tmp").write_bytes(b"torn")
+        (tmp_path / "resumed.parts" / ".part-00002-host-0.npz").write_bytes(b"torn")
     extract_to_file(path, *arguments, part_rows=4)
     extract_to_file(path, *arguments, part_rows=4)  # done: nothing is read again
     assert starts == [0, 1, 2]

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from support.video_files import write_audio, write_video
 
+from wt_jax.cluster.preemption import RUN_AGAIN
 from wt_jax.data import packing
 from wt_jax.data.packing import PackSettings, plan_shards
 from wt_jax.data.parallel import run_parallel
@@ -155,8 +156,8 @@ def test_an_interrupted_check_goes_on(tmp_path):
     while not journal.exists() or journal.read_text().count("{") < 10:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    assert "interrupted; the same command goes on where it was" in process.communicate()[1]
-    assert process.returncode == 2
+    assert "SIGINT: stopped; the same command continues" in process.communicate()[1]
+    assert process.returncode == RUN_AGAIN
     done = journal.read_text().count("{")
     assert 10 <= done < 400
     assert not out.exists()

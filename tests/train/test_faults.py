@@ -210,20 +210,20 @@ def test_goodput_counts_what_is_still_part_of_the_run(tmp_path, monkeypatch):
 
     first = Goodput(tmp_path, 0)
     pass_time(10)
-    first.did(6.0)
-    first.saved(5)
-    first.did(2.0)  # lost
+    first.add_step(6.0)
+    first.checkpoint_saved(5)
+    first.add_step(2.0)  # lost
     pass_time(10)
-    assert first.share() == pytest.approx(8 / 20)
+    assert first.fraction() == pytest.approx(8 / 20)
     clock["wall"] += 20  # down
     clock["up"] = 500.0  # another machine's
     second = Goodput(tmp_path, 5)
     assert second.starts == 2
-    assert second.share() == pytest.approx(6 / 40)
+    assert second.fraction() == pytest.approx(6 / 40)
     clock["wall"] -= 1e6  # the clock is set back while nothing runs
     third = Goodput(tmp_path, 5)
     pass_time(10)
-    assert third.share() == pytest.approx(6 / 50)
+    assert third.fraction() == pytest.approx(6 / 50)
 
 
 def test_a_lost_worker_is_named_and_replaced(small_set, tmp_path):

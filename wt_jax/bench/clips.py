@@ -14,6 +14,8 @@ import av
 import cv2
 import numpy as np
 
+from wt_jax.files import atomic_path
+
 WIDTH, HEIGHT, RATE, SECONDS = 340, 256, 30, 10
 _DISCS = 5
 
@@ -33,9 +35,8 @@ def _make_clip(job: tuple[Path, int, tuple[int, ...]]) -> None:
     path, gop, seed = job
     if path.exists():
         return
-    draft = path.with_name(f".{path.name}")
     rng = np.random.default_rng(seed)
-    with av.open(str(draft), "w") as container:
+    with atomic_path(path) as draft, av.open(str(draft), "w") as container:
         # x264's defaults, as most archives have them: medium, CRF 23, B-frames.
         options = {"g": str(gop), "threads": "1"}
         stream = container.add_stream("libx264", rate=RATE, options=options)
@@ -45,7 +46,6 @@ def _make_clip(job: tuple[Path, int, tuple[int, ...]]) -> None:
             frame.pts, frame.time_base = index, Fraction(1, RATE)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    draft.replace(path)
 
 
 def _pictures(rng: np.random.Generator):

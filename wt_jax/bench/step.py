@@ -24,7 +24,7 @@ from absl import app, flags
 
 from wt_jax.bench.peers.measure_step import WAYS, Job
 from wt_jax.bench.step_turns import Contender, bench, report
-from wt_jax.cli import config_for, parse_flags, set_up_logging, user_errors
+from wt_jax.cli import config_source, parse_flags, set_up_logging, user_errors
 from wt_jax.config import Config
 from wt_jax.config_files import define_config
 from wt_jax.errors import ConfigError
@@ -53,7 +53,7 @@ def _rows(config: Config, folder: Path) -> list[Contender]:
     """The contenders that the flags name."""
     configs = {config.method_name: config}
     if _METHODS.value:
-        file, overrides = config_for(_METHODS.value)
+        file, overrides = config_source()
         configs = {name: config_of(file, name, config.seed, overrides)[0] for name in _METHODS.value}
     first = next(iter(configs))
     rows = {name: ("wt_jax", value) for name, value in configs.items()}

@@ -1,6 +1,6 @@
-"""A sign of life of each process: a file in the workdir, and from time to time a line in the log.
+"""The heartbeat of each process: a file in the workdir, and every minute a log line.
 
-It comes from a thread, so it also tells of a process whose training stands still. Ages are measured on the monotonic clock.
+It comes from a thread, so it also reports a process whose training hangs. Ages are measured on the monotonic clock.
 """
 
 import json
@@ -11,29 +11,35 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
 
+from wt_jax.cluster.processes import is_peer_error
+from wt_jax.errors import PeerLost
+from wt_jax.files import write_atomic
+
 log = logging.getLogger(__name__)
 
-INTERVAL = 10.0  # seconds between two writings of the file
+INTERVAL = 10.0  # seconds between two writes of the file
 _LINE_EVERY = 6  # files per log line
 
 
 def heartbeat_file(workdir: Path, process: int) -> Path:
-    """Where a process leaves its sign of life."""
+    """The file that a process writes."""
     return workdir / "heartbeats" / f"{process}.json"
 
 
 class Heartbeat:
-    """Tells every `INTERVAL` seconds what this process is doing; `at` is called as the work goes on."""
+    """Writes every `INTERVAL` seconds what this process is doing; the work calls `at` when that changes."""
 
     def __init__(self, workdir: Path, interval: float = INTERVAL):
         self._path, self._interval = heartbeat_file(workdir, jax.process_index()), interval
         self._doing, self._step, self._since, self._beats = "starting", 0, time.monotonic(), 0
         self._start = time.monotonic()
-        self._told = False
+        self._failed = False
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -49,25 +55,25 @@ class Heartbeat:
         self._write()
 
     def at(self, doing: str, step: int) -> None:
-        """What is being done now, and the last finished step."""
+        """Set what is being done now, and the last finished step."""
         if (doing, step) != (self._doing, self._step):
             self._doing, self._step, self._since = doing, step, time.monotonic()
 
     def _run(self) -> None:
         while not self._end.wait(self._interval):
             self._beats += 1
-            said = self._write()
+            facts = self._write()
             if self._beats % _LINE_EVERY == 0:
-                device = f", device memory {said['device_gib']:.2f} GiB" if "device_gib" in said else ""
+                device = f", device memory {facts['device_gib']:.2f} GiB" if "device_gib" in facts else ""
                 log.info(
                     "process %d on %s (pid %d): %s at step %d for %.0f s, up %.0f s, memory %.2f GiB%s",
-                    *(said[k] for k in ("process", "host", "pid", "doing", "step", "for_seconds", "up_seconds", "host_gib")),
+                    *(facts[k] for k in ("process", "host", "pid", "doing", "step", "for_seconds", "up_seconds", "host_gib")),
                     device,
                 )
 
     def _write(self) -> dict:
         now = time.monotonic()
-        said = {
+        facts = {
             "process": jax.process_index(),
             "host": socket.gethostname(),
             "pid": os.getpid(),
@@ -77,21 +83,18 @@ class Heartbeat:
             "for_seconds": round(now - self._since, 1),
             "up_seconds": round(now - self._start, 1),
             "time": time.strftime("%Y-%m-%d %H:%M:%S"),
-            **memory(),
+            **peak_memory(),
         }
         try:
-            self._path.parent.mkdir(exist_ok=True)
-            fresh = self._path.with_suffix(".tmp")
-            fresh.write_text(json.dumps(said) + "\n")
-            fresh.replace(self._path)
-        except OSError as error:  # a sign of life is not worth a life
-            if not self._told:
+            write_atomic(self._path, json.dumps(facts) + "\n")
+        except OSError as error:  # which must not end the training
+            if not self._failed:
                 log.warning("the heartbeat cannot be written: %s", error)
-            self._told = True
-        return said
+            self._failed = True
+        return facts
 
 
-def memory() -> dict[str, float]:
+def peak_memory() -> dict[str, float]:
     """Peak memory of this process ("host_gib") and, where the backend counts it, of its fullest device ("device_gib")."""
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
     found = {"host_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, 3)}
@@ -103,9 +106,9 @@ def memory() -> dict[str, float]:
 
 
 def silent_processes(workdir: Path) -> list[str]:
-    """The processes that have gone, as 'process 1 on HOST (pid 7)'; those of other hosts are watched for an interval."""
+    """The processes that have ended, as 'process 1 on HOST (pid 7)'; those of other hosts are watched for an interval."""
 
-    def look() -> dict[int, dict]:
+    def read_all() -> dict[int, dict]:
         found = {}
         for process in range(jax.process_count()):
             try:
@@ -114,13 +117,25 @@ def silent_processes(workdir: Path) -> list[str]:
                 continue
         return found
 
-    first, here = look(), socket.gethostname()
-    gone = [p for p, said in first.items() if said["host"] == here and not _alive(said["pid"])]
-    if not gone and any(said["host"] != here for said in first.values()):
+    first, here = read_all(), socket.gethostname()
+    ended = [p for p, facts in first.items() if facts["host"] == here and not _alive(facts["pid"])]
+    if not ended and any(facts["host"] != here for facts in first.values()):
         time.sleep(1.5 * INTERVAL)
-        later = look()
-        gone = [p for p, said in first.items() if said["host"] != here and later.get(p, {}).get("beat") == said["beat"]]
-    return [f"process {p} on {first[p]['host']} (pid {first[p]['pid']})" for p in gone]
+        later = read_all()
+        ended = [p for p, facts in first.items() if facts["host"] != here and later.get(p, {}).get("beat") == facts["beat"]]
+    return [f"process {p} on {first[p]['host']} (pid {first[p]['pid']})" for p in ended]
+
+
+@contextmanager
+def peer_errors(workdir: Path) -> Iterator[None]:
+    """Inside, errors of the runtime that mean that another process has ended become `PeerLost`, which names the process."""
+    try:
+        yield
+    except Exception as error:
+        if not is_peer_error(error):
+            raise
+        names = ", ".join(silent_processes(workdir)) or "its own log has its name"
+        raise PeerLost(f"a process of this run has ended ({names}): {str(error).strip().splitlines()[0]}") from error
 
 
 def _alive(pid: int) -> bool:

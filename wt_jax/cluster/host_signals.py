@@ -1,8 +1,8 @@
-"""What all processes must know of a step: who was asked to stop, whose host is slow, which videos failed.
+"""What all processes must know of a step: whether one of them should stop, which host is slow, which videos failed.
 
 Each process adds a row per device to a small global array, and a jitted identity replicates it. It is dispatched
 behind the step and read with the step's metrics, one step late, so it costs no wait; and as all processes read the same
-array of the same step, they decide alike without any further word.
+array of the same step, they decide alike without further communication.
 """
 
 from collections.abc import Callable
@@ -10,17 +10,20 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from wt_jax.cluster.processes import host_of
-from wt_jax.train.sharding import put_batch, replicated
 
 _NUMBERS = ("stop", "busy")
 
+# (batch on the devices, whether to stop, busy seconds) -> arrays for `read`
+Broadcast = Callable[[dict[str, jax.Array], bool, float], dict[str, jax.Array]]
+
 
 @dataclass(frozen=True)
-class Known:
-    """What is known of a step everywhere.
+class HostSignals:
+    """The signals of one step, the same on every process.
 
     Attributes:
       stop: whether any process was asked to stop.
@@ -34,29 +37,30 @@ class Known:
     failed: np.ndarray
 
 
-def make_share(mesh: Mesh) -> Callable[[dict[str, jax.Array], bool, float], dict[str, jax.Array]]:
-    """A function (placed batch, stop, busy seconds) -> arrays that `read` understands, on all processes."""
-    same = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
-    here = sum(device.process_index == jax.process_index() for device in mesh.devices.flat)
+def make_broadcast(mesh: Mesh) -> Broadcast:
+    """The function that replicates the signals of every process on all devices of `mesh`."""
+    replicate = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, P()))
+    rows = NamedSharding(mesh, P(mesh.axis_names))
+    local = sum(device.process_index == jax.process_index() for device in mesh.devices.flat)
 
-    def share(batch: dict[str, jax.Array], stop: bool, busy: float) -> dict[str, jax.Array]:
-        numbers = np.array([[stop, busy]] * here, np.float32)
-        return same({"video": batch["video"], "failed": batch["failed"], **put_batch({"numbers": numbers}, mesh)})
+    def broadcast(batch: dict[str, jax.Array], stop: bool, busy: float) -> dict[str, jax.Array]:
+        numbers = jax.make_array_from_process_local_data(rows, np.array([[stop, busy]] * local, np.float32))
+        return replicate({"video": batch["video"], "failed": batch["failed"], "numbers": numbers})
 
-    return share
+    return broadcast
 
 
-def read(shared: dict[str, jax.Array]) -> Known:
-    """What `share` replicated; waits for it."""
-    values = jax.device_get(shared)
+def read(signals: dict[str, jax.Array]) -> HostSignals:
+    """What `make_broadcast`'s function replicated; waits for it."""
+    values = jax.device_get(signals)
     numbers = dict(zip(_NUMBERS, values["numbers"].T, strict=True))
     # Devices are in the order of their processes, the same number each.
     busy = numbers["busy"].reshape(jax.process_count(), -1)[:, 0]
-    return Known(bool(numbers["stop"].any()), busy, values["video"], values["failed"])
+    return HostSignals(bool(numbers["stop"].any()), busy, values["video"], values["failed"])
 
 
 def slow_host(busy: np.ndarray, seconds: float) -> str:
-    """A line that names the host that keeps the others waiting, or "".
+    """A log line that names the host for which the others wait, or "".
 
     Args:
       busy: (steps, processes) seconds of each step that each process spent on its own.

@@ -1,9 +1,9 @@
-"""Being asked to stop: the state is saved, and the exit code says "run me again".
+"""Requests to stop: the state is saved, and the exit code means "run again".
 
-SIGTERM is what clusters send before they take a machine away; SIGINT is a person's Ctrl-C. While steps run the request
-is only noted: the loop agrees with the other processes on a step, saves there and stops. Anywhere else (compiling,
-judging, drawing) everything worth keeping is on disk already, and the request ends that work at once. A second request
-changes nothing: the save that is under way is finished.
+Clusters send SIGTERM before they preempt a machine; SIGINT is a person's Ctrl-C. While steps run the request is only
+recorded: the loop agrees with the other processes on a step, saves there and stops. Anywhere else (compiling, evaluating,
+drawing) everything worth keeping is on disk already, and the request ends that work at once. A second request changes
+nothing: the save in progress is finished.
 """
 
 import logging
@@ -18,14 +18,15 @@ log = logging.getLogger(__name__)
 # EX_TEMPFAIL of sysexits.h; launch/settings.sh has it too.
 RUN_AGAIN = 75
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_STOPPED = "{}: stopped; the same command continues"
 
 
 class Preempted(BaseException):
-    """The run was asked to stop and has lost nothing. No fault: nothing that handles faults should catch it."""
+    """The run was asked to stop and has lost nothing. Not an `Exception`: what handles errors must not catch it."""
 
 
 class Interrupt:
-    """Takes SIGTERM and SIGINT while it is entered; within `steps()` they are only noted in `requested`."""
+    """Handles SIGTERM and SIGINT inside; within `steps()` they are only recorded in `requested`."""
 
     requested = ""
 
@@ -33,8 +34,8 @@ class Interrupt:
         self._at_once = True
 
     def __enter__(self) -> "Interrupt":
-        self._main = threading.current_thread() is threading.main_thread()  # only there can signals be taken
-        self._before = [signal.signal(number, self._take) for number in _SIGNALS] if self._main else []
+        self._main = threading.current_thread() is threading.main_thread()  # only it can handle signals
+        self._before = [signal.signal(number, self._handle) for number in _SIGNALS] if self._main else []
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -43,7 +44,7 @@ class Interrupt:
 
     @contextmanager
     def steps(self) -> Iterator[None]:
-        """A stretch in which a request is noted and not acted upon, closing included."""
+        """Inside, a request is recorded and not acted upon."""
         self._at_once = False
         try:
             yield
@@ -52,21 +53,21 @@ class Interrupt:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """A stretch within `steps()` that is not worth finishing: a request ends it with `Preempted`."""
+        """Inside `steps()`, work that is not worth finishing: a request ends it with `Preempted`."""
         if self.requested:
-            raise Preempted(f"{self.requested}: stopped")
+            raise Preempted(_STOPPED.format(self.requested))
         self._at_once = True
         try:
             yield
         finally:
             self._at_once = False
 
-    def _take(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
         if self.requested:
             log.warning("%s again: already stopping", name)
             return
         self.requested = name
         if self._at_once:
-            raise Preempted(f"{name}: stopped")
+            raise Preempted(_STOPPED.format(name))
         log.warning("%s: saving after this step, then stopping", name)

@@ -1,8 +1,8 @@
 """One run per workdir: a lock that names its holder.
 
-The kernel's lock (flock) goes with the process, so nothing stale is left by a kill. It may not reach other hosts (gcsfuse,
-some NFS): a lock file that another host wrote is therefore watched for a while, and refused only if that run's heartbeat
-moves. No clock is compared.
+The kernel's lock (flock) ends with the process, so a kill leaves nothing stale. It may not reach other hosts (gcsfuse,
+some NFS): where another host wrote the lock file, that run's heartbeat is watched for a while, and the workdir is refused only
+if it changes. No clocks are compared.
 """
 
 import fcntl
@@ -19,10 +19,10 @@ _held: dict[Path, int] = {}  # open to the end of the process
 
 
 def lock_workdir(workdir: Path, watch: float = 2.5 * INTERVAL) -> None:
-    """Take the workdir for this process; taking it twice is fine.
+    """Lock the workdir for this process; locking it twice is fine.
 
     Raises:
-      ConfigError: another run has it; the message says which.
+      ConfigError: another run holds it; the message names that run.
     """
     path = workdir.resolve() / "lock"
     if path in _held:
@@ -34,9 +34,9 @@ def lock_workdir(workdir: Path, watch: float = 2.5 * INTERVAL) -> None:
         os.close(handle)
         raise ConfigError(f"{workdir} is in use by {_holder(path)}; use another --workdir, or stop that run") from None
     except OSError:
-        pass  # a file system without locks: what the file says is all there is
+        pass  # a file system without locks: only the file's content counts
     other = _read(path)
-    if other.get("host", socket.gethostname()) != socket.gethostname() and _moves(heartbeat_file(workdir, 0), watch):
+    if other.get("host", socket.gethostname()) != socket.gethostname() and _changes(heartbeat_file(workdir, 0), watch):
         os.close(handle)
         raise ConfigError(f"{workdir} is in use by {_holder(path)}; use another --workdir, or stop that run")
     mine = {"host": socket.gethostname(), "pid": os.getpid(), "start": time.strftime("%Y-%m-%d %H:%M:%S")}
@@ -46,7 +46,7 @@ def lock_workdir(workdir: Path, watch: float = 2.5 * INTERVAL) -> None:
 
 
 def unlock_workdir(workdir: Path) -> None:
-    """Give the workdir back before the process ends."""
+    """Unlock the workdir before the process ends."""
     handle = _held.pop(workdir.resolve() / "lock", None)
     if handle is not None:
         os.ftruncate(handle, 0)
@@ -67,18 +67,18 @@ def _holder(path: Path) -> str:
     return f"the run with pid {other['pid']} on {other['host']}, started {other['start']}"
 
 
-def _moves(path: Path, seconds: float) -> bool:
+def _changes(path: Path, seconds: float) -> bool:
     """Whether the contents of a file change within some seconds."""
 
-    def look() -> bytes:
+    def content() -> bytes:
         try:
             return path.read_bytes()
         except OSError:
             return b""
 
-    first, end = look(), time.monotonic() + seconds
+    first, end = content(), time.monotonic() + seconds
     while first and time.monotonic() < end:
         time.sleep(min(1.0, seconds / 10))
-        if look() != first:
+        if content() != first:
             return True
     return False

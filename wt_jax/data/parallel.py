@@ -1,15 +1,12 @@
-"""Does one thing to many files, in a process per core, with a progress line; a file that kills its process is named."""
+"""One function on many files, in a process per core; a file that kills its process is named."""
 
 import collections
-import contextlib
 import multiprocessing
 import signal
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import TextIO, TypeVar
+from typing import TypeVar
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -59,33 +56,5 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 
 
 def _end_silently() -> None:
-    """On Ctrl-C the main process says what there is to say."""
+    """On Ctrl-C the main process alone reports."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-class ProgressLine:
-    """How far a long command is: one line that is rewritten on a terminal, else a line now and then."""
-
-    def __init__(self, what: str, total: int, done: int = 0, stream: TextIO = sys.stderr):
-        self._what, self._total, self._done, self._first, self._stream = what, total, done, done, stream
-        self._start = self._shown = time.monotonic()
-        self._terminal = stream.isatty()
-        self._every = 0.2 if self._terminal else 30.0
-
-    def step(self, note: str = "") -> None:
-        """One more is done."""
-        self._done += 1
-        if time.monotonic() - self._shown >= self._every or self._done == self._total:
-            self._show(note)
-
-    def _show(self, note: str) -> None:
-        self._shown = time.monotonic()
-        rate = (self._done - self._first) / max(self._shown - self._start, 1e-9)
-        left = int((self._total - self._done) / max(rate, 1e-9))
-        line = f"{self._what}: {self._done:,} of {self._total:,} ({self._done / self._total:.0%}), {rate:.1f}/s"
-        line += f", {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left" + (f", {note}" if note else "")
-        with contextlib.suppress(OSError):  # The terminal may be gone; the work goes on.
-            self._stream.write(f"\r{line}\x1b[K" if self._terminal else f"{line}\n")
-            if self._terminal and self._done == self._total:
-                self._stream.write("\n")
-            self._stream.flush()

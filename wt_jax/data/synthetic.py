@@ -31,6 +31,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from wt_jax.files import atomic_path
+
 MOTIONS = ("bob", "circle", "climb", "pulse", "rest", "slide", "spin", "sway")
 RATE = 25  # frames per second
 LIFE = 12  # frames a figure lives
@@ -135,10 +137,8 @@ def _write_one(job: tuple[Path, str, tuple[int, ...], int, int]) -> None:
     path, motion, seed, frames, size = job
     if path.exists():
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}")  # an unfinished file must never pass for a video of the set
-    write_mp4(draft, render(motion, np.random.default_rng(seed), frames=frames, size=size))
-    draft.replace(path)
+    with atomic_path(path) as draft:  # an unfinished file must never pass for a video of the set
+        write_mp4(draft, render(motion, np.random.default_rng(seed), frames=frames, size=size))
 
 
 if __name__ == "__main__":

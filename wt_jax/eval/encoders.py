@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wt_jax.cluster.processes import barrier, is_primary_process
 from wt_jax.config import ModelConfig
 from wt_jax.errors import ConfigError
 from wt_jax.eval.config import EvaluationConfig
@@ -19,7 +20,6 @@ from wt_jax.experiment import build_method
 from wt_jax.methods.base import Method, Tree, encoder_variables
 from wt_jax.models import build_encoder
 from wt_jax.train.checkpoint import read_evaluated
-from wt_jax.train.sharding import wait_for_all
 from wt_jax.train.workdir import read_config
 from wt_jax.weights.folder import load_encoder, save_encoder
 
@@ -59,9 +59,9 @@ class Candidate:
 
     def export(self, folder: Path) -> ModelConfig:
         """Write the encoder's weights, on one process; returns the model that starts from them."""
-        if jax.process_index() == 0:
+        if is_primary_process():
             save_encoder(folder, self.model, encoder_variables(self.params, self.model_state))
-        wait_for_all("weights exported")
+        barrier("weights exported")
         return dataclasses.replace(self.model, weights=str(folder))
 
 

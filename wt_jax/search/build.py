@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from wt_jax.data.parallel import ProgressLine, run_parallel
+from wt_jax.data.parallel import run_parallel
 from wt_jax.data.records import VideoList
 from wt_jax.data.video.reader import is_remote
 from wt_jax.errors import SearchError, VideoError, WorkerError
+from wt_jax.progress import Progress
 from wt_jax.search.clips import Segments, Windows, content_of, default_windows, moment_times, read_segments, state_of
 from wt_jax.search.exported import BATCH, ExportedEncoder, load_exported
 from wt_jax.search.store import DATABASE, ENCODER, Failure, Store, VideoEntry, create_store, open_store
@@ -94,7 +95,7 @@ def build(
         store.delete(plan.delete, plan.delete_failures)
     if plan.update:
         store.update(plan.update)
-    report, progress = plan.report, ProgressLine("indexed", len(plan.read)) if plan.read else None
+    report, progress = plan.report, Progress("indexed", len(plan.read), "video")
     known = {entry.path for entry in store.videos()}
     ready: list[tuple[VideoEntry, np.ndarray, np.ndarray]] = []
     failed: list[Failure] = []
@@ -122,7 +123,7 @@ def build(
         if time.monotonic() - last > _COMMIT_SECONDS or len(ready) >= _COMMIT_VIDEOS:
             commit()
             last = time.monotonic()
-        progress.step(f"{len(report.failed) + len(failed):,} failed")
+        progress.advance(note=f"{len(report.failed) + len(failed):,} failed")
     commit()
     store.compact()
     return report

@@ -9,7 +9,6 @@ The file is a zip archive: `encoder.json`, `program.bin` and `weights.npz`. Its 
 import hashlib
 import io
 import json
-import os
 import threading
 import zipfile
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import jax
 import numpy as np
 
 from wt_jax.errors import SearchError
+from wt_jax.files import atomic_path
 from wt_jax.specs import ClipView
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -127,15 +127,10 @@ def write_exported(path: Path, name: str, view: ClipView, apply: Any, variables:
     }
     arrays = io.BytesIO()
     np.savez(arrays, **{f"{number:05}": np.asarray(leaf) for number, leaf in enumerate(leaves)})
-    draft = path.with_name(f".{path.name}.tmp")
-    with draft.open("wb") as file:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-            archive.writestr("encoder.json", json.dumps(fields, indent=1))
-            archive.writestr("program.bin", bytes(exported.serialize()))
-            archive.writestr("weights.npz", arrays.getvalue())
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    with atomic_path(path, sync=True) as draft, zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("encoder.json", json.dumps(fields, indent=1))
+        archive.writestr("program.bin", bytes(exported.serialize()))
+        archive.writestr("weights.npz", arrays.getvalue())
 
 
 def _fingerprint(fields: dict[str, Any], weights: list[np.ndarray]) -> str:

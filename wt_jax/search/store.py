@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from wt_jax.errors import SearchError
+from wt_jax.files import atomic_path
 
 DATABASE, ENCODER, CACHE = "index.sqlite", "encoder.wtx", "cache"
 FORMAT = 1
@@ -331,17 +332,13 @@ def create_store(folder: Path, dim: int, settings: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / DATABASE).exists():
         raise SearchError(f"{folder} holds an index already")
-    # Under another name until it is whole.
-    draft = folder / f".{DATABASE}.tmp"
-    draft.unlink(missing_ok=True)
     own = {"format": FORMAT, "version": 1, "dim": dim, "rows": 0, "generation": 0}
-    with sqlite3.connect(draft) as db:
-        db.executescript(_SCHEMA)
-        db.executemany("INSERT INTO settings VALUES (?, ?)", [(k, json.dumps(v)) for k, v in {**settings, **own}.items()])
-    db.close()
-    with draft.open("rb") as file:
-        os.fsync(file.fileno())
-    draft.replace(folder / DATABASE)
+    with atomic_path(folder / DATABASE, sync=True) as draft:
+        draft.unlink(missing_ok=True)  # left by a kill
+        with sqlite3.connect(draft) as db:
+            db.executescript(_SCHEMA)
+            db.executemany("INSERT INTO settings VALUES (?, ?)", [(k, json.dumps(v)) for k, v in {**settings, **own}.items()])
+        db.close()
     _sync_folder(folder)
 
 

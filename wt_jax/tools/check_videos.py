@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from wt_jax.data.parallel import ProgressLine, run_parallel
+from wt_jax.cli import parse_arguments, set_up_logging, user_errors
+from wt_jax.data.parallel import run_parallel
 from wt_jax.data.records import VideoList
 from wt_jax.data.sources.annotations import compare
 from wt_jax.data.sources.index import Facts, broken, look_at, rows_of, with_facts, write_index
@@ -23,7 +24,7 @@ from wt_jax.data.sources.lists import OK
 from wt_jax.data.sources.open import open_source
 from wt_jax.data.video.reader import file_of, find_video, is_remote
 from wt_jax.errors import VideoError
-from wt_jax.tools.commands import command, user_errors
+from wt_jax.progress import Progress
 
 _NAMED = 10  # broken videos that are printed; the index has all of them
 
@@ -47,7 +48,7 @@ def check_videos(videos: VideoList, out: Path, *, every_frame: bool = False, wor
     states = {path: _state(path) for path in paths}
     found = {path: known[path, states[path]] for path in paths if (path, states[path]) in known}
     jobs = [(path, every_frame) for path in paths if path not in found]
-    progress = ProgressLine("checked", len(paths), len(found))
+    progress = Progress("checked", len(paths), "video", done=len(found))
     bad = sum(facts.status != OK for facts in found.values())
     with journal.open("a", encoding="utf-8") as file:
         if jobs:
@@ -58,7 +59,7 @@ def check_videos(videos: VideoList, out: Path, *, every_frame: bool = False, wor
             file.write(json.dumps(line) + "\n")
             file.flush()
             bad += found[path].status != OK
-            progress.step(f"{bad:,} broken")
+            progress.advance(note=f"{bad:,} broken")
     indexed = [with_facts(row, found[str(row["path"])]) for row in rows]
     write_index(out, indexed)
     return indexed
@@ -121,13 +122,14 @@ def _read_journal(journal: Path, every_frame: bool) -> dict[tuple[str, State], F
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Check a data set."""
-    parser = command(__doc__, workers=True)
+    parser = parse_arguments(__doc__, workers=True)
     parser.add_argument("source", metavar="LIST_OR_FOLDER", help="what to check: anything that training takes")
     parser.add_argument("--out", type=Path, default=Path("index.csv"), metavar="INDEX.csv", help="the index to write")
     parser.add_argument("--root", default="", metavar="FOLDER", help="folder that relative paths of a list start from")
     parser.add_argument("--decode", action="store_true", help="decode every frame")
     parser.add_argument("--dataset", default="", metavar="NAME/SPLIT", help="compare with the official count of this split")
     args = parser.parse_args(argv)
+    set_up_logging()
     with user_errors():
         compare(args.dataset, 0)  # A wrong name is told before the work.
         videos = open_source(args.source, args.root, max_bad_fraction=1.0)

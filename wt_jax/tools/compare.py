@@ -17,7 +17,7 @@ from pathlib import Path
 import jax
 from absl import app, flags
 
-from wt_jax.cli import config_for, parse_flags, set_up_logging, user_errors
+from wt_jax.cli import config_source, parse_flags, set_up_logging, user_errors
 from wt_jax.config_files import define_config
 from wt_jax.errors import ConfigError
 from wt_jax.eval.compare.runs import compare
@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> None:
     with user_errors():
         if len(argv) > 1:
             raise ConfigError(f"unexpected argument {argv[1]!r}; options begin with --")
-        file, overrides = config_for(_METHODS.value)
+        file, overrides = config_source()
         print(compare(file, _METHODS.value, _SEEDS.value, overrides, Path(_WORKDIR.value)))
         log.info("the table, its values and a picture are in %s/comparison.*", _WORKDIR.value)
 

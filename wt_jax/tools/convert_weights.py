@@ -13,7 +13,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from wt_jax.cli import fail, parse_flags, set_up_logging, user_errors
+from wt_jax.cli import parse_flags, set_up_logging, user_errors
 from wt_jax.errors import ConfigError
 from wt_jax.weights.convert import KINDS
 from wt_jax.weights.convert.folder import convert_weights
@@ -28,10 +28,7 @@ def main(argv: Sequence[str]) -> None:
     with user_errors():
         if _KIND.value is None or len(argv) != 3:
             raise ConfigError("usage: python -m wt_jax.tools.convert_weights --kind=KIND FILE OUT; kinds: " + ", ".join(KINDS))
-        try:
-            convert_weights(_KIND.value, Path(argv[1]), Path(argv[2]), _LICENCE.value)
-        except OSError as error:
-            fail(f"{argv[2]} cannot be written: {error.strerror or error}")
+        convert_weights(_KIND.value, Path(argv[1]), Path(argv[2]), _LICENCE.value)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from wt_jax.cli import fail, parse_flags, set_up_logging, user_errors
+from wt_jax.cli import parse_flags, set_up_logging, user_errors
 from wt_jax.errors import ConfigError
 from wt_jax.weights.export import export_weights
 
@@ -27,10 +27,7 @@ def main(argv: Sequence[str]) -> None:
     with user_errors():
         if _WORKDIR.value is None or len(argv) != 2:
             raise ConfigError("usage: python -m wt_jax.tools.export_weights --workdir=RUN OUT [--best] [--licence=TEXT]")
-        try:
-            export_weights(Path(_WORKDIR.value), Path(argv[1]), best=_BEST.value, licence=_LICENCE.value)
-        except OSError as error:
-            fail(f"{argv[1]} cannot be written: {error.strerror or error}")
+        export_weights(Path(_WORKDIR.value), Path(argv[1]), best=_BEST.value, licence=_LICENCE.value)
 
 
 if __name__ == "__main__":

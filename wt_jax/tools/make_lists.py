@@ -13,11 +13,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from wt_jax.cli import parse_arguments, set_up_logging, user_errors
 from wt_jax.data.sources.annotations import READERS, Split, compare
 from wt_jax.data.sources.folders import find_videos, is_video_file
 from wt_jax.data.sources.text import csv_text
 from wt_jax.errors import SourceError
-from wt_jax.tools.commands import command, user_errors
+from wt_jax.files import write_atomic
 
 
 def make_lists(name: str, annotations: Path, videos: Path, out: Path) -> list[str]:
@@ -65,11 +66,9 @@ def _write(name: str, split: Split, files: dict[str, Path], out: Path) -> str:
     number = {label: place for place, label in enumerate(split.classes)}
     paths = {key: _path_of(key, files) for key in split.videos}
     target = out / f"{name}_{split.name}.csv"
-    draft = target.with_name(f".{target.name}.tmp")
     found = {key: label for key, label in split.videos.items() if paths[key]}
     rows = ({"path": str(paths[key]), "label": number[label], "name": label} for key, label in found.items())
-    draft.write_bytes(csv_text(("path", "label", "name"), rows))
-    draft.replace(target)
+    write_atomic(target, csv_text(("path", "label", "name"), rows))
     missing = [key for key, path in paths.items() if path is None]
     note = out / f"{name}_{split.name}_missing.txt"
     note.unlink(missing_ok=True)
@@ -84,12 +83,13 @@ def _write(name: str, split: Split, files: dict[str, Path], out: Path) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Make the lists of a data set."""
-    parser = command(__doc__)
+    parser = parse_arguments(__doc__)
     parser.add_argument("name", metavar="NAME", help=", ".join(READERS))
     parser.add_argument("--annotations", type=Path, required=True, metavar="FOLDER", help="the official annotation files")
     parser.add_argument("--videos", type=Path, required=True, metavar="FOLDER", help="the videos, in any layout")
     parser.add_argument("--out", type=Path, default=Path(), metavar="FOLDER", help="folder for the lists")
     args = parser.parse_args(argv)
+    set_up_logging()
     with user_errors():
         print("\n".join(make_lists(args.name, args.annotations, args.videos, args.out)))
 

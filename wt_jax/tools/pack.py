@@ -13,14 +13,15 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from wt_jax.cli import parse_arguments, set_up_logging, user_errors
 from wt_jax.data.packing import PackSettings, Row, Shard, finish, pack_shard, plan_shards
-from wt_jax.data.parallel import ProgressLine, run_parallel
+from wt_jax.data.parallel import run_parallel
 from wt_jax.data.sources.index import rows_of
 from wt_jax.data.sources.lists import OK
 from wt_jax.data.sources.open import open_source
 from wt_jax.data.video.reader import is_remote
 from wt_jax.errors import SourceError, VideoError
-from wt_jax.tools.commands import command, user_errors
+from wt_jax.progress import Progress
 
 _NAMED = 10  # broken videos that are printed; the index has all of them
 
@@ -63,12 +64,12 @@ def pack(shards: Sequence[Shard], out: str, workers: int = 0) -> list[Row]:
     if not is_remote(out):
         for left in Path(out).glob(".clips-*"):  # of a call that was killed
             shutil.rmtree(left, ignore_errors=True)
-    progress, packed = ProgressLine("packed shards", len(shards)), {}
+    progress, packed = Progress("packed", len(shards), "shard"), {}
     for shard, rows in run_parallel(pack_shard, shards, min(workers, len(shards))):
         if rows is None:
             raise VideoError(f"{shard.name}: its process died; `check_videos --decode` finds the video that kills it")
         packed[shard.number] = rows
-        progress.step()
+        progress.advance()
     return finish(out, packed)
 
 
@@ -84,9 +85,10 @@ def report(rows: Sequence[Row]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Pack a data set."""
-    parser = command(__doc__, workers=True)
+    parser = parse_arguments(__doc__, workers=True)
     add_arguments(parser)
     args = parser.parse_args(argv)
+    set_up_logging()
     with user_errors():
         print(report(pack(plan(args), args.out, args.workers)))
         print(f"train on it with --config.data.train={args.out}")

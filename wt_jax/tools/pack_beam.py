@@ -9,9 +9,9 @@ options the pipeline runs on this machine.
 
 from collections.abc import Sequence
 
+from wt_jax.cli import parse_arguments, set_up_logging, user_errors
 from wt_jax.data.packing import Row, Shard, finish, pack_shard
 from wt_jax.errors import SourceError
-from wt_jax.tools.commands import command, user_errors
 from wt_jax.tools.pack import add_arguments, plan
 
 
@@ -41,9 +41,10 @@ def _finish(packed: list[tuple[int, list[Row]]], out: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Pack a data set on a cluster."""
-    parser = command(__doc__)
+    parser = parse_arguments(__doc__)
     add_arguments(parser)
     args, options = parser.parse_known_args(argv)
+    set_up_logging()
     with user_errors():
         try:
             import apache_beam  # noqa: F401

@@ -12,9 +12,9 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from wt_jax.cli import parse_arguments, set_up_logging, user_errors
 from wt_jax.data.records import VideoList
 from wt_jax.errors import SearchError
-from wt_jax.tools.commands import command, user_errors
 
 DEFAULT_RUN = Path("runs/quickstart/weak_teacher_seed0")
 EXPORTED = ".wtx"
@@ -95,7 +95,7 @@ def _export(args: argparse.Namespace, out: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Index an archive."""
-    parser = command(__doc__, workers=True)
+    parser = parse_arguments(__doc__, workers=True)
     parser.add_argument("source", metavar="VIDEOS", nargs="?", help="what to index: anything that training takes")
     add_arguments(parser)
     parser.add_argument("--part", default="", metavar="N/COUNT", help="index every COUNT-th video from the N-th on")
@@ -103,6 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--recall", action="store_true", help="print R@1, 5 and 10 of the labeled videos")
     parser.add_argument("--leave_out", default="", metavar="COLUMN", help="recall among videos of another value of this column")
     args = parser.parse_args(argv)
+    set_up_logging()
     with user_errors():
         if args.index is None or not (args.source or args.merge or args.recall):
             raise SearchError("usage: wt-jax search-index VIDEOS --index=DIR; see --help")

@@ -12,15 +12,15 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from wt_jax.cli import parse_arguments, set_up_logging, user_errors
 from wt_jax.errors import SearchError
-from wt_jax.tools.commands import command, user_errors
 
 _MOMENT = "moment:"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Ask once, print the answer."""
-    parser = command(__doc__)
+    parser = parse_arguments(__doc__)
     parser.add_argument("clip", metavar="CLIP", help="a video file, or moment:NUMBER")
     parser.add_argument("--index", type=Path, required=True, metavar="DIR", help="folder of the index")
     parser.add_argument("--top", type=int, default=20, help="results (%(default)s)")
@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", default="", metavar="PATH", help="folder of the videos")
     parser.add_argument("--where", default="", metavar="COLUMN=VALUE,...", help="columns of the list that was indexed")
     args = parser.parse_args(argv)
+    set_up_logging()
     with user_errors():
         print(query(args))
 

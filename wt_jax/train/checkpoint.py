@@ -1,7 +1,7 @@
 """Checkpoints with orbax: the last few, saved while the training goes on, and the best by online kNN.
 
 A run's data position and randomness are functions of the step, so the train state is all there is to save. All processes
-save and restore together; whether a checkpoint can be read is found out by process 0 alone, so that all take the same one.
+save and restore together; the primary process alone finds out which checkpoint can be read, so that all take the same one.
 """
 
 import logging
@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from wt_jax.cluster.processes import by_chief, from_chief, is_primary_process, lost_peer
+from wt_jax.cluster.processes import broadcast_from_primary, is_peer_error, is_primary_process, run_on_primary
 from wt_jax.errors import CheckpointError
 from wt_jax.methods.base import evaluated_tree
 from wt_jax.train.step import TrainState
@@ -22,12 +22,12 @@ from wt_jax.weights.folder import differences, first_faults
 
 log = logging.getLogger(__name__)
 
-# Orbax gives a save up by the clock on the wall. A clock that is set while it writes must not fail it: a month is no limit.
+# Orbax times a save out by the wall clock. Setting that clock during a save must not fail it: a month is no limit.
 _SAVE_SECONDS = 30 * 24 * 3600
 
 
 class Checkpoints:
-    """The checkpoints of a workdir, in `checkpoints/` (the last) and `best/`; whoever only reads says so."""
+    """The checkpoints of a workdir, in `checkpoints/` (the last ones) and `best/`; with `read_only` no file is changed."""
 
     def __init__(self, workdir: Path, keep: int = 2, *, read_only: bool = False):
         self._damaged, self._read_only = workdir / "damaged", read_only
@@ -47,11 +47,11 @@ class Checkpoints:
         self._save(self._best, state)
 
     def check(self) -> None:
-        """Raise what went wrong in the background, as `save` does; costs nothing."""
+        """Raise the error of a save in the background, as `save` does; cheap enough for every step."""
         for manager in (self._last, self._best):
             try:
                 manager.check_for_errors()
-            except Exception as error:  # orbax passes on whatever its threads met
+            except Exception as error:  # orbax passes on all errors of its threads
                 raise self._failed(manager, error) from error
 
     def wait(self) -> None:
@@ -67,7 +67,7 @@ class Checkpoints:
         return self._last.latest_step()
 
     def restore(self, like: TrainState, *, best: bool = False) -> TrainState | None:
-        """The newest (or best) checkpoint, placed as `like` (shapes with shardings) says, or None where there is none.
+        """The newest (or best) checkpoint, sharded as `like` (shapes with shardings), or None where there is none.
 
         A checkpoint whose files cannot be read is named and set aside in `damaged/`, and the one before it is taken.
 
@@ -83,7 +83,7 @@ class Checkpoints:
             for step in steps:
                 try:
                     stored = read_alone(manager.directory / str(step) / "default")
-                except Exception as error:  # orbax raises many kinds for damaged files; whichever it is, it is named
+                except Exception as error:  # orbax raises many kinds for damaged files; the log has its name
                     log.warning("checkpoint of step %d cannot be read (%s); trying the one before", step, _line(error))
                     damaged.append(step)
                     continue
@@ -95,13 +95,13 @@ class Checkpoints:
                     raise CheckpointError(
                         f"no checkpoint of steps {steps} in {manager.directory} can be read; use a new workdir"
                     )
-            for step in () if self._read_only else damaged:  # the run will come to these steps again and save them anew
+            for step in () if self._read_only else damaged:  # the run will reach these steps again and save them
                 self._damaged.mkdir(exist_ok=True)
                 shutil.rmtree(self._damaged / str(step), ignore_errors=True)
                 shutil.move(manager.directory / str(step), self._damaged / str(step))
 
-        by_chief(choose, CheckpointError)
-        chosen = int(from_chief(np.asarray(chosen)))
+        run_on_primary(choose, CheckpointError)
+        chosen = int(broadcast_from_primary(np.asarray(chosen)))
         if chosen < 0:
             return None
         manager.reload()
@@ -120,7 +120,7 @@ class Checkpoints:
             raise self._failed(manager, error) from error
 
     def _failed(self, manager: ocp.CheckpointManager, error: Exception) -> Exception:
-        if lost_peer(error):
+        if is_peer_error(error):
             return error
         for draft in manager.directory.glob("*orbax-checkpoint-tmp*") if is_primary_process() else ():
             shutil.rmtree(draft, ignore_errors=True)  # it may be what fills the disk
@@ -133,7 +133,7 @@ class Checkpoints:
 
 
 def last_state(workdir: Path, like: TrainState) -> TrainState:
-    """The state of a workdir's newest checkpoint, placed as `like` says.
+    """The state of a workdir's newest checkpoint, sharded as `like`.
 
     Raises:
       CheckpointError: there is none, or none that can be used.
@@ -164,17 +164,17 @@ def read_evaluated(workdir: Path, evaluated: str, *, best: bool = False) -> tupl
         remedy = "--best needs config.train.eval_every" if best else "train first"
         raise CheckpointError(f"{folder} holds no checkpoint; {remedy}")
     parts = ("teacher",) if evaluated == "teacher" else ("params", "model_state")
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    local = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     try:
         with ocp.CheckpointManager(folder.absolute(), item_handlers=ocp.PyTreeCheckpointHandler()) as manager:
             stored = manager.item_metadata(steps[-1]).tree
             wanted = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=local),
                 {part: stored[part] for part in parts},
             )
-            placed = ocp.checkpoint_utils.construct_restore_args(wanted)
+            restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
             restored = manager.restore(
-                steps[-1], args=ocp.args.PyTreeRestore(item=wanted, restore_args=placed, partial_restore=True)
+                steps[-1], args=ocp.args.PyTreeRestore(item=wanted, restore_args=restore_args, partial_restore=True)
             )
     except Exception as error:  # orbax raises many kinds for damaged files
         raise CheckpointError(f"the checkpoint of step {steps[-1]} in {folder} cannot be read ({_line(error)})") from None
@@ -190,7 +190,7 @@ def _manager(folder: Path, keep: int, read_only: bool) -> ocp.CheckpointManager:
         enable_async_checkpointing=True,
         async_options=ocp.AsyncOptions(timeout_secs=_SAVE_SECONDS),
     )
-    # The handler is named so that the manager can tell what is in a checkpoint before it reads it.
+    # With a handler the manager knows what is in a checkpoint before it reads it.
     return ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=ocp.StandardCheckpointHandler())
 
 
@@ -211,7 +211,7 @@ def _tree(state: TrainState) -> dict[str, Any]:
 
 def _named(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
     def name(path) -> str:
-        # Attributes, keys and indices are told apart in memory and are all plain names on disk.
+        # Attributes, keys and indices differ in memory and are all plain names on disk.
         return "/".join(str(getattr(p, "name", getattr(p, "key", getattr(p, "idx", p)))) for p in path)
 
     leaves = jax.tree_util.tree_leaves_with_path(tree)

@@ -12,7 +12,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +26,7 @@ from jax.experimental.compilation_cache import compilation_cache
 import wt_jax
 from wt_jax.config import Config
 from wt_jax.experiment import Program
+from wt_jax.files import write_atomic
 from wt_jax.ops import fingerprint
 from wt_jax.train.metrics import device_peak
 from wt_jax.train.step import batch_shapes, model_flops
@@ -149,15 +150,10 @@ def _load(path: epath.Path, program: Program, config: Config) -> CompiledStep | 
 
 def _keep(path: epath.Path, step: CompiledStep) -> None:
     """Writes it, at once or not at all."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         content, _, outputs = serialize_executable.serialize(step.call)
         _, metrics = jax.tree.unflatten(outputs, range(outputs.num_leaves))
         head = {"sha256": _sha(content), "flops": step.flops, "metrics": list(metrics)}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(json.dumps(head).encode() + b"\n" + content)
-        draft.replace(path)
+        write_atomic(path, json.dumps(head).encode() + b"\n" + content, shared=True)
     except Exception as error:  # of the system, or of a backend that cannot do it
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
         log.warning("the compiled step could not be kept in %s: %s", path.parent, str(error).partition("\n")[0])

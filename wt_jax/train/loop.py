@@ -14,9 +14,9 @@ import numpy as np
 
 from wt_jax.cluster import host_signals
 from wt_jax.cluster.goodput import Goodput
-from wt_jax.cluster.heartbeat import Heartbeat, memory, silent_processes
+from wt_jax.cluster.heartbeat import Heartbeat, peak_memory, peer_errors
 from wt_jax.cluster.preemption import Interrupt, Preempted
-from wt_jax.cluster.processes import PeerLost, is_primary_process, lost_peer, meet
+from wt_jax.cluster.processes import barrier, is_peer_error, is_primary_process
 from wt_jax.config import steps_of
 from wt_jax.data.pipeline import train_batches
 from wt_jax.errors import TrainingError
@@ -43,18 +43,13 @@ def train(run: Run, workdir: Path) -> TrainState:
       Preempted: the run was asked to stop (SIGTERM, SIGINT). It is saved, and the same command goes on.
       PeerLost: another process of the run has gone. The same command goes on from the last checkpoint.
     """
-    with Interrupt() as interrupt, Heartbeat(workdir) as heartbeat:
+    with Interrupt() as interrupt, Heartbeat(workdir) as heartbeat, peer_errors(workdir):
         try:
             return _train(run, workdir, interrupt, heartbeat)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
                 raise
             raise TrainingError(f"{error.filename or workdir} cannot be written: {error.strerror}; start again") from error
-        except Exception as error:
-            if not lost_peer(error):
-                raise
-            gone = ", ".join(silent_processes(workdir)) or "which one, its own log says"
-            raise PeerLost(f"a process of this run has gone ({gone}): {str(error).strip().splitlines()[0]}") from error
 
 
 def _train(run: Run, workdir: Path, interrupt: Interrupt, heartbeat: Heartbeat) -> TrainState:
@@ -91,7 +86,7 @@ def _train(run: Run, workdir: Path, interrupt: Interrupt, heartbeat: Heartbeat) 
     heartbeat.at("compiling", start)
     take_step, flops = compiled_step(run.program, config) if start < num_steps else (None, None)
     progress = Progress(num_steps, config.train.batch_size, flops)
-    meet("compiled")
+    barrier("compiled")
 
     # The steps. Metrics are read one step late, so the device always has the next step to do.
     pending: collections.deque = collections.deque()
@@ -108,7 +103,7 @@ def _train(run: Run, workdir: Path, interrupt: Interrupt, heartbeat: Heartbeat) 
         if last_finish:
             progress.finished(now - last_finish)
             if goodput:
-                goodput.did(max(0.0, now - last_finish - waited))
+                goodput.add_step(max(0.0, now - last_finish - waited))
         last_finish = now
         heartbeat.at("training", step)
         busy.append(known.busy)
@@ -123,9 +118,9 @@ def _train(run: Run, workdir: Path, interrupt: Interrupt, heartbeat: Heartbeat) 
             if slow := host_signals.slow_host(np.array(busy), progress.seconds):
                 log.warning("%s", slow)
             busy.clear()
-            metrics |= progress.rates(step) | memory()
+            metrics |= progress.rates(step) | peak_memory()
             if goodput:
-                metrics["goodput"] = goodput.share()
+                metrics["goodput"] = goodput.fraction()
                 writer.write(step, metrics)
                 log.info("%s", progress.line(step, metrics))
             checkpoints.check()
@@ -146,7 +141,7 @@ def _train(run: Run, workdir: Path, interrupt: Interrupt, heartbeat: Heartbeat) 
     def due(step: int) -> bool:
         return bool(step) and any(step % evaluator.every == 0 for evaluator in run.evaluators.values())
 
-    share = host_signals.make_share(run.program.mesh)
+    share = host_signals.make_broadcast(run.program.mesh)
     source = _batches(run, start)
     profile = ProfileWindow(config.train.profile, workdir)
     stop = False
@@ -175,7 +170,7 @@ def _train(run: Run, workdir: Path, interrupt: Interrupt, heartbeat: Heartbeat) 
                     heartbeat.at("saving", step)
                     checkpoints.save(state)
                     if goodput:
-                        goodput.saved(step)
+                        goodput.checkpoint_saved(step)
                 if stop:
                     break
                 if due(step):
@@ -187,7 +182,7 @@ def _train(run: Run, workdir: Path, interrupt: Interrupt, heartbeat: Heartbeat) 
             profile.stop()
             source.close()  # ends the workers
             writer.close()
-            if not lost_peer(sys.exception()):  # else its barriers would wait for those who have gone
+            if not is_peer_error(sys.exception()):  # else its barriers would wait for those who have gone
                 checkpoints.close()
     if stop or interrupt.requested:
         raise Preempted(f"asked to stop: step {int(state.step)} of {num_steps} is saved; the same command goes on")

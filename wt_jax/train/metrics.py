@@ -1,6 +1,6 @@
 """Metrics on disk and on the screen: `metrics.jsonl` always, TensorBoard on request, one progress line.
 
-All processes compute the same metrics; process 0 writes them. All times are of the monotonic clock.
+All processes compute the same metrics; the primary process writes them. All times are of the monotonic clock.
 """
 
 import collections
@@ -14,6 +14,8 @@ import jax
 import numpy as np
 
 from wt_jax.cluster.processes import is_primary_process
+from wt_jax.files import write_atomic
+from wt_jax.progress import format_duration
 
 # Dense bfloat16 peak of one chip in FLOP/s, by jax's device kind, from the vendors' data sheets.
 PEAK_FLOPS = {
@@ -46,9 +48,7 @@ class MetricsWriter:
         self._file = self._board = None
         if not is_primary_process():
             return
-        fresh = self._path.with_suffix(".tmp")
-        fresh.write_text("".join(json.dumps(line) + "\n" for line in self.kept))
-        fresh.replace(self._path)
+        write_atomic(self._path, "".join(json.dumps(line) + "\n" for line in self.kept))
         self._file = self._path.open("a", buffering=1)
         if tensorboard:
             from tensorboardX import SummaryWriter
@@ -84,13 +84,6 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
         except json.JSONDecodeError:
             continue
     return lines
-
-
-def clock(seconds: float) -> str:
-    """A duration as h:mm:ss; "?" where it is not known."""
-    if not math.isfinite(seconds):
-        return "?"
-    return f"{int(seconds // 3600)}:{int(seconds // 60 % 60):02}:{int(seconds % 60):02}"
 
 
 _STEPS = 1000  # that the percentiles of the step time look back on
@@ -150,7 +143,7 @@ class Progress:
             f"loss {metrics['loss']:.4f}",
             f"{metrics['clips_per_second']:.1f} clips/s",
             f"data wait {metrics['data_wait']:.1%}",
-            f"left {clock(left)}",
+            f"left {format_duration(left)}",
         ]
         if "step_seconds_p99" in metrics:
             times = "/".join(f"{metrics[f'step_seconds_p{p}']:.2f}" for p in (50, 90, 99))

@@ -60,14 +60,6 @@ def shard_parameters(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(rule, tree)
 
 
-def wait_for_all(name: str) -> None:
-    """Return when every process is here; `name` tells one such place from another."""
-    if jax.process_count() > 1:
-        from jax.experimental.multihost_utils import sync_global_devices
-
-        sync_global_devices(name)
-
-
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's part of a batch as global arrays; the transfer runs while the host goes on."""
     sharding = batch_sharding(mesh)

@@ -9,11 +9,12 @@ from typing import Any
 
 import jax
 
-from wt_jax.cluster.processes import by_chief
+from wt_jax.cluster.processes import run_on_primary
 from wt_jax.cluster.workdir_lock import lock_workdir
 from wt_jax.config import Config, to_dict
 from wt_jax.errors import ConfigError
 from wt_jax.experiment import resolve
+from wt_jax.files import write_atomic
 
 # What may differ between two starts of one run: it changes neither the parameters nor the order of the data.
 _FREE = {
@@ -37,13 +38,13 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "num
 def open_workdir(workdir: Path, config: Config) -> None:
     """Make the folder, or check that it belongs to this configuration; lock it; write `config.json` and `environment.json`.
 
-    Process 0 does it, and all processes raise what it raised.
+    The primary process does it, and all processes raise its error.
 
     Raises:
       ConfigError: the folder holds a run of another configuration (the keys are named), is in use by another run (which is
         named), or cannot be written.
     """
-    by_chief(lambda: _open(workdir, config), ConfigError)
+    run_on_primary(lambda: _open(workdir, config), ConfigError)
 
 
 def _open(workdir: Path, config: Config) -> None:
@@ -56,8 +57,8 @@ def _open(workdir: Path, config: Config) -> None:
                 raise ConfigError(
                     f"{workdir} holds a run with another configuration: {'; '.join(changed[:3])}; use another --workdir"
                 )
-        _write(workdir / "config.json", to_dict(config))
-        _write(workdir / "environment.json", environment())
+        write_atomic(workdir / "config.json", json.dumps(to_dict(config), indent=1) + "\n")
+        write_atomic(workdir / "environment.json", json.dumps(environment(), indent=1) + "\n")
     except OSError as error:
         raise ConfigError(f"workdir {workdir} cannot be written: {error.strerror or error}") from None
 
@@ -91,12 +92,6 @@ def environment() -> dict[str, Any]:
         "git": revision.stdout.strip() or "unknown",
         "command": sys.argv,
     }
-
-
-def _write(path: Path, value: dict[str, Any]) -> None:
-    fresh = path.with_suffix(".tmp")
-    fresh.write_text(json.dumps(value, indent=1) + "\n")
-    fresh.replace(path)
 
 
 def _changed(old: dict[str, Any], new: dict[str, Any], place: tuple[str, ...] = ()) -> list[str]:

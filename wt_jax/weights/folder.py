@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save
 
 from wt_jax.config import ModelConfig
 from wt_jax.errors import WeightsError
+from wt_jax.files import write_atomic
 from wt_jax.models import build_encoder
 
 Variables = Mapping[str, Any]
@@ -59,10 +60,10 @@ def save_encoder(folder: Path, config: ModelConfig, variables: Variables, card: 
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: np.ascontiguousarray(leaf) for name, leaf in flatten_dict(dict(variables), sep="/").items()}
     fields = dataclasses.asdict(dataclasses.replace(config, weights=""))
-    _write(folder / "weights.safetensors", save(tensors, {"format": "flax"}))
-    _write(folder / "model.json", (json.dumps(fields, indent=1) + "\n").encode())
+    write_atomic(folder / "weights.safetensors", save(tensors, {"format": "flax"}))
+    write_atomic(folder / "model.json", (json.dumps(fields, indent=1) + "\n").encode())
     if card:
-        _write(folder / "README.md", card.encode())
+        write_atomic(folder / "README.md", card.encode())
 
 
 def load_encoder(folder: Path) -> tuple[ModelConfig, Variables]:
@@ -83,10 +84,3 @@ def load_encoder(folder: Path) -> tuple[ModelConfig, Variables]:
     if faults:
         raise WeightsError(f"{folder}/weights.safetensors is not the {config.name} of its model.json: {first_faults(faults)}")
     return config, unflatten_dict(tensors, sep="/")
-
-
-def _write(path: Path, content: bytes) -> None:
-    """All of a file or nothing."""
-    fresh = path.with_name(f"{path.name}.tmp")
-    fresh.write_bytes(content)
-    fresh.replace(path)

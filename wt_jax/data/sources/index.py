@@ -13,6 +13,7 @@ from wt_jax.data.sources.lists import OK
 from wt_jax.data.sources.text import csv_text
 from wt_jax.data.video.decode import VideoInfo
 from wt_jax.data.video.reader import Video, is_remote
+from wt_jax.files import write_atomic
 
 INDEX = "index.csv"  # of a folder that `pack` wrote
 COLUMNS = ("path", "label", "name", "frames", "rate", "duration", "width", "height", "codec", "rotation", "status")
@@ -89,10 +90,7 @@ def write_index(path: str | os.PathLike, rows: Iterable[Mapping[str, object]]) -
     """Write rows, each with the columns of `rows_of` and of `Facts`, whole or not at all; `path` may be remote."""
     rows = list(rows)
     columns = list(COLUMNS) + sorted({name for row in rows for name in row} - set(COLUMNS))
-    target = epath.Path(path)
-    draft = target.with_name(f".{target.name}.tmp")
-    draft.write_bytes(csv_text(columns, rows))
-    draft.replace(target)
+    write_atomic(epath.Path(path), csv_text(columns, rows))
 
 
 def with_facts(row: Mapping[str, object], facts: Facts) -> dict[str, object]:

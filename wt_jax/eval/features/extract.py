@@ -5,7 +5,6 @@ head. For attentive probes the feature map can be kept as tokens, those of all c
 """
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -24,14 +23,13 @@ from wt_jax.errors import ConfigError
 from wt_jax.eval.config import FeatureConfig
 from wt_jax.methods.base import Embeds, Method, Tree, encoder_variables
 from wt_jax.models.feature_maps import layer_maps
+from wt_jax.progress import Progress
 from wt_jax.specs import ClipView, PixelSpec
-from wt_jax.train.metrics import clock
 from wt_jax.train.sharding import put_batch
 
 log = logging.getLogger(__name__)
 
 EMBEDDING = "embedding"
-_REPORT_EVERY = 10.0  # seconds between two lines of progress
 
 # (params, model_state, batch of `eval_batches`) -> {"values": (B, D) float32[, "tokens": (B, M, C) float16]}
 Extractor = Callable[[Tree, Tree, Mapping[str, Array]], dict[str, Array]]
@@ -241,33 +239,15 @@ def extract_features(
     Raises:
       ConfigError: no video of the list could be decoded.
     """
-    countdown, batches = Countdown(len(videos)), []
+    progress, batches = Progress("features", len(videos), "video"), []
     for batch in feature_batches(extractor, params, model_state, videos, reading, mesh, named=named):
         batches.append(batch)
-        countdown.add(reading.batch_size)
+        progress.advance(reading.batch_size)
     rows = {name: np.concatenate([batch[name] for batch in batches]) for name in ("values", "video", "time")}
     rows = _gather(rows, len(videos))
     if not len(rows["video"]):
         raise ConfigError("no video of the list could be decoded, see the lines above; there is nothing to evaluate")
     return Features(rows["values"], rows["video"], videos.labels[rows["video"]], rows["time"])
-
-
-class Countdown:
-    """A line of progress every ten seconds: videos done, videos per second, time left."""
-
-    def __init__(self, total: int, done: int = 0):
-        self._total, self._done, self._first = total, done, done
-        self._start = self._last = time.perf_counter()
-
-    def add(self, count: int) -> None:
-        """Count videos; the last batch may be padded."""
-        self._done = min(self._done + count, self._total)
-        now = time.perf_counter()
-        if now - self._last >= _REPORT_EVERY:
-            self._last = now
-            rate = (self._done - self._first) / (now - self._start)
-            left = clock((self._total - self._done) / rate) if rate else "?"
-            log.info("features: %d/%d videos  %.1f videos/s  left %s", self._done, self._total, rate, left)
 
 
 def _local_rows(array: Array) -> np.ndarray:

@@ -18,23 +18,24 @@ hosts must see (as they must for checkpoints), goes once they are merged.
 
 import json
 import logging
-import os
 import shutil
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from wt_jax.cluster.processes import barrier, is_primary_process
 from wt_jax.data.records import VideoList
 from wt_jax.errors import ConfigError
-from wt_jax.eval.features.extract import Countdown, Extractor, Reading, feature_batches
+from wt_jax.eval.features.extract import Extractor, Reading, feature_batches
+from wt_jax.files import atomic_path, write_atomic
 from wt_jax.methods.base import Tree
-from wt_jax.train.sharding import wait_for_all
+from wt_jax.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ def extract_to_file(
     Raises:
       ConfigError: no video of the list could be decoded.
     """
-    wait_for_all("features asked for")
+    barrier("features asked for")
     if is_current(path, about):
         return
     folder = path.with_suffix(".parts")
@@ -120,32 +121,32 @@ def extract_to_file(
     layout = _plain({"about": about, "batches_per_part": per_part, "batch_size": reading.batch_size})
     num_parts = -(-len(videos) // (reading.batch_size * per_part))
     done = _finished_parts(folder, layout, num_parts)
-    wait_for_all("features resumed")
-    if jax.process_index() == 0:
+    barrier("features resumed")
+    if is_primary_process():
         if not done:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / "layout.json", lambda file: file.write(json.dumps(layout).encode()))
-    wait_for_all("features begun")
+        write_atomic(folder / "layout.json", json.dumps(layout), sync=True)
+    barrier("features begun")
     if done:
         log.info("features: %d of %d parts are there already", done, num_parts)
     first = done * per_part
     batches = feature_batches(extractor, params, model_state, videos, reading, mesh, start=first)
-    countdown = Countdown(len(videos), min(first * reading.batch_size, len(videos)))
+    progress = Progress("features", len(videos), "video", done=min(first * reading.batch_size, len(videos)))
     held: list[dict[str, np.ndarray]] = []
     part = done
     for number, batch in enumerate(batches, first + 1):
         held.append(batch)
-        countdown.add(reading.batch_size)
+        progress.advance(reading.batch_size)
         if number % per_part == 0:
             _write_part(folder, part, held)
             held, part = [], part + 1
     if held:
         _write_part(folder, part, held)
-    wait_for_all("features extracted")
-    if jax.process_index() == 0:
+    barrier("features extracted")
+    if is_primary_process():
         _merge(folder, path, videos, num_parts, about)
-    wait_for_all("features merged")
+    barrier("features merged")
 
 
 def _plain(value: Any) -> Any:
@@ -170,19 +171,10 @@ def _finished_parts(folder: Path, layout: dict[str, Any], num_parts: int) -> int
     return done
 
 
-def _replace(path: Path, write: Any) -> None:
-    """Write a file whole or not at all, also when the machine stops."""
-    fresh = path.with_name(path.name + ".tmp")
-    with fresh.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-
-
 def _write_part(folder: Path, part: int, batches: Sequence[dict[str, np.ndarray]]) -> None:
     rows = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-    _replace(_part_path(folder, part, jax.process_index()), lambda file: np.savez(file, **rows))
+    with atomic_path(_part_path(folder, part, jax.process_index()), sync=True) as draft:
+        np.savez(draft, **rows)
 
 
 def _read_part(folder: Path, part: int, names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -206,7 +198,8 @@ def _merge(folder: Path, path: Path, videos: VideoList, num_parts: int, about: d
         names = [name for name in _VALUES if name in first.files]
     tokens = tokens_path(path)
     if "tokens" in names:
-        _replace(tokens, lambda file: _stream(file, _rows(folder, num_parts, "tokens"), len(index)))
+        with atomic_path(tokens, sync=True) as draft, draft.open("wb") as file:
+            _stream(file, _rows(folder, num_parts, "tokens"), len(index))
     else:
         tokens.unlink(missing_ok=True)
     missing = np.setdiff1d(np.arange(len(videos)), index)
@@ -219,15 +212,12 @@ def _merge(folder: Path, path: Path, videos: VideoList, num_parts: int, about: d
         "about": np.array(json.dumps(about)),
     }
 
-    def write(file: BinaryIO) -> None:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-            with archive.open("values.npy", "w", force_zip64=True) as member:
-                _stream(member, _rows(folder, num_parts, "values"), len(index))
-            for name, array in arrays.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, array, allow_pickle=False)
-
-    _replace(path, write)
+    with atomic_path(path, sync=True) as draft, zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        with archive.open("values.npy", "w", force_zip64=True) as member:
+            _stream(member, _rows(folder, num_parts, "values"), len(index))
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
     shutil.rmtree(folder)
     log.info("features: %d videos in %s%s", len(index), path, f", {len(missing)} left out" if len(missing) else "")
 

@@ -28,7 +28,7 @@ from wt_jax.eval.protocols.base import Encoded, Predicted, Split, check_two_clas
 from wt_jax.eval.similarity import check_labels
 from wt_jax.eval.statistics import Result
 from wt_jax.eval.validation_split import accuracy_and_likelihood, stratified_split, top_classes
-from wt_jax.train.metrics import clock
+from wt_jax.progress import format_duration
 
 log = logging.getLogger(__name__)
 
@@ -238,7 +238,9 @@ def _fit(tokens, rows, targets, grid, *, num_classes, epochs, batch_size, heads,
             step += 1
             if time.perf_counter() - last >= _REPORT_EVERY:
                 last = time.perf_counter()
-                log.info("attentive probe: step %d/%d  left %s", step, total, clock((last - start) / step * (total - step)))
+                log.info(
+                    "attentive probe: step %d/%d  left %s", step, total, format_duration((last - start) / step * (total - step))
+                )
     return probes
 
 

@@ -7,13 +7,14 @@ with `style.css` and `script.js` beside it is the page.
 from importlib import resources
 from pathlib import Path
 
-import jax
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
+from wt_jax.cluster.processes import is_primary_process
 from wt_jax.eval.report.collect import collect
 from wt_jax.eval.report.curves import HEIGHT, WIDTH
 from wt_jax.eval.report.pictures import TILE_COLUMNS, Subject
+from wt_jax.files import write_atomic
 
 __all__ = ["Subject", "write_report"]
 
@@ -46,10 +47,8 @@ def write_report(workdir: Path, subject: Subject | str) -> Path:
     """
     path = workdir / "report.html"
     page = render(workdir, subject)
-    if jax.process_index() == 0:
-        fresh = path.with_suffix(".tmp")
-        fresh.write_text(page, encoding="utf-8")
-        fresh.replace(path)
+    if is_primary_process():
+        write_atomic(path, page)
     return path
 
 
