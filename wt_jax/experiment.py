@@ -18,7 +18,7 @@ from wt_jax.data.records import VideoList
 from wt_jax.data.sources.open import open_source
 from wt_jax.errors import ConfigError
 from wt_jax.eval.config import EvalConfig
-from wt_jax.eval.online import Evaluator, make_evaluators
+from wt_jax.eval.online import BEST_BY, Evaluator, make_evaluators
 from wt_jax.eval.run_features import FeatureReader, open_run_videos
 from wt_jax.methods import METHODS, default_settings
 from wt_jax.methods.base import Method, Needs, Pretrained, Setup
@@ -116,6 +116,7 @@ class Run:
       program: the parts of the training.
       features: extracts the features by which the run is evaluated.
       evaluators: metrics of them while it trains, by name.
+      best_by: the metric whose highest value marks the best checkpoint.
     """
 
     config: Config
@@ -123,6 +124,7 @@ class Run:
     program: Program
     features: FeatureReader
     evaluators: dict[str, Evaluator]
+    best_by: str
 
 
 def prepare(config: Config, videos: VideoList | None = None) -> Run:
@@ -143,7 +145,7 @@ def prepare(config: Config, videos: VideoList | None = None) -> Run:
     program = build(config, len(videos), len(videos.classes))
     features = FeatureReader(config, program.method, open_run_videos(config, videos), program.mesh)
     every = steps_of(config.train.eval_every, steps_per_epoch=program.steps_per_epoch)
-    return Run(config, videos, program, features, make_evaluators(config.eval, features, every))
+    return Run(config, videos, program, features, make_evaluators(config.eval, features, every), BEST_BY)
 
 
 def build(config: Config, num_videos: int, num_classes: int = 0) -> Program:

@@ -1,4 +1,4 @@
-"""Videos that could not be decoded: counted over all processes, named in `bad_videos.jsonl`, and at last too many."""
+"""Videos that could not be decoded: counted over all processes, named in `bad_videos.jsonl`, an error if too many."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class BadVideos:
-    """Each process sees the failures of all and counts alike; process 0 finds the causes and writes them."""
+    """Every process counts the failures of all; the primary process finds the causes and writes them."""
 
     def __init__(self, videos: VideoList, workdir: Path, max_fraction: float):
         self._videos, self._path, self._max = videos, workdir / "bad_videos.jsonl", max_fraction * len(videos)
@@ -24,8 +24,8 @@ class BadVideos:
             lines = map(json.loads, self._path.read_text().splitlines())
             self._known = {line["path"]: line["cause"] for line in lines}
 
-    def see(self, failed: np.ndarray) -> None:
-        """Note the indices (B,) of a batch, -1 where all is well; raises TrainingError past the threshold."""
+    def add(self, failed: np.ndarray) -> None:
+        """Count the indices (B,) of a batch, -1 where a video was decoded; raises TrainingError past the threshold."""
         for index in np.unique(failed[failed >= 0]):
             record = self._videos[int(index)]
             if record.path in self._known:
@@ -43,7 +43,7 @@ class BadVideos:
                 f"config.data.max_bad_fraction allows; all are listed in {self._path}; the first: {names}"
             )
 
-    def report(self) -> None:
-        """One line at the end of a run, if there is anything to say."""
+    def log_count(self) -> None:
+        """Log how many there are, if any."""
         if self._known:
             log.warning("%d videos could not be decoded; they are listed in %s", len(self._known), self._path)

@@ -107,6 +107,13 @@ class Checkpoints:
         manager.reload()
         return TrainState(**manager.restore(chosen, args=ocp.args.StandardRestore(_tree(like))))
 
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if not is_peer_error(error):  # else orbax's barriers would wait for processes that have ended
+            self.close()
+
     def close(self) -> None:
         """Wait until all is on disk; errors as of `save`."""
         self.wait()

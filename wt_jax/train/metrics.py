@@ -1,4 +1,4 @@
-"""Metrics on disk and on the screen: `metrics.jsonl` always, TensorBoard on request, one progress line.
+"""Metrics on disk and in the log: `metrics.jsonl` always, TensorBoard on request, one line per log step.
 
 All processes compute the same metrics; the primary process writes them. All times are of the monotonic clock.
 """
@@ -86,36 +86,36 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     return lines
 
 
-_STEPS = 1000  # that the percentiles of the step time look back on
+_STEPS = 1000  # of which the percentiles of the step time are
 
 
-class Progress:
-    """Clips per second, time left, percentiles of the step time, the share of time spent waiting for data, and MFU where
+class StepRates:
+    """Clips per second, time left, percentiles of the step time, the fraction of time spent waiting for data, and MFU where
     the peak is known.
     """
 
-    def __init__(self, num_steps: int, batch_size: int, flops_per_step: float | None):
-        self._num_steps, self._batch_size = num_steps, batch_size
-        peak = device_peak()
-        self._step_share = flops_per_step / peak if flops_per_step and peak else None
+    flops: float | None = None  # of one step, where known
+
+    def __init__(self, num_steps: int, batch_size: int):
+        self._num_steps, self._batch_size, self._peak = num_steps, batch_size, device_peak()
         self._times: collections.deque[float] = collections.deque(maxlen=_STEPS)
         self.restart(0)
 
     def restart(self, step: int) -> None:
-        """Start a new stretch, for example after an evaluation, which is not training time."""
+        """Start a new stretch of steps, for example after an evaluation, which is not training time."""
         self._step, self._start, self._waited = step, time.perf_counter(), 0.0
 
     @property
     def seconds(self) -> float:
-        """Of the stretch until now."""
+        """Length of the stretch until now."""
         return time.perf_counter() - self._start
 
-    def finished(self, seconds: float) -> None:
-        """Count a step that took so long from the end of the one before."""
+    def add_step(self, seconds: float) -> None:
+        """Count a step: seconds since the one before it ended."""
         self._times.append(seconds)
 
-    def waited(self, seconds: float) -> None:
-        """Count time in which the next batch was not there yet."""
+    def add_wait(self, seconds: float) -> None:
+        """Count time in which the next batch was not ready."""
         self._waited += seconds
 
     def rates(self, step: int) -> dict[str, float]:
@@ -130,13 +130,13 @@ class Progress:
         if self._times:
             percentiles = np.percentile(np.asarray(self._times), (50, 90, 99))
             rates |= {f"step_seconds_p{p}": float(v) for p, v in zip((50, 90, 99), percentiles, strict=True)}
-        if self._step_share:
-            rates["mfu"] = steps_per_second * self._step_share
+        if self.flops and self._peak:
+            rates["mfu"] = steps_per_second * self.flops / self._peak
         self.restart(step)
         return rates
 
     def line(self, step: int, metrics: Mapping[str, float]) -> str:
-        """One line for people."""
+        """The log line of a step."""
         left = metrics.get("seconds_left", math.nan)
         parts = [
             f"step {step}/{self._num_steps}",

@@ -29,10 +29,10 @@ class ProfileWindow:
             jax.profiler.start_trace(str(self._folder))
             self._active = True
         elif self._window and step == self._window[1] + 1:
-            self.stop()
+            self.close()
 
-    def stop(self) -> None:
-        """Stop, if a trace is running."""
+    def close(self) -> None:
+        """End the trace, if one is running."""
         if self._active:
             jax.profiler.stop_trace()
             self._active = False
