@@ -1,4 +1,4 @@
-"""The step that is kept from one start to the next: it is the one that would be compiled, or it is not used."""
+"""The cached step is the one that would be compiled, or it is not used."""
 
 import dataclasses
 import logging
@@ -23,13 +23,13 @@ VIDEOS = 64
 
 
 class Refused:
-    """In the place of a jitted step: fails where it would be traced."""
+    """In place of a jitted step: fails where it would be traced."""
 
     def lower(self, *_):
         raise AssertionError("the step was traced")
 
 
-def kept(program, config):
+def cached(program, config):
     """The step without tracing it."""
     return compiled_step(dataclasses.replace(program, step=Refused()), config)
 
@@ -40,7 +40,7 @@ def changed(config, part, **values):
 
 @pytest.fixture(scope="module", params=[1, 4], ids=["one device", "four devices"])
 def pair(request, tmp_path_factory):
-    """A configuration whose step is kept, and its program: native operations on one device, portable ones on four."""
+    """A configuration whose step is cached, and its program: native operations on one device, portable ones on four."""
     with pytest.MonkeyPatch.context() as patch, implementation("native" if request.param == 1 else "portable"):
         patch.setattr("wt_jax.experiment.make_mesh", lambda fsdp: mesh_of(request.param))
         config = small_config(train__compile_cache=str(tmp_path_factory.mktemp("cache")))
@@ -57,42 +57,42 @@ def three_steps(step, program):
     return seen, jax.device_get(state)
 
 
-def test_the_kept_step_is_the_compiled_one(pair):
+def test_the_cached_step_is_the_compiled_one(pair):
     config, program = pair
     again = build(config, VIDEOS)
     fresh = three_steps(compiled_step(program, changed(config, "train", compile_cache="")), program)
-    stored = three_steps(kept(again, config), again)
+    stored = three_steps(cached(again, config), again)
     np.testing.assert_equal(stored[0], fresh[0])
     jax.tree.map(np.testing.assert_array_equal, fresh[1], stored[1])
 
 
-def test_the_kept_step_gives_the_old_states_memory_to_the_new_one(pair):
+def test_the_cached_step_donates_the_old_state(pair):
     config, program = pair
     state = program.first_state()
-    kept(program, config).call(state, put_batch(next(batches(program.method, 1)), program.mesh))
+    cached(program, config).call(state, put_batch(next(batches(program.method, 1)), program.mesh))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
 
 
-def test_what_changes_the_step_has_it_traced(pair, monkeypatch):
+def test_changes_of_the_step_invalidate_the_cache(pair, monkeypatch):
     config, program = pair
-    kept(program, config)
+    cached(program, config)
     for other in (
         changed(config, "optim", weight_decay=0.123),
         changed(config, "train", duration="7 steps"),
         dataclasses.replace(config, seed=5),
     ):
         with pytest.raises(AssertionError, match="the step was traced"):
-            kept(build(other, VIDEOS), other)
+            cached(build(other, VIDEOS), other)
     with pytest.raises(AssertionError, match="the step was traced"):
-        kept(build(config, 2 * VIDEOS), config)  # epochs have twice the steps
+        cached(build(config, 2 * VIDEOS), config)  # epochs have twice the steps
     with jax.default_matmul_precision("highest"), pytest.raises(AssertionError, match="the step was traced"):
-        kept(program, config)
+        cached(program, config)
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
     with pytest.raises(AssertionError, match="the step was traced"):
-        kept(program, config)
+        cached(program, config)
 
 
-def test_a_line_of_code_has_it_traced(pair, tmp_path, monkeypatch):
+def test_a_line_of_code_invalidates_the_cache(pair, tmp_path, monkeypatch):
     config, program = pair
     (tmp_path / "one.py").write_text("a = 1\n")
     monkeypatch.setattr(executable_cache, "_PACKAGE", tmp_path)
@@ -123,7 +123,7 @@ print(float(three_steps(compiled_step(program, config), program)[0][0]["inverse"
 """
 
 
-def test_the_next_process_goes_on_with_it(tmp_path):
+def test_the_next_process_loads_it(tmp_path):
     script, environment = PROCESS.format(tests=str(Path(__file__).parents[1])), dict(os.environ, XLA_FLAGS="")
     first, second = (
         subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True, env=environment)
@@ -138,7 +138,7 @@ class Own(MoCo):
     """A method of somebody else."""
 
 
-def test_a_method_from_elsewhere_is_not_kept(tmp_path):
+def test_a_method_of_another_package_is_not_cached(tmp_path):
     config = small_config("moco", train__compile_cache=str(tmp_path))
     program = build(config, VIDEOS)
     program = dataclasses.replace(program, method=Own(**vars(program.method)))
@@ -149,23 +149,23 @@ def test_a_method_from_elsewhere_is_not_kept(tmp_path):
 @pytest.mark.parametrize(
     "damage", [lambda content: content[:-100], lambda content: b"", lambda content: content[:2000] + b"x" * 9 + content[2009:]]
 )
-def test_a_damaged_file_is_said_and_replaced(pair, caplog, damage):
+def test_a_damaged_file_is_logged_and_replaced(pair, caplog, damage):
     config, program = pair
     (path,) = Path(config.train.compile_cache).glob("step-*")
     whole = path.read_bytes()
     path.write_bytes(damage(whole))
     with caplog.at_level(logging.WARNING, "wt_jax"):
         compiled_step(program, config)
-    assert f"{path} is not used, the step is compiled anew: " in caplog.text
+    assert f"{path} cannot be loaded, the step is compiled again: " in caplog.text
     caplog.clear()
-    kept(program, config)
+    cached(program, config)
     assert not caplog.text
 
 
-def test_a_folder_that_cannot_be_written_is_said(tmp_path, caplog):
+def test_a_folder_that_cannot_be_written_is_logged(tmp_path, caplog):
     (tmp_path / "file").write_text("")
     config = small_config("simclr", train__compile_cache=str(tmp_path / "file" / "below"))
     with caplog.at_level(logging.WARNING, "wt_jax"):
         step = compiled_step(build(config, VIDEOS), config)
-    assert "the compiled step could not be kept in" in caplog.text
+    assert "the step cannot be stored in" in caplog.text
     assert np.isfinite(three_steps(step, build(config, VIDEOS))[0][0]["loss"])

@@ -25,6 +25,7 @@ from wt_jax.eval.results import AFTER, BEFORE, Results
 from wt_jax.eval.table import format_table
 from wt_jax.experiment import prepare, resolve
 from wt_jax.ops import prepare_process
+from wt_jax.progress import label
 from wt_jax.train.loop import train
 from wt_jax.train.workdir import open_workdir
 
@@ -61,11 +62,14 @@ def quickstart(config: ConfigDict, folder: Path, seeds: Sequence[int]) -> str:
     subprocess.run([sys.executable, "-m", "wt_jax.data.synthetic", str(data)], check=True)
     log.info("wrote the embedded data set to %s (%.0f s)", data, time.perf_counter() - start)
     scores: dict[str, list[dict[str, float]]] = {}
-    for seed in seeds:
+    for number, seed in enumerate(seeds):
         config.seed, config.data.train, config.data.test = seed, str(data / "train"), str(data / "test")
         name = config.method_name
-        baseline = run_one(one_frame(config), folder / f"one_frame_{name}_seed{seed}")
-        method = run_one(config, folder / f"{name}_seed{seed}")
+        with label(f"one-frame baseline {2 * number + 1}/{2 * len(seeds)}"):
+            log.info("its clips are single frames, so it cannot learn motion: its scores are those that the method must exceed")
+            baseline = run_one(one_frame(config), folder / f"one_frame_{name}_seed{seed}")
+        with label(f"{name} {2 * number + 2}/{2 * len(seeds)}"):
+            method = run_one(config, folder / f"{name}_seed{seed}")
         rows = {
             BEFORE: method.headline(BEFORE),
             "one-frame baseline": baseline.headline(AFTER),

@@ -1,4 +1,4 @@
-"""What devices send each other in a step, from the shapes of the state: bytes per device for a mesh of any size.
+"""Communication between devices in one step, from the shapes of the state: bytes per device for a mesh of any size.
 
 Collectives run as rings: of an array of n bytes over p devices, each device sends (p - 1) / p n for an all-gather or a
 reduce-scatter, and twice that for an all-reduce. BatchNorm's moments, metrics and the loss are a few KiB and left out.

@@ -1,8 +1,8 @@
-"""The compiled step of a training, kept for its next start.
+"""A cache of compiled train steps: a training that starts again loads its executable, and neither traces nor compiles.
 
-JAX's compilation cache knows a program by its text, so that a step must be traced before it is found there: seconds for a
-deep network. Here it is known by all that the trace depends on: configuration, shapes, versions, devices, JAX's options, and
-every line of this package. A method or network from elsewhere is not kept, as its code is not known to be the same.
+JAX's compilation cache identifies a program by its text, so a step must be traced before it is found there: seconds for a
+deep network. Here the key is all that the trace depends on: configuration, shapes, versions, devices, JAX's options, and
+every line of this package. A method or network of another package is not cached, as its code is not part of the key.
 """
 
 import hashlib
@@ -36,7 +36,8 @@ log = logging.getLogger("wt_jax")
 _PACKAGE = Path(wt_jax.__file__).parent
 _VERSIONS = ("jax", "jaxlib", "flax", "optax", "einops", "numpy")
 _VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
-_ELSEWHERE = ("jax_compilation_cache_dir", "jax_persistent_cache", "jax_explain_cache", "jax_log")  # options: not the program's
+# Options that do not change the program.
+_IGNORED_OPTIONS = ("jax_compilation_cache_dir", "jax_persistent_cache", "jax_explain_cache", "jax_log")
 
 
 class CompiledStep(NamedTuple):
@@ -49,26 +50,26 @@ class CompiledStep(NamedTuple):
 
 
 def compiled_step(program: Program, config: Config) -> CompiledStep:
-    """The step of `program`, which `config` was built into: from `config.train.compile_cache`, or compiled and kept there.
+    """The step of `program`, built from `config`: loaded from the folder `config.train.compile_cache`, or compiled and cached.
 
-    It is not kept where the training has several processes, or a method or network that is not of this package; nor, by the
-    way of JAX, on several CPUs with native operations. A file that cannot be read or written is logged and does no harm. A
-    program that changes this package while it runs (tests do) must not name a folder, as its changes are not seen.
+    It is not cached where the training has several processes, or a method or network of another package; nor does JAX cache it
+    on several CPUs with native operations. A file that cannot be read or written is logged and does no harm. A program that
+    changes this package while it runs (tests do) must not name a folder, as the key does not see its changes.
     """
-    if not config.train.compile_cache or jax.process_count() > 1 or not _is_ours(program):
-        return _fresh(program, config)
+    if not config.train.compile_cache or jax.process_count() > 1 or not _is_own_code(program):
+        return _compile(program, config)
     path = epath.Path(config.train.compile_cache) / f"step-{_fingerprint(program, config)}"
-    if kept := _load(path, program, config):
-        return kept
+    if cached := _load(path, program, config):
+        return cached
     with _without_jax_cache():
-        step = _fresh(program, config)
-    _keep(path, step)
+        step = _compile(program, config)
+    _store(path, step)
     return step
 
 
 @contextmanager
 def _without_jax_cache() -> Iterator[None]:
-    """Inside, JAX's own cache is not used: on a CPU what came from a cache lacks its functions when it is written again."""
+    """Inside, JAX's own cache is off: on a CPU an executable from a cache lacks its functions when it is serialized again."""
     before = jax.config.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()
@@ -79,24 +80,24 @@ def _without_jax_cache() -> Iterator[None]:
         compilation_cache.reset_cache()
 
 
-def _fresh(program: Program, config: Config) -> CompiledStep:
-    """The step, traced and compiled."""
+def _compile(program: Program, config: Config) -> CompiledStep:
+    """Trace and compile the step."""
     size = config.train.batch_size
     flops = model_flops(program.counted, program.shapes, size) if device_peak() else None
     return CompiledStep(program.step.lower(program.shapes, batch_shapes(program.method, size)).compile(), flops)
 
 
-def _is_ours(program: Program) -> bool:
+def _is_own_code(program: Program) -> bool:
     parts = (program.method, program.method.encoder)
     return all(type(part).__module__.partition(".")[0] == wt_jax.__name__ for part in parts)
 
 
 def _fingerprint(program: Program, config: Config) -> str:
-    """A name for all that the program depends on."""
+    """The key: a hash of all that the program depends on."""
     options = [
         (name, repr(getattr(jax.config, name, value)))
         for name, value in sorted(jax.config.values.items())
-        if not name.startswith(_ELSEWHERE)
+        if not name.startswith(_IGNORED_OPTIONS)
     ]
     facts = [
         (config, program.method, program.method.encoder),
@@ -114,7 +115,7 @@ def _fingerprint(program: Program, config: Config) -> str:
 
 
 def _processor() -> str:
-    """What this machine's processor can do: a program for another one may not run."""
+    """The features of this machine's processor: a program for another one may not run."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -127,7 +128,7 @@ def _sha(content: bytes) -> str:
 
 
 def _load(path: epath.Path, program: Program, config: Config) -> CompiledStep | None:
-    """What is kept there, or None."""
+    """The executable in a file, or None."""
     try:
         head, content = path.read_bytes().split(b"\n", 1)
         facts = json.loads(head)
@@ -136,24 +137,26 @@ def _load(path: epath.Path, program: Program, config: Config) -> CompiledStep | 
         batch = batch_shapes(program.method, config.train.batch_size)
         inputs = jax.tree.structure(((program.shapes, batch), {}))
         outputs = jax.tree.structure((program.shapes, dict.fromkeys(facts["metrics"], 0)))
-        # JAX makes LAPACK's routines known to XLA when a program with one is lowered; a loaded program is not.
+        # JAX registers LAPACK's routines when it lowers a program that uses them; a loaded program was not lowered here.
         jax.jit(jnp.linalg.inv).lower(jax.ShapeDtypeStruct((2, 2), jnp.float32))
         devices = list(program.mesh.devices.flat)
         step = serialize_executable.deserialize_and_load(content, inputs, outputs, execution_devices=devices)
         return CompiledStep(step, facts["flops"])
     except FileNotFoundError:
         return None
-    except Exception as error:  # of the file, of the system, or of XLA's making
-        log.warning("%s is not used, the step is compiled anew: %s", path, str(error).partition("\n")[0])
+    except Exception as error:  # of the file, the system or XLA
+        log.warning(
+            "executable cache: %s cannot be loaded, the step is compiled again: %s", path, str(error).partition("\n")[0]
+        )
         return None
 
 
-def _keep(path: epath.Path, step: CompiledStep) -> None:
-    """Writes it, at once or not at all."""
+def _store(path: epath.Path, step: CompiledStep) -> None:
+    """Write the executable with the facts that `_load` needs."""
     try:
         content, _, outputs = serialize_executable.serialize(step.call)
         _, metrics = jax.tree.unflatten(outputs, range(outputs.num_leaves))
         head = {"sha256": _sha(content), "flops": step.flops, "metrics": list(metrics)}
         write_atomic(path, json.dumps(head).encode() + b"\n" + content, shared=True)
-    except Exception as error:  # of the system, or of a backend that cannot do it
-        log.warning("the compiled step could not be kept in %s: %s", path.parent, str(error).partition("\n")[0])
+    except Exception as error:  # of the system, or of a backend without serialization
+        log.warning("executable cache: the step cannot be stored in %s: %s", path.parent, str(error).partition("\n")[0])

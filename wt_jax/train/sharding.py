@@ -1,10 +1,10 @@
-"""Where arrays live: a mesh of two axes, and one rule for everything in the train state.
+"""The sharding of arrays: a mesh of two axes, and one rule for everything in the train state.
 
 The batch is split over both axes. Parameters, optimizer state, teacher and queues are split over "fsdp" (1: data-parallel)
 along their largest axis that divides; statistics and counters are on every device.
 
-Devices stand in the order of their processes, not in one that jax picks for the network: each process then owns one stretch of
-the batch, its rows come in the same order however many processes there are, and an "fsdp" group that fits a host stays on it.
+Devices are in the order of their processes, not in one that JAX picks for the network: each process then owns one range of
+the batch, whose rows are in the same order however many processes there are, and an "fsdp" group that fits a host is on one.
 """
 
 from typing import Any
@@ -61,6 +61,6 @@ def shard_parameters(tree: Any, mesh: Mesh) -> Any:
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's part of a batch as global arrays; the transfer runs while the host goes on."""
+    """This process's part of a batch as global arrays; the transfer runs in the background."""
     sharding = batch_sharding(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}

@@ -19,6 +19,7 @@ from wt_jax.errors import ConfigError
 from wt_jax.eval.compare.table import draw_comparison, format_comparison, scores_of, summarize
 from wt_jax.eval.results import AFTER, BEFORE, Results, read_results
 from wt_jax.experiment import build, resolve
+from wt_jax.progress import label
 from wt_jax.train.metrics import read_metrics
 from wt_jax.train.workdir import environment, read_config
 
@@ -88,9 +89,10 @@ def compare(file: str, methods: Sequence[str], seeds: int, overrides: Mapping[st
         config, known = prepared[method, seed]
         workdir = folder / f"{method}_seed{seed}"
         if not finished(workdir, config):
-            log.info("run %d of %d, %.0f s so far: %s, seed %d", number, len(runs), time.monotonic() - start, method, seed)
             try:
-                run(file, config, known, workdir)
+                with label(f"{method}, seed {seed}, {number}/{len(runs)}"):
+                    log.info("%.0f s so far; its log is %s/log.txt", time.monotonic() - start, workdir)
+                    run(file, config, known, workdir)
             except ConfigError as error:
                 log.error("%s", error)
                 failures.append(str(error))
