@@ -134,8 +134,8 @@ def test_a_disk_that_fills_up_ends_the_command_in_one_line_and_room_lets_it_go_o
     done = run_command(*arguments)
     assert done.returncode == 2, done.stderr
     # Around our line tensorstore's threads and asyncio may print what they met; nothing in Python can keep them from it.
-    (told,) = (line for line in done.stderr.splitlines() if line.startswith("wt_jax: "))
-    assert "No space left on device" in told
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("wt_jax: "))
+    assert "No space left on device" in line
     subprocess.run(["mount", "-o", "remount,size=60m", small_disk], check=True)
     again = run_command(*arguments)
     assert again.returncode == 0, again.stderr
@@ -181,9 +181,9 @@ def test_a_heartbeat_tells_of_a_training_that_stands_still(tmp_path):
     with Heartbeat(tmp_path, interval=0.05) as heartbeat:
         heartbeat.at("training", 3)
         time.sleep(0.4)
-        said = json.loads(heartbeat_file(tmp_path, 0).read_text())
-    assert (said["doing"], said["step"], said["pid"]) == ("training", 3, os.getpid())
-    assert said["for_seconds"] >= 0.2
+        facts = json.loads(heartbeat_file(tmp_path, 0).read_text())
+    assert (facts["doing"], facts["step"], facts["pid"]) == ("training", 3, os.getpid())
+    assert facts["for_seconds"] >= 0.2
     assert json.loads(heartbeat_file(tmp_path, 0).read_text())["doing"] == "ended"
 
 
@@ -194,7 +194,7 @@ def test_a_request_to_stop_is_noted_in_steps_and_taken_at_once_elsewhere(number)
         os.kill(os.getpid(), number)  # changes nothing
         assert interrupt.requested == number.name
         with pytest.raises(Preempted), interrupt.at_once():
-            raise AssertionError("judging must not begin")
+            raise AssertionError("the evaluation must not begin")
     with pytest.raises(Preempted), Interrupt():
         signal.raise_signal(number)
 
