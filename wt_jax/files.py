@@ -1,6 +1,7 @@
 """Files that appear whole or not at all: written beside their path, then renamed over it."""
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -15,10 +16,10 @@ def atomic_path(path: Any, *, shared: bool = False, sync: bool = False) -> Itera
 
     Args:
       path: a `pathlib.Path`, or an `etils.epath.Path` where it may be remote.
-      shared: whether several processes may write this file at the same time; their drafts then have names of their own.
+      shared: whether several processes or threads may write this file at the same time; each then has its own draft.
       sync: whether the content must also survive a power failure.
     """
-    draft = path.with_name(f".{os.getpid()}.{path.name}" if shared else f".{path.name}")
+    draft = path.with_name(f".{os.getpid()}.{threading.get_ident()}.{path.name}" if shared else f".{path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield draft

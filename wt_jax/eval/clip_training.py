@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from wt_jax.cluster.processes import is_primary_process
 from wt_jax.config import ClipConfig, Config, DataConfig, ModelConfig, ViewsConfig
 from wt_jax.data.records import VideoList
 from wt_jax.data.sources.open import open_source
@@ -22,8 +23,10 @@ from wt_jax.eval.protocols.base import Split
 from wt_jax.eval.protocols.clips import Choice, ClipTraining, Predictions
 from wt_jax.eval.validation_split import stratified_split
 from wt_jax.experiment import prepare
+from wt_jax.files import atomic_path
 from wt_jax.methods.base import evaluated_tree
 from wt_jax.methods.supervised import Supervised
+from wt_jax.progress import label
 from wt_jax.train.loop import train
 from wt_jax.train.workdir import open_workdir
 
@@ -145,12 +148,13 @@ def choose(
         raise ConfigError(f"no class of {config.data.train} has two videos to hold one out; give one learning rate, no search")
     fit, validation = videos.select(np.flatnonzero(~marked)), videos.select(np.flatnonzero(marked))
     scores = {}
-    for rate, decay in search:
+    for number, (rate, decay) in enumerate(search, 1):
         candidate, folder = Choice(rate, decay), workdir / f"rate_{rate:g}_decay_{decay:g}"
         if _diverged(folder):
             continue
         try:
-            values, indices = _fit(_with_choice(config, candidate), fit, validation, folder, windows, crops)
+            with label(f"candidate {number}/{len(search)}"):
+                values, indices = _fit(_with_choice(config, candidate), fit, validation, folder, windows, crops)
         except TrainingError as error:
             if not _diverged(folder):
                 raise
@@ -197,10 +201,9 @@ def _fit(
         Reading(run.config.test_view, windows, crops, run.config.eval.features.batch_size, data.workers, data.threads),
         run.program.mesh,
     )
-    if jax.process_index() == 0:
-        fresh = file.with_suffix(".tmp.npz")
-        np.savez(fresh, probabilities=found.values, videos=found.videos, **wanted)
-        fresh.replace(file)
+    if is_primary_process():
+        with atomic_path(file) as draft:
+            np.savez(draft, probabilities=found.values, videos=found.videos, **wanted)
     return found.values, found.videos
 
 

@@ -20,6 +20,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from wt_jax.cluster.processes import is_primary_process
 from wt_jax.config import to_dict
 from wt_jax.errors import ConfigError, EvaluationError, UserError
 from wt_jax.eval.clip_training import VideoClassifier
@@ -39,6 +40,8 @@ from wt_jax.eval.results import (
 )
 from wt_jax.eval.splits import Splits, digest, open_splits, present
 from wt_jax.eval.statistics import Result, join
+from wt_jax.files import write_atomic
+from wt_jax.progress import label
 from wt_jax.train.sharding import make_mesh, replicated
 from wt_jax.train.workdir import environment
 
@@ -66,9 +69,9 @@ def evaluate(config: EvaluationConfig, paths: Mapping[str, str], folder: Path) -
     for candidate in candidates:
         _check(candidate, config, protocols, splits)
     folder.mkdir(parents=True, exist_ok=True)
-    if jax.process_index() == 0:
+    if is_primary_process():
         record = {"config": to_dict(config), "encoders": dict(paths), "environment": environment()}
-        (folder / "evaluation.json").write_text(json.dumps(record, indent=1) + "\n")
+        write_atomic(folder / "evaluation.json", json.dumps(record, indent=1) + "\n")
     mesh = make_mesh()
     encoders: dict[str, dict[str, Summary]] = {}
     failures: dict[str, dict[str, str]] = {}
@@ -83,7 +86,7 @@ def evaluate(config: EvaluationConfig, paths: Mapping[str, str], folder: Path) -
             except (UserError, ValueError) as error:
                 failures.setdefault(candidate.name, {})[name] = str(error)
                 log.error("%s, %s: %s", candidate.name, name, error)
-        if jax.process_index() == 0:
+        if is_primary_process():
             write_results(folder, results)
     return results
 
@@ -119,8 +122,9 @@ class _Evaluation:
             path = self.folder / "outcomes" / self.candidate.name / f"{split.name}_{name}.npz"
             result = read_outcome(path, about)
             if result is None:
-                result = _RUN[protocol.reads](self, name, protocol, split, about)
-                if jax.process_index() == 0:
+                with label(f"{self.candidate.name}, {split.name}, {name}"):
+                    result = _RUN[protocol.reads](self, name, protocol, split, about)
+                if is_primary_process():
                     write_outcome(path, result, about)
             log.info("%s, %s, %s: %s", self.candidate.name, split.name, name, _line(protocol, result))
             results.append(result)

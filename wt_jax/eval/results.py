@@ -36,6 +36,7 @@ from wt_jax.errors import ConfigError
 from wt_jax.eval.protocols.base import Protocol, Split
 from wt_jax.eval.statistics import Number, Result, confusion_matrix, per_class_accuracy
 from wt_jax.eval.table import format_table
+from wt_jax.files import atomic_path, write_atomic
 
 BEFORE, AFTER = "random-initialized", "pre-trained"
 
@@ -109,9 +110,7 @@ def write_results(folder: Path, results: Results) -> str:
         for encoder, protocols in results.encoders.items()
     }
     text = json.dumps({**vars(results), "encoders": encoders}, indent=1)
-    fresh = folder / "results.tmp"
-    fresh.write_text(text + "\n")
-    fresh.replace(folder / "results.json")
+    write_atomic(folder / "results.json", text + "\n")
     table = short_table(results)
     missing = "".join(f"\nNot evaluated: {line}\n" for line in results.failure_lines())
     (folder / "results.md").write_text(f"{table}\n{missing}\n{full_table(results)}\n")
@@ -157,14 +156,12 @@ def full_table(results: Results) -> str:
 
 def write_outcome(path: Path, result: Result, about: Mapping[str, Any]) -> None:
     """Write the outcome of one protocol on one split, whole or not at all, with what it was made from."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {f"value/{name}": values for name, values in result.values.items()}
     if result.predictions is not None:
         arrays["predictions"] = result.predictions
     text = {"chosen": json.dumps(list(result.chosen)), "about": json.dumps(about)}
-    fresh = path.with_suffix(".tmp.npz")
-    np.savez(fresh, items=result.items, folds=result.folds, labels=result.labels, **arrays, **text)
-    fresh.replace(path)
+    with atomic_path(path) as draft:
+        np.savez(draft, items=result.items, folds=result.folds, labels=result.labels, **arrays, **text)
 
 
 def read_outcome(path: Path, about: Mapping[str, Any]) -> Result | None:

@@ -12,8 +12,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from wt_jax.cli import parse_arguments, set_up_logging, user_errors
 from wt_jax.errors import SearchError
-from wt_jax.tools.commands import command, user_errors
 from wt_jax.tools.search_index import add_arguments, index
 
 _QUICKSTART = Path("runs/quickstart/data")
@@ -21,7 +21,7 @@ _QUICKSTART = Path("runs/quickstart/data")
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Index, then serve."""
-    parser = command(__doc__, workers=True)
+    parser = parse_arguments(__doc__, workers=True)
     parser.add_argument("source", metavar="VIDEOS", nargs="?", help="what to search: anything that training takes")
     add_arguments(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (%(default)s: this machine alone)")
@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--no_open", action="store_true", help="print the link, open no browser")
     parser.add_argument("--no_index", action="store_true", help="serve the index as it is")
     args = parser.parse_args(argv)
+    set_up_logging()
     with user_errors():
         try:
             import starlette  # noqa: F401

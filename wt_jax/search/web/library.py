@@ -10,6 +10,7 @@ from pathlib import Path
 
 from wt_jax.data.video.reader import file_of, is_remote
 from wt_jax.errors import VideoError
+from wt_jax.files import write_atomic
 from wt_jax.search.clips import state_of
 from wt_jax.search.media import MediaError, MediaPool
 from wt_jax.search.store import CACHE, Snapshot, VideoEntry
@@ -134,12 +135,9 @@ class _Cache:
             return None
 
     def write(self, name: str, content: bytes) -> None:
-        draft = self._folder / f".{name}.{threading.get_ident()}.tmp"
         try:
-            draft.write_bytes(content)
-            draft.replace(self._folder / name)
+            write_atomic(self._folder / name, content, shared=True)
         except OSError as error:  # a full disk: the page does without
-            draft.unlink(missing_ok=True)
             self._failed(error)
             return
         self.fault = ""
