@@ -1,10 +1,10 @@
-"""From uint8 views to what a network reads: color and blur of whole batches, once per clip, RGB in [0, 1].
+"""From what the pipeline yields to what a network reads: one function per kind of view, on whole batches.
 
 Each clip draws from a key folded from the step's key and the video's index, so a clip looks the same wherever in the
-global batch it stands; the views of a video draw one after the other.
+global batch it is; the views of a video draw one after the other.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,9 @@ import numpy as np
 from jax import Array
 
 from wt_jax.augment.color import between, color_map
+from wt_jax.augment.log_mel import log_mel
 from wt_jax.ops.color_blur import color_blur
-from wt_jax.specs import ClipView, PixelSpec
+from wt_jax.specs import AudioView, BoxView, Choice, ClipView, FeatureView, PixelSpec, View
 
 
 def _sigma_of(draws: Array, spec: PixelSpec) -> Array:
@@ -54,11 +55,43 @@ def finish_view(clips: Array, videos: Array, key: Array, spec: PixelSpec) -> Arr
     return _finish(clips, _draws(key, videos, 1)[:, 0], spec)
 
 
-def finish_views(batch: Mapping[str, Array], views: Mapping[str, ClipView], key: Array) -> dict[str, Array]:
-    """`batch` with each view finished as by `finish_view`, with draws of its own; labels and indices pass through."""
+def finish_views(batch: Mapping[str, Array], views: Mapping[str, View], key: Array) -> dict[str, Array]:
+    """`batch` with the array of each view finished, by draws of its own; all other arrays pass through.
+
+    Clips become (B, T, S, S, 3) float32 in [0, 1], sound its log-mel spectrogram (B, columns, bands) float32, stored features
+    float32; boxes stay as they are.
+    """
     draws = _draws(key, batch["video"], len(views))
-    finished = {name: _finish(batch[name], draws[:, place], view.pixels) for place, (name, view) in enumerate(views.items())}
+    finished = {
+        name: VIEW_FINISHERS[type(view)](batch[name], draws[:, index], view) for index, (name, view) in enumerate(views.items())
+    }
     return dict(batch) | finished
+
+
+def _finish_clips(clips: Array, draws: Array, view: ClipView | Choice) -> Array:
+    return _finish(clips, draws, view.pixels)
+
+
+def _finish_audio(samples: Array, draws: Array, view: AudioView) -> Array:
+    return log_mel(samples, view)
+
+
+def _finish_features(features: Array, draws: Array, view: FeatureView) -> Array:
+    return features.astype(jnp.float32)
+
+
+def _finish_boxes(boxes: Array, draws: Array, view: BoxView) -> Array:
+    return boxes
+
+
+# What finishes the array of each kind of view, whose suffix is "", by draws (B, 8) in [0, 1).
+VIEW_FINISHERS: Mapping[type, Callable[[Array, Array, View], Array]] = {
+    ClipView: _finish_clips,
+    Choice: _finish_clips,
+    AudioView: _finish_audio,
+    FeatureView: _finish_features,
+    BoxView: _finish_boxes,
+}
 
 
 def to_uint8(clips: Array) -> np.ndarray:
