@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -52,11 +53,15 @@ def _open(workdir: Path, config: Config) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         lock_workdir(workdir)
         if (workdir / "config.json").exists():
-            changed = _changed(to_dict(read_config(workdir)), to_dict(config))
+            changed = _changed(to_dict(resolve(_stored(workdir))), to_dict(config))
             if changed:
-                raise ConfigError(
-                    f"{workdir} holds a run with another configuration: {'; '.join(changed[:3])}; use another --workdir"
-                )
+                remedy = "use another --workdir"
+                if all(key.startswith("config.train.") for key in changed):
+                    remedy += (
+                        f"; to go on from what it learned, `wt-jax export_weights --workdir={workdir} FOLDER` and there "
+                        "--config.model.weights=FOLDER"
+                    )
+                raise ConfigError(f"{workdir} holds a run with another configuration: {'; '.join(changed[:3])}; {remedy}")
         write_atomic(workdir / "config.json", json.dumps(to_dict(config), indent=1) + "\n")
         write_atomic(workdir / "environment.json", json.dumps(environment(), indent=1) + "\n")
     except OSError as error:
@@ -64,13 +69,24 @@ def _open(workdir: Path, config: Config) -> None:
 
 
 def read_config(workdir: Path) -> Config:
-    """The configuration of a workdir.
+    """The configuration of a workdir; relative paths of data are those from the folder where the run was started.
 
     Raises:
       ConfigError: there is none.
     """
+    found = _stored(workdir)
+    started = workdir / "environment.json"
+    folder = json.loads(started.read_text()).get("folder", "") if started.exists() else ""
+    for key in ("train", "test", "root"):
+        location = found.get("data", {}).get(key)
+        if location and ":" not in location and not location.startswith("~"):
+            found["data"][key] = os.path.join(folder, location)
+    return resolve(found)
+
+
+def _stored(workdir: Path) -> dict[str, Any]:
     try:
-        return resolve(json.loads((workdir / "config.json").read_text()))
+        return json.loads((workdir / "config.json").read_text())
     except FileNotFoundError:
         raise ConfigError(f"{workdir} holds no config.json; is it the workdir of a run?") from None
 
@@ -91,6 +107,7 @@ def environment() -> dict[str, Any]:
         "processes": jax.process_count(),
         "git": revision.stdout.strip() or "unknown",
         "command": sys.argv,
+        "folder": os.getcwd(),
     }
 
 
