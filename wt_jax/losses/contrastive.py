@@ -24,11 +24,16 @@ def check_mask(mask: Array, rows: int, slots: int) -> None:
         raise ValueError(f"mask must be of shape {(rows, slots)}, a row per query and a column per slot; got {mask.shape}")
 
 
+def has_explicit_axes(array: Array) -> bool:
+    """Whether the array is on a mesh with explicit axes, where an operation must not mix rows of different devices."""
+    return any(axis == AxisType.Explicit for axis in jax.typeof(array).sharding.mesh.axis_types)
+
+
 def similarities(rows: Array, columns: Array) -> Array:
     """Inner products of (N, D) and (M, D), any float dtype -> (N, M) float32."""
     rows, columns = (jnp.asarray(x, jnp.float32) for x in (rows, columns))
-    if any(axis == AxisType.Explicit for axis in jax.typeof(columns).sharding.mesh.axis_types):
-        # On a mesh with explicit axes the compiler does not gather by itself, and rows and columns may be on the same axis.
+    if has_explicit_axes(columns):
+        # The compiler does not gather by itself there, and rows and columns may be on the same axis.
         columns = jax.sharding.reshard(columns, PartitionSpec(None, None))
     # Full precision: a TPU's default would round the similarities to bfloat16, and the temperature magnifies that.
     return jnp.matmul(rows, columns.T, precision=jax.lax.Precision.HIGHEST)

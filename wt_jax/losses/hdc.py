@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from wt_jax.losses.contrastive import similarities
+from wt_jax.losses.contrastive import has_explicit_axes, similarities
 
 
 def in_batch_info_nce(
@@ -33,7 +33,10 @@ def in_batch_info_nce(
     video = rows if video is None else video
     excluded = (video[:, None] == video[None, :]) & (rows[:, None] != rows[None, :])
     logits = jnp.where(excluded, -jnp.inf, logits)
-    positive = jnp.sum(jnp.where(rows[:, None] == rows[None, :], logits, 0.0), axis=-1)  # the diagonal, wherever rows lie
+    if has_explicit_axes(logits):
+        positive = jnp.sum(jnp.where(rows[:, None] == rows[None, :], logits, 0.0), axis=-1)  # the diagonal, row by row
+    else:
+        positive = jnp.diagonal(logits)
     if negative is not None:
         query, negative = (jnp.asarray(x, jnp.float32) for x in (query, negative))
         own = jnp.sum(query * negative, axis=-1, keepdims=True) / temperature
