@@ -8,8 +8,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from wt_jax.augment import finish_view, finish_views, frame_difference, mix_frame, shuffle_frames
 from wt_jax.augment.color import _hue_matrix
+from wt_jax.augment.finish import VIEW_FINISHERS
+from wt_jax.data.pipeline import VIEW_READERS
 from wt_jax.kernels import implementation
-from wt_jax.specs import ClipView, PixelSpec
+from wt_jax.specs import AudioView, BoxView, Choice, ClipView, FeatureView, PixelSpec, batch_arrays
 
 FULL = PixelSpec(1.0, 0.4, 0.4, 0.4, 0.1, 0.5, 1.0, (0.5, 2.0))
 
@@ -151,3 +153,38 @@ def test_shuffled_frames_are_the_same_frames_in_orders_of_their_own():
     # A clip's draw depends on its video, not on its place in the batch.
     turned = shuffle_frames(clips[::-1], videos[::-1], jax.random.key(0))
     np.testing.assert_array_equal(turned[::-1], shuffled)
+
+
+def test_every_kind_of_view_is_finished_by_its_own():
+    views = {
+        "clip": ClipView(num_frames=2, size=8, record=True, pixels=FULL),
+        "choice": Choice((ClipView(num_frames=2, size=8, pixels=FULL), ClipView(num_frames=2, size=8, stride=2, pixels=FULL))),
+        "sound": AudioView(seconds=0.125, rate=8000, bands=10),
+        "features": FeatureView("store.npz", count=3, dim=5),
+        "boxes": BoxView("table.csv", most=2, classes=4),
+    }
+    rng = np.random.default_rng(0)
+    batch = {name: (rng.random((3, *shape)) * 100).astype(dtype) for name, (shape, dtype) in batch_arrays(views).items()} | {
+        name: np.arange(3, dtype=np.int32) for name in ("video", "label", "failed")
+    }
+    with jax.numpy_dtype_promotion("strict"):
+        finished = jax.jit(lambda batch: finish_views(batch, views, jax.random.key(0)))(batch)
+    assert finished.keys() == batch.keys()
+    for name in ("clip", "choice"):
+        assert finished[name].shape == (3, 2, 8, 8, 3)
+        assert finished[name].dtype == jnp.float32
+        assert np.abs(finished[name] - batch[name] / 255.0).max() > 0.01
+    assert finished["sound"].shape == (3, views["sound"].columns, 10)
+    assert finished["features"].dtype == jnp.float32
+    np.testing.assert_array_equal(finished["features"], batch["features"])
+    for name in batch.keys() - {"clip", "choice", "sound", "features"}:
+        np.testing.assert_array_equal(finished[name], batch[name])
+        assert finished[name].dtype == batch[name].dtype
+    # One choice is finished as its view is.
+    same = jax.jit(lambda batch: finish_views(batch, {"choice": views["choice"].views[0]}, jax.random.key(1)))
+    one = jax.jit(lambda batch: finish_views(batch, {"choice": Choice(views["choice"].views[:1])}, jax.random.key(1)))
+    np.testing.assert_array_equal(same(batch)["choice"], one(batch)["choice"])
+
+
+def test_the_tables_know_the_same_kinds():
+    assert VIEW_FINISHERS.keys() == VIEW_READERS.keys()

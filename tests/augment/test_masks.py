@@ -22,9 +22,13 @@ MAKERS = {
 }
 
 
-def draw(name, videos=VIDEOS, key=KEY):
+def compiled(make, videos, key=KEY):
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
-        return jax.tree.map(np.asarray, jax.jit(MAKERS[name])(key, jnp.asarray(videos)))
+        return jax.tree.map(np.asarray, jax.jit(make)(key, jnp.asarray(videos)))
+
+
+def draw(name, videos=VIDEOS, key=KEY):
+    return compiled(MAKERS[name], videos, key)
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -56,8 +60,8 @@ def test_tubes_do_not_change_in_time():
 
 
 def test_every_token_is_masked_equally_often():
-    split = token_masks(KEY, jnp.arange(4000), 20, 5)
-    counts = np.bincount(np.asarray(split.masked).ravel(), minlength=20)
+    split = compiled(lambda key, videos: token_masks(key, videos, 20, 5), np.arange(4000))
+    counts = np.bincount(split.masked.ravel(), minlength=20)
     assert np.abs(counts - 1000).max() < 5 * np.sqrt(1000 * 0.75)
 
 
@@ -89,14 +93,15 @@ def test_blocks_without_a_duration_are_tubes_and_those_with_one_end():
 
 def test_one_block_is_a_rectangle():
     spec = BlockSpec(area=(0.25, 0.25), aspect=(1.0, 1.0), duration=(2, 2), blocks=1)
-    for mask in np.asarray(block_masks(KEY, jnp.arange(40), GRID, 2 * 16, spec)).reshape(40, *GRID):
+    masks = compiled(lambda key, videos: block_masks(key, videos, GRID, 2 * 16, spec), np.arange(40))
+    for mask in masks.reshape(40, *GRID):
         t, h, w = np.nonzero(mask)
         assert [np.ptp(axis) + 1 for axis in (t, h, w)] == [2, 4, 4]
 
 
 def test_blocks_are_whole_where_single_tokens_are_not():
     """Neighbors of masked tokens are masked far more often than chance."""
-    mask = np.asarray(block_masks(KEY, jnp.arange(200), (1, 14, 14), 98)).reshape(200, 14, 14)
+    mask = compiled(lambda key, videos: block_masks(key, videos, (1, 14, 14), 98), np.arange(200)).reshape(200, 14, 14)
     assert (mask[:, 1:] & mask[:, :-1]).mean() > 1.5 * 0.25
 
 
@@ -125,10 +130,10 @@ def naive_union(rng, h, w, blocks, area, aspect):
 @pytest.mark.parametrize(("blocks", "area"), [(8, 0.15), (2, 0.7)])
 def test_tokens_are_targets_as_often_as_by_the_rules(blocks, area):
     """With all but one token kept, the targets of weight 1 and the context tell the union: compared with loops per place."""
-    videos = jnp.arange(3000)
-    split = multi_block_masks(KEY, videos, (1, 8, 8), blocks=blocks, area=area, context=1 / 64, targets=63 / 64, tries=1)
+    options = {"blocks": blocks, "area": area, "context": 1 / 64, "targets": 63 / 64, "tries": 1}
+    split = compiled(lambda key, videos: multi_block_masks(key, videos, (1, 8, 8), **options), np.arange(3000))
     ours = np.zeros((3000, 64))
-    np.put_along_axis(ours, np.asarray(split.targets), np.asarray(split.weights), axis=1)
+    np.put_along_axis(ours, split.targets, split.weights, axis=1)
     rng = np.random.default_rng(0)
     theirs = np.stack([naive_union(rng, 8, 8, blocks, area, (0.75, 1.5)).ravel() for _ in range(3000)])
     full = theirs.all(axis=1)  # one of whose tokens is the context
@@ -137,11 +142,14 @@ def test_tokens_are_targets_as_often_as_by_the_rules(blocks, area):
 
 
 def test_too_small_a_union_is_filled_up_with_weight_0():
-    split = multi_block_masks(KEY, VIDEOS, (1, 8, 8), blocks=1, area=0.1, context=0.1, targets=0.5)
+    def made(**options):
+        return compiled(lambda key, videos: multi_block_masks(key, videos, (1, 8, 8), **options), VIDEOS)
+
+    split = made(blocks=1, area=0.1, context=0.1, targets=0.5)
     assert split.targets.shape == (6, 32)
-    assert ((np.asarray(split.weights).sum(axis=1) > 3) & (np.asarray(split.weights).sum(axis=1) < 10)).all()
-    split = multi_block_masks(KEY, VIDEOS, (1, 8, 8), blocks=9, area=1.0, context=0.2, targets=0.7)
-    assert np.asarray(split.weights).all()
+    assert ((split.weights.sum(axis=1) > 3) & (split.weights.sum(axis=1) < 10)).all()
+    split = made(blocks=9, area=1.0, context=0.2, targets=0.7)
+    assert split.weights.all()
     assert split.context.shape == (6, 12)  # of the union, as nothing else is there
     with pytest.raises(ValueError, match="together at most all 64"):
-        multi_block_masks(KEY, VIDEOS, (1, 8, 8), blocks=1, area=0.1, context=0.5, targets=0.6)
+        made(blocks=1, area=0.1, context=0.5, targets=0.6)

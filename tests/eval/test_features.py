@@ -11,7 +11,8 @@ import pytest
 from support.video_files import write_video
 
 from wt_jax.config import ModelConfig
-from wt_jax.data.pipeline import eval_batches
+from wt_jax.data.feature_store import clips_path, geometry_path, open_clip_features
+from wt_jax.data.pipeline import eval_batches, train_batches
 from wt_jax.data.records import VideoList, same_classes
 from wt_jax.data.sources.open import open_source
 from wt_jax.errors import ConfigError
@@ -20,7 +21,7 @@ from wt_jax.eval.features.extract import Reading, extract_features, feature_batc
 from wt_jax.eval.features.store import extract_to_file, is_current, read_features, tokens_path
 from wt_jax.experiment import build_method, default_config, resolve
 from wt_jax.models import build_encoder
-from wt_jax.specs import ClipView
+from wt_jax.specs import ClipView, FeatureView
 from wt_jax.train.sharding import make_mesh, replicated
 
 VIEW = ClipView(num_frames=4, stride=2, size=16, crop="center")
@@ -72,32 +73,6 @@ def test_each_video_once_in_order_whatever_the_batch(videos, params, extractor, 
     naive = np.stack([expected[video][0].mean(axis=0) for video in features.videos.tolist()])
     np.testing.assert_allclose(features.values, naive, rtol=1e-4, atol=1e-5)
     assert np.ptp(naive, axis=0).max() > 0.01
-
-
-class Order(nn.Module):
-    """An encoder of whole videos: the brightness of the last clip less that of the first one, and the mean of all."""
-
-    unit = "video"
-    layers = ()
-
-    @nn.compact
-    def __call__(self, clips, train):
-        scale = self.param("scale", nn.initializers.ones, ())
-        mean = jnp.mean(clips, axis=(2, 3, 4, 5))
-        return scale * jnp.stack([mean[:, -1] - mean[:, 0], jnp.mean(mean, axis=1)], axis=1)
-
-
-def test_an_encoder_of_videos_is_called_with_all_their_clips(videos):
-    params = jax.device_put({"encoder": {"scale": np.float32(2)}}, replicated(make_mesh()))
-    some = videos.select([8, 10])
-    features = extract_features(make_extractor(Order()), params, {}, some, Reading(VIEW, windows=3, batch_size=4), make_mesh())
-    clips = np.concatenate([batch["clip"] for batch in eval_batches(some, VIEW, windows=3, batch_size=1)])
-    mean = clips.mean(axis=(2, 3, 4, 5)) / 255
-    np.testing.assert_allclose(features.values, 2 * np.stack([mean[:, -1] - mean[:, 0], mean.mean(axis=1)], axis=1), atol=1e-5)
-    assert np.abs(features.values[:, 0]).max() > 0.01
-    for options in ({"layer": "x"}, {"tokens": True}):
-        with pytest.raises(ConfigError, match="Order has one feature per video"):
-            make_extractor(Order(), **options)
 
 
 def test_times_are_those_of_the_frames(videos, params, extractor):
@@ -264,3 +239,64 @@ def test_class_folders_that_lack_a_class_still_agree(small_set, tmp_path):
     assert all(folder == name for folder, name in names.items())
     names = {path.split("/")[-2]: whole.classes[label] for path, label in zip(whole.paths, whole.labels, strict=True)}
     assert all(folder == name for folder, name in names.items())
+
+
+def test_features_of_clips_are_stored_and_trained_on(videos, params, expected, tmp_path):
+    """The store's rows are those of each clip, by the paths that training reads them by; its geometry is the clips' own."""
+    path = tmp_path / "f.npz"
+    with_clips = make_extractor(ENCODER, clips=True)
+    extract_to_file(path, with_clips, params, {}, videos, READING, make_mesh(), {"clips": True}, part_rows=4)
+    stored = open_clip_features(str(path))
+    assert stored.clips.shape == (10, 6, 16)
+    assert stored.clips.dtype == np.float16
+    assert isinstance(stored.clips, np.memmap)
+    geometry = {}
+    for batch in eval_batches(videos, VIEW, windows=2, crops=3, batch_size=1):
+        geometry[int(batch["video"][0])] = batch["geometry"][0]
+    for video, (features, _) in expected.items():
+        row = stored.rows[videos.paths[video]]
+        np.testing.assert_allclose(stored.clips[row], features, rtol=2e-3, atol=1e-3)
+        np.testing.assert_array_equal(stored.geometry[row], geometry[video])
+    view = FeatureView(str(path), count=6, dim=16, draw="spread")
+    for batch in train_batches(videos, {"clips": view}, seed=0, batch_size=11, num_steps=2):
+        assert sorted(set(batch["failed"].tolist())) == [-1, 3]
+        for row, video in enumerate(batch["video"].tolist()):
+            np.testing.assert_array_equal(batch["clips"][row], stored.clips[stored.rows[videos.paths[video]]])
+            np.testing.assert_array_equal(batch["clips.geometry"][row], geometry[video])
+    # Without clips they go, so that none are there that belong to other features.
+    extract_to_file(path, make_extractor(ENCODER), params, {}, videos, READING, make_mesh(), {"clips": False})
+    assert not clips_path(path).exists()
+    assert not geometry_path(path).exists()
+
+
+class OfVideo(nn.Module):
+    """An encoder of whole videos: its backbone's features weighted by where the clips lie."""
+
+    unit = "video"
+    layers = ()
+
+    def setup(self):
+        self.backbone = ENCODER.clone(parent=None)
+
+    def clip_features(self, clips, train):
+        return self.backbone(clips, train)
+
+    def __call__(self, features, geometry, train):
+        return jnp.concatenate([jnp.sum(features * geometry[..., 5:6], axis=1), jnp.max(geometry, axis=1)], axis=-1)
+
+
+def test_an_encoder_of_whole_videos_is_called_once_with_all_clips_and_their_geometry(videos, params, expected):
+    encoder = OfVideo()
+    with_backbone = {"encoder": {"backbone": params["encoder"]}}
+    features = extract_features(make_extractor(encoder), with_backbone, {}, videos, READING, make_mesh())
+    geometry = {}
+    for batch in eval_batches(videos, VIEW, windows=2, crops=3, batch_size=1):
+        geometry[int(batch["video"][0])] = batch["geometry"][0]
+    for video, values in zip(features.videos.tolist(), features.values, strict=True):
+        weighted = (expected[video][0] * geometry[video][:, 5:6]).sum(axis=0)
+        np.testing.assert_allclose(values, np.concatenate([weighted, geometry[video].max(axis=0)]), rtol=1e-4, atol=1e-5)
+    batch = next(feature_batches(make_extractor(encoder, clips=True), with_backbone, {}, videos, READING, make_mesh()))
+    np.testing.assert_allclose(batch["clips"][0], expected[0][0], rtol=2e-3, atol=1e-3)
+    for wrong in ({"layer": "space1"}, {"tokens": True}):
+        with pytest.raises(ConfigError, match="OfVideo has one feature per video"):
+            make_extractor(encoder, **wrong)

@@ -9,7 +9,6 @@ Sources: `tube_masks` VideoMAE (Tong et al. 2022, arXiv 2203.12602); `token_mask
 there they vary, or are cut to the shortest of the batch.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -46,11 +45,8 @@ def token_masks(key: Array, videos: Array, tokens: int, masked: int) -> Split:
     """`masked` of the tokens 0 to `tokens` - 1, uniformly drawn for each of the videos (B,) int32."""
     _check_count("masked", masked, tokens)
 
-    def draw(key: Array) -> Split:
-        order = jax.random.permutation(key, tokens).astype(jnp.int32)
-        return Split(jnp.sort(order[masked:]), jnp.sort(order[:masked]))
-
-    return _per_video(draw, key, videos)
+    order = jnp.argsort(_uniform(key, videos, tokens), axis=1)
+    return Split(jnp.sort(order[:, masked:], axis=1), jnp.sort(order[:, :masked], axis=1))
 
 
 def tube_masks(key: Array, videos: Array, grid: Grid, masked: int) -> Split:
@@ -97,15 +93,14 @@ def block_masks(key: Array, videos: Array, grid: Grid, masked: int | Array, spec
     count = jnp.broadcast_to(jnp.asarray(masked, jnp.int32), videos.shape)
     times = 1 if tubes else t
 
-    def draw(key: Array, count: Array) -> Array:
-        block_key, tie_key = jax.random.split(key)
-        covers = jax.vmap(lambda key: _block(key, (times, h, w), spec))(jax.random.split(block_key, spec.blocks))
+    def mask_of(draws: Array, count: Array) -> Array:
+        covers = jax.vmap(lambda draws: _block(draws, (times, h, w), spec))(draws[: 6 * spec.blocks].reshape(-1, 6))
         # The number of the first block that covers a token, and a fraction that orders those of the same block.
         first = jnp.where(jnp.any(covers, axis=0), jnp.argmax(covers, axis=0), spec.blocks)
-        order = first.astype(jnp.float32) + jax.random.uniform(tie_key, first.shape, jnp.float32)
-        return _rank(order) < (-(-count // t) if tubes else count)
+        order = jnp.argsort(first.astype(jnp.float32) + draws[6 * spec.blocks :])
+        return jnp.argsort(order) < (-(-count // t) if tubes else count)
 
-    mask = jax.vmap(draw)(_keys(key, videos), count)
+    mask = jax.vmap(mask_of)(_uniform(key, videos, 6 * spec.blocks + times * h * w), count)
     if not tubes:
         return mask
     mask = jnp.tile(mask, (1, t))
@@ -113,10 +108,10 @@ def block_masks(key: Array, videos: Array, grid: Grid, masked: int | Array, spec
     return mask & (jnp.cumsum(mask, axis=1, dtype=jnp.int32) <= count[:, None])
 
 
-def _block(key: Array, grid: Grid, spec: BlockSpec) -> Array:
-    """One block, bool (t * h * w,)."""
+def _block(draws: Array, grid: Grid, spec: BlockSpec) -> Array:
+    """One block, bool (t * h * w,), by six draws from [0, 1)."""
     t, h, w = grid
-    area, aspect, top, left, length, start = jax.random.uniform(key, (6,), jnp.float32)
+    area, aspect, top, left, length, start = draws
     area = h * w * (spec.area[0] + (spec.area[1] - spec.area[0]) * area)
     low, high = np.log(spec.aspect).astype(np.float32)
     aspect = jnp.exp(low + (high - low) * aspect)
@@ -160,26 +155,24 @@ def multi_block_masks(
     if min(kept, predicted) < 1 or kept + predicted > tokens:
         raise ValueError(f"context {context} and targets {targets} must keep a token each, and together at most all {tokens}")
 
-    def union(key: Array) -> Array:
-        shape_key, place_key = jax.random.split(key)
-        ratio = aspect[0] + (aspect[1] - aspect[0]) * jax.random.uniform(shape_key, (), jnp.float32)
+    def union(draws: Array) -> Array:
+        ratio = aspect[0] + (aspect[1] - aspect[0]) * draws[0]
         rows, columns = _side(jnp.sqrt(h * w * area * ratio), h), _side(jnp.sqrt(h * w * area / ratio), w)
-        places = jax.random.uniform(place_key, (blocks, 2), jnp.float32)
-        boxes = jax.vmap(lambda place: _box((1, h, w), (jnp.zeros(()), *place), (jnp.asarray(1), rows, columns)))(places)
+        sides = jnp.ones((), jnp.int32), rows, columns
+        boxes = jax.vmap(lambda place: _box((1, h, w), (jnp.zeros(()), *place), sides))(draws[1:].reshape(blocks, 2))
         return jnp.tile(jnp.any(boxes, axis=0), t)
 
-    def draw(key: Array) -> Blocks:
-        union_key, order_key = jax.random.split(key)
-        unions = jax.vmap(union)(jax.random.split(union_key, tries))
+    def masks_of(draws: Array) -> Blocks:
+        unions = jax.vmap(union)(draws[tokens:].reshape(tries, -1))
         sizes = jnp.sum(unions, axis=1, dtype=jnp.int32)
         enough = (sizes >= predicted) & (tokens - sizes >= kept)
         masked = unions[jnp.where(jnp.any(enough), jnp.argmax(enough), tries - 1)].astype(jnp.float32)
         # Random within each part. One order serves both ends, so that no token is in both.
-        order = jnp.argsort(masked + jax.random.uniform(order_key, (tokens,), jnp.float32)).astype(jnp.int32)
+        order = jnp.argsort(masked + draws[:tokens])
         chosen, wanted = jnp.sort(order[:kept]), jnp.sort(order[tokens - predicted :])
         return Blocks(chosen, wanted, masked[wanted])
 
-    return _per_video(draw, key, videos)
+    return jax.vmap(masks_of)(_uniform(key, videos, tokens + tries * (1 + 2 * blocks)))
 
 
 def _side(length: Array, most: int) -> Array:
@@ -197,17 +190,13 @@ def _box(grid: Grid, draws: tuple[Array, ...], sides: tuple[Array, ...]) -> Arra
     return inside.reshape(-1)
 
 
-def _rank(values: Array) -> Array:
-    """The place of each value (N,) among them in ascending order."""
-    return jnp.argsort(jnp.argsort(values))
+def _uniform(key: Array, videos: Array, count: int) -> Array:
+    """All that the clips draw, (B, count) in [0, 1), at once: each call of the generator is costly on a CPU, and to compile."""
 
+    def draw(video: Array) -> Array:
+        return jax.random.uniform(jax.random.fold_in(key, video), (count,), jnp.float32)
 
-def _keys(key: Array, videos: Array) -> Array:
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, videos)
-
-
-def _per_video(draw: Callable[[Array], NamedTuple], key: Array, videos: Array) -> NamedTuple:
-    return jax.vmap(draw)(_keys(key, videos))
+    return jax.vmap(draw)(videos)
 
 
 def _check_count(name: str, count: int, tokens: int) -> None:

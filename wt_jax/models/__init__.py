@@ -5,7 +5,8 @@
 over time and space; `pool=False` returns the last feature map (B, t, h, w, C). `encoder.layers` names its
 parts from input to output; `wt_jax.models.feature_maps.layer_maps` returns their outputs. `encoder.unit` is "clip": a
 feature is that of one clip, and a video's is the mean over its clips. `train=True` needs
-`mutable=["batch_stats"]` unless the norm is "group".
+`mutable=["batch_stats"]` unless the norm is "group". An encoder of unit "video" reads all clips of a video at once, see
+`wt_jax.eval.features.extract.make_extractor`.
 """
 
 import difflib

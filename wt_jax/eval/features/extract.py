@@ -24,14 +24,15 @@ from wt_jax.eval.config import FeatureConfig
 from wt_jax.methods.base import Embeds, Method, Tree, encoder_variables
 from wt_jax.models.feature_maps import layer_maps
 from wt_jax.progress import Progress
-from wt_jax.specs import ClipView, PixelSpec
+from wt_jax.specs import GEOMETRY, ClipView, PixelSpec
 from wt_jax.train.sharding import put_batch
 
 log = logging.getLogger(__name__)
 
 EMBEDDING = "embedding"
 
-# (params, model_state, batch of `eval_batches`) -> {"values": (B, D) float32[, "tokens": (B, M, C) float16]}
+# (params, model_state, batch of `eval_batches`) -> {"values": (B, D) float32[, "tokens": (B, M, C) float16]
+# [, "clips": (B, W, D) float16]}
 Extractor = Callable[[Tree, Tree, Mapping[str, Array]], dict[str, Array]]
 
 
@@ -69,11 +70,14 @@ class Reading:
         return cls(view, features.windows, features.crops, features.batch_size, workers, threads)
 
 
-def make_extractor(encoder: nn.Module, layer: str = "", *, method: Method | None = None, tokens: bool = False) -> Extractor:
+def make_extractor(
+    encoder: nn.Module, layer: str = "", *, method: Method | None = None, tokens: bool = False, clips: bool = False
+) -> Extractor:
     """The jitted function from clips to features; made once, compiled once per shape of a batch.
 
-    Clips go through an encoder of unit "clip" one after the other, so that memory depends on the batch size alone. An
-    encoder of unit "video" is called with all clips of its videos at once, (B, windows * crops, T, S, S, 3) -> (B, D).
+    Clips go through the encoder one after the other, so that memory depends on the batch size alone. An encoder of unit "clip"
+    is averaged over the clips of a video. One of unit "video" first makes the features of each clip, by its method
+    `clip_features(clips, train) -> (B, D)`, and is then called once, with those of all clips (B, W, D) and their geometry (B, W, 7).
 
     Args:
       encoder: a module of `wt_jax.models`; its variables are `encoder_variables(params, model_state)`.
@@ -82,16 +86,17 @@ def make_extractor(encoder: nn.Module, layer: str = "", *, method: Method | None
       method: whose head "embedding" means.
       tokens: also keep the feature map (of the encoder, or of `layer`) as (B, windows * crops * t * h * w, C) float16,
         which halves the files; larger numbers than float16 can hold become infinite, which the probe reports.
+      clips: also keep the feature of each clip, what is averaged or what an encoder of unit "video" gets, as
+        (B, windows * crops, D) float16.
 
     Raises:
-      ConfigError: there is no such layer, or no map: that of an embedding, or of an encoder of unit "video".
+      ConfigError: there is no such layer, or there is no map: neither the embedding nor an encoder of unit "video" has one.
     """
-    if encoder.unit == "video":
-        if layer or tokens:
-            raise ConfigError(
-                f"{type(encoder).__name__} has one feature per video: no layers, no maps; set config.features.layer ''"
-            )
-        return _of_video(encoder)
+    whole = encoder.unit == "video" and layer != EMBEDDING
+    if whole and (tokens or layer):
+        raise ConfigError(
+            f"{type(encoder).__name__} has one feature per video: no layers, no maps; set config.features.layer ''"
+        )
     if layer == EMBEDDING and (tokens or not isinstance(method, Embeds)):
         reason = "has no map to attend to" if tokens else "needs the workdir of a method with a head"
         raise ConfigError(f"config.features.layer {EMBEDDING!r} {reason}; name another layer")
@@ -108,13 +113,16 @@ def make_extractor(encoder: nn.Module, layer: str = "", *, method: Method | None
             found = layer_maps(encoder, variables, clips, [layer])[1][layer]
             seen = {"values": jnp.mean(found.astype(jnp.float32), axis=(1, 2, 3))}
         else:
-            seen = {"values": encoder.apply(variables, clips, False)}
+            seen = {"values": encoder.apply(variables, clips, False, **({"method": "clip_features"} if whole else {}))}
         if tokens:
             found = encoder.apply(variables, clips, False, pool=False) if found is None else found
             seen["tokens"] = rearrange(found, "b t h w c -> b (t h w) c").astype(jnp.float16)
         return seen
 
-    return _over_clips(forward)
+    def of_video(params: Tree, model_state: Tree, features: Array, geometry: Array) -> Array:
+        return encoder.apply(encoder_variables(params, model_state), features, geometry, False)
+
+    return _over_clips(forward, of_video if whole else None, clips)
 
 
 def item_shapes(
@@ -122,7 +130,9 @@ def item_shapes(
 ) -> dict[str, tuple[int, ...]]:
     """Shapes of what an extractor makes of one video, by name; nothing is computed."""
     shape = (1, features.windows * features.crops, view.num_frames, view.size, view.size, 3)
-    found = jax.eval_shape(extractor, params, model_state, {"clip": jax.ShapeDtypeStruct(shape, jnp.uint8)})
+    geometry = jax.ShapeDtypeStruct((*shape[:2], len(GEOMETRY)), jnp.float32)
+    batch = {"clip": jax.ShapeDtypeStruct(shape, jnp.uint8), "geometry": geometry}
+    found = jax.eval_shape(extractor, params, model_state, batch)
     return {name: value.shape[1:] for name, value in found.items()}
 
 
@@ -134,8 +144,12 @@ def mean_over_clips(forward: Callable[[Tree, Tree, Array], Array]) -> Extractor:
     return _over_clips(lambda params, model_state, clips: {"values": forward(params, model_state, clips)})
 
 
-def _over_clips(forward: Callable[[Tree, Tree, Array], dict[str, Array]]) -> Extractor:
-    """Values are averaged over the clips of a video, tokens put in a row."""
+def _over_clips(
+    forward: Callable[[Tree, Tree, Array], dict[str, Array]],
+    of_video: Callable[[Tree, Tree, Array, Array], Array] | None = None,
+    clips: bool = False,
+) -> Extractor:
+    """Values are averaged over the clips of a video, or given to `of_video` with their geometry; tokens are put in a row."""
 
     def extract(params: Tree, model_state: Tree, batch: Mapping[str, Array]) -> dict[str, Array]:
         def one(clips: Array) -> dict[str, Array]:
@@ -143,24 +157,16 @@ def _over_clips(forward: Callable[[Tree, Tree, Array], dict[str, Array]]) -> Ext
             return forward(params, model_state, finish_view(clips, still, jax.random.key(0), PixelSpec()))
 
         seen = jax.lax.map(one, rearrange(batch["clip"], "b w t h c d -> w b t h c d"))
-        features = {"values": jnp.mean(seen["values"], axis=0)}
+        values = rearrange(seen["values"], "w b d -> b w d")
+        if of_video is None:
+            features = {"values": jnp.mean(seen["values"], axis=0)}
+        else:
+            features = {"values": of_video(params, model_state, values, batch["geometry"])}
+        if clips:
+            features["clips"] = values.astype(jnp.float16)
         if "tokens" in seen:
             features["tokens"] = rearrange(seen["tokens"], "w b m c -> b (w m) c")
         return features
-
-    return jax.jit(extract)
-
-
-def _of_video(encoder: nn.Module) -> Extractor:
-    """The feature of a video from all its clips at once."""
-
-    def extract(params: Tree, model_state: Tree, batch: Mapping[str, Array]) -> dict[str, Array]:
-        videos, windows = batch["clip"].shape[:2]
-        undrawn = jnp.zeros(videos * windows, jnp.int32)
-        clips = rearrange(batch["clip"], "b w t h c d -> (b w) t h c d")
-        finished = finish_view(clips, undrawn, jax.random.key(0), PixelSpec())
-        clips = rearrange(finished, "(b w) t h c d -> b w t h c d", w=windows)
-        return {"values": encoder.apply(encoder_variables(params, model_state), clips, False)}
 
     return jax.jit(extract)
 
@@ -187,8 +193,9 @@ def feature_batches(
       named: paths of videos whose failure has been logged; a video that cannot be decoded is logged once and added.
 
     Yields:
-      "values" and "tokens" as the extractor makes them, "video" (n,) int32, "time" (n, windows, 2) float32, only for videos
-      that could be decoded: n may be 0. "left_out" (m,) int32: those that could not.
+      "values", "tokens" and "clips" as the extractor makes them, "video" (n,) int32, "time" (n, windows, 2) and "geometry"
+      (n, windows * crops, 7) float32, only for videos that could be decoded: n may be 0. "left_out" (m,) int32: those that
+      could not.
     """
     named = set() if named is None else named
     batches = eval_batches(
@@ -213,11 +220,12 @@ def feature_batches(
                 named.add(record.path)
                 log.warning("left out of the evaluation: %s", describe_failure(record))
         rows = {name: _local_rows(value)[valid] for name, value in features.items()}
-        return {**rows, "video": batch["video"][valid], "time": batch["time"][valid], "left_out": left_out}
+        return {**rows, **{name: batch[name][valid] for name in ("video", "time", "geometry")}, "left_out": left_out}
 
     pending = None
     for batch in batches:
-        features = extractor(params, model_state, put_batch({"clip": batch.pop("clip")}, mesh))
+        inputs = {"clip": batch.pop("clip"), "geometry": batch["geometry"]}
+        features = extractor(params, model_state, put_batch(inputs, mesh))
         if pending is not None:
             yield settle(*pending)
         pending = (batch, features)

@@ -10,7 +10,9 @@
     left_out  (K,) text            paths of the videos that could not be decoded
     about     text                 JSON: what was extracted, and how
 
-and, where they were asked for, `NAME_tokens.npy` the feature maps, (N, M, C) float16, to be opened with `mmap_mode`.
+and, where they were asked for, `NAME_tokens.npy` the feature maps, (N, M, C) float16, to be opened with `mmap_mode`; or
+`NAME_clips.npy` the features of each clip, (N, W, D) float16, with `NAME_geometry.npy`, (N, W, 7) float32: see
+`wt_jax.data.feature_store`, which trains on them.
 
 Parts are files of some hundred rows in `NAME.parts/`, one per host, each written whole or not at all. Their folder, which all
 hosts must see (as they must for checkpoints), goes once they are merged.
@@ -30,6 +32,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from wt_jax.cluster.processes import barrier, is_primary_process
+from wt_jax.data.feature_store import clips_path, geometry_path
 from wt_jax.data.records import VideoList
 from wt_jax.errors import ConfigError
 from wt_jax.eval.features.extract import Extractor, Reading, feature_batches
@@ -38,8 +41,6 @@ from wt_jax.methods.base import Tree
 from wt_jax.progress import Progress
 
 log = logging.getLogger(__name__)
-
-_VALUES = ("values", "tokens")
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def tokens_path(path: Path) -> Path:
 
 
 def is_current(path: Path, about: dict[str, Any]) -> bool:
-    """Whether the file is there and was made as `about` says; the tokens, if any, were in place before it."""
+    """Whether the file is there and was made as `about` says; tokens and clips, if any, were in place before it."""
     try:
         with np.load(path) as file:
             return json.loads(str(file["about"])) == _plain(about)
@@ -195,13 +196,15 @@ def _merge(folder: Path, path: Path, videos: VideoList, num_parts: int, about: d
     if not len(index):
         raise ConfigError("no video of the list could be decoded, see the lines above; there is nothing to evaluate")
     with np.load(_part_path(folder, 0, 0)) as first:
-        names = [name for name in _VALUES if name in first.files]
-    tokens = tokens_path(path)
-    if "tokens" in names:
-        with atomic_path(tokens, sync=True) as draft, draft.open("wb") as file:
-            _stream(file, _rows(folder, num_parts, "tokens"), len(index))
-    else:
-        tokens.unlink(missing_ok=True)
+        made = set(first.files)
+    beside = {"tokens": {"tokens": tokens_path(path)}, "clips": {"clips": clips_path(path), "geometry": geometry_path(path)}}
+    for asked, files in beside.items():
+        for name, file in files.items():
+            if asked in made:
+                with atomic_path(file, sync=True) as draft, draft.open("wb") as opened:
+                    _stream(opened, _rows(folder, num_parts, name), len(index))
+            else:
+                file.unlink(missing_ok=True)
     missing = np.setdiff1d(np.arange(len(videos)), index)
     arrays = {
         "path": np.array([videos.paths[i] for i in index]),
