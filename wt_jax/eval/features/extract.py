@@ -77,7 +77,8 @@ def make_extractor(
 
     Clips go through the encoder one after the other, so that memory depends on the batch size alone. An encoder of unit "clip"
     is averaged over the clips of a video. One of unit "video" first makes the features of each clip, by its method
-    `clip_features(clips, train) -> (B, D)`, and is then called once, with those of all clips (B, W, D) and their geometry (B, W, 7).
+    `clip_features(clips, train) -> (B, D)`, and is then called once, as `encoder(features, geometry, train)` with those of all
+    clips (B, W, D) and their geometry (B, W, 7).
 
     Args:
       encoder: a module of `wt_jax.models`; its variables are `encoder_variables(params, model_state)`.
@@ -218,7 +219,7 @@ def feature_batches(
             record = videos[int(video)]
             if record.path not in named:
                 named.add(record.path)
-                log.warning("left out of the evaluation: %s", describe_failure(record))
+                log.warning("left out of the evaluation: %s", describe_failure(record, {"clip": reading.view}))
         rows = {name: _local_rows(value)[valid] for name, value in features.items()}
         return {**rows, **{name: batch[name][valid] for name in ("video", "time", "geometry")}, "left_out": left_out}
 
