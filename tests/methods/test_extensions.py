@@ -17,8 +17,8 @@ import pytest
 from einops import reduce, repeat
 from support.sounds import write_sounding
 from support.training import largest_gap
-from wt_jax.augment.masks import token_masks
 
+from wt_jax.augment.masks import token_masks
 from wt_jax.experiment import default_config, prepare, resolve
 from wt_jax.losses import info_nce, similarities
 from wt_jax.methods import METHODS, Entry
