@@ -236,12 +236,12 @@ def steps_of(duration: str, *, steps_per_epoch: float, total: int | None = None)
 
 def has_key(section: ConfigDict, key: str) -> bool:
     """Whether a section has a key, "name" or "name.name"."""
-    *sections, name = key.split(".")
-    for part in sections:
-        if part not in section:
+    here: Any = section
+    for name in key.split("."):
+        if not isinstance(here, ConfigDict) or name not in here:
             return False
-        section = section[part]
-    return name in section
+        here = here[name]
+    return True
 
 
 def adapt(section: ConfigDict, values: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 Queue = dict[str, Array]
 
@@ -20,7 +21,7 @@ def empty_queue(size: int, columns: Mapping[str, int]) -> Queue:
     return {**queue, "video": empty, "label": empty, "step": empty, "pointer": jnp.zeros((), jnp.int32)}
 
 
-def enqueue(queue: Queue, entries: Mapping[str, Array], step: Array) -> Queue:
+def enqueue(queue: Queue, entries: Mapping[str, Array], step: ArrayLike) -> Queue:
     """Put a batch of entries (B, ...) over the oldest slots; every column must be given, `video` and `label` included.
 
     Raises:

@@ -13,8 +13,6 @@ q: student, strong view; k: teacher, strong view; w: the weak teacher (the same 
 of past k and w, slot j of both from one video.
 """
 
-from typing import Literal, NamedTuple, overload
-
 import jax
 from jax import Array
 from jax.typing import ArrayLike
@@ -23,17 +21,6 @@ from wt_jax.losses.contrastive import similarity_logits, soft_cross_entropy
 from wt_jax.losses.targets import artificial_labels
 
 
-class Parts(NamedTuple):
-    """What the loss is made of: logits z and labels y, (B, 1 + K) float32."""
-
-    logits: Array
-    labels: Array
-
-
-@overload
-def weak_teacher_loss(*arrays: Array, parts: Literal[False] = False, **settings: ArrayLike | None) -> Array: ...
-@overload
-def weak_teacher_loss(*arrays: Array, parts: Literal[True], **settings: ArrayLike | None) -> tuple[Array, Parts]: ...
 def weak_teacher_loss(
     query: Array,
     key: Array,
@@ -45,8 +32,7 @@ def weak_teacher_loss(
     weak_temperature: ArrayLike = 0.07,
     label_weight: ArrayLike = 0.2,
     mask: Array | None = None,
-    parts: bool = False,
-) -> Array | tuple[Array, Parts]:
+) -> Array:
     """Contrastive loss of the student against the weak teacher's artificial labels (equations above).
 
     It equals (1 - l) InfoNCE + l sum_j s_ij (-log p_ij). With label_weight 0 it is exactly `info_nce`; with an infinite
@@ -62,13 +48,11 @@ def weak_teacher_loss(
       temperature, weak_temperature: positive scalars. Both defaults are our inference (0.07 is MoCo's).
       label_weight: scalar in [0, 1]; the default is our inference.
       mask: (B, K) bool, True where a queue slot may serve as a negative.
-      parts: whether to return logits and labels too.
 
     Returns:
-      (B,) float32, or that and `Parts`.
+      (B,) float32.
     """
     key, strong_queue = jax.lax.stop_gradient((key, strong_queue))
     logits = similarity_logits(query, key, strong_queue, temperature=temperature, mask=mask)
     labels = artificial_labels(weak_key, weak_queue, temperature=weak_temperature, label_weight=label_weight, mask=mask)
-    loss = soft_cross_entropy(logits, labels)
-    return (loss, Parts(logits, labels)) if parts else loss
+    return soft_cross_entropy(logits, labels)

@@ -162,6 +162,11 @@ class Built:
     setup: Setup
 
     @property
+    def views(self) -> Mapping[str, View]:
+        """Each method has its own."""
+        raise NotImplementedError
+
+    @property
     def encoder(self) -> nn.Module:
         """The encoder that the configuration names."""
         return build_encoder(self.setup.model)

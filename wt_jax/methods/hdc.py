@@ -107,7 +107,7 @@ class HDC(Built):
         clips = jnp.stack([batch["anchor"], batch["temporal"], shuffled], axis=1)
         embeddings, model_state = self._embed(params, state.model_state, clips.reshape(-1, *clips.shape[2:]))
         options = {"temperature": settings.temperature, "video": batch["video"]}
-        metrics, total, measured = {}, 0.0, {}
+        metrics, total, measured = {}, jnp.zeros((), jnp.float32), {}
         for kind in KINDS:
             losses, cosines = [], []
             for level in self.levels:

@@ -9,6 +9,7 @@ With two clips this is the weak teacher with label weight 0; the configuration's
 
 from dataclasses import dataclass, replace
 
+import flax.linen as nn
 import jax.numpy as jnp
 
 from wt_jax.losses import info_nce, similarity_logits
@@ -16,7 +17,6 @@ from wt_jax.methods.base import Needs
 from wt_jax.methods.forward import clip_views
 from wt_jax.methods.queue_contrast import Contrast, Embeddings, QueueContrast, Seen
 from wt_jax.methods.settings import HeadSettings, QueueSettings, TeacherSettings, check
-from wt_jax.models.embedder import Embedder
 from wt_jax.specs import ClipView
 
 
@@ -53,7 +53,7 @@ class MoCo(QueueContrast):
     """The method; see `wt_jax.methods.base.Method`."""
 
     @property
-    def student(self) -> Embedder:
+    def student(self) -> nn.Module:
         """Encoder and head, and a predictor if there is one."""
         return self.predictor if self.settings.predictor else self.network
 

@@ -46,6 +46,6 @@ class ReSSL(QueueContrast):
     def contrast(self, seen: Seen) -> Contrast:
         """Cross-entropy of the two similarity distributions over the queue (eq. 5)."""
         t, t_w = self.settings.temperature, self.settings.weak_temperature
+        loss, labels = targets.related(seen, "key", temperature=t, weak_temperature=t_w)
         similarity = jnp.sum(seen.queries["query"] * seen.keys["key"], axis=-1)
-        found = targets.related(seen, "key", temperature=t, weak_temperature=t_w)
-        return found._replace(metrics={"positive_similarity": jnp.mean(similarity)})
+        return Contrast(loss, {"positive_similarity": jnp.mean(similarity)}, labels=labels)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -93,8 +94,8 @@ class SEED(QueueContrast):
     def embed_views(self, params: Tree, state: MethodState, batch: Batch) -> tuple[Embeddings, Embeddings, Tree]:
         """The student's embedding and the frozen teacher's, which normalizes by its own statistics."""
         (student,), model_state = apply_clips(self.network, {"params": params, **state.model_state}, [batch["clip"]])
-        key = l2_normalize(self.teacher.apply(state.teacher, batch["clip"], False))
-        return {"clip": student}, {"clip": key}, model_state
+        feature: Any = self.teacher.apply(state.teacher, batch["clip"], False)
+        return {"clip": student}, {"clip": l2_normalize(feature)}, model_state
 
     def contrast(self, seen: Seen) -> Contrast:
         """Cross-entropy of the student's similarities against the teacher's, both over the teacher's embeddings."""

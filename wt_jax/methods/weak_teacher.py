@@ -9,8 +9,9 @@ average, applied twice.
 from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
+from jax import Array
 
-from wt_jax.losses import info_nce, similarity_logits, weak_teacher_loss
+from wt_jax.losses import artificial_labels, info_nce, similarity_logits, weak_teacher_loss
 from wt_jax.methods import targets
 from wt_jax.methods.queue_contrast import Contrast, QueueContrast, Seen
 from wt_jax.methods.settings import HeadSettings, QueueSettings, TeacherSettings, check
@@ -47,37 +48,29 @@ class WeakTeacherSettings:
         check(self, fractions=("label_weight",), least={"queue.size": 1}, label=tuple(LABELS))
 
 
-def artificial(settings: WeakTeacherSettings, seen: Seen) -> Contrast:
-    """The artificial label: one-hot, smoothed by the second teacher's similarities w.Qw."""
+def artificial(settings: WeakTeacherSettings, seen: Seen) -> tuple[Array, Array]:
+    """One-hot labels smoothed by the second teacher's similarities: y = [1 - l, l s_1, ..., l s_K]."""
     q, k, w = seen.queries["query"], seen.keys["key"], seen.keys["weak"]
-    loss, parts = weak_teacher_loss(
-        q,
-        k,
-        w,
-        seen.queue["key"],
-        seen.queue["weak"],
-        temperature=settings.temperature,
-        weak_temperature=settings.weak_temperature,
-        label_weight=settings.label_weight,
-        mask=seen.mask,
-        parts=True,
-    )
-    return Contrast(loss, {}, labels=parts.labels)
+    q_s, q_w, mask = seen.queue["key"], seen.queue["weak"], seen.mask
+    t, t_w, weight = settings.temperature, settings.weak_temperature, settings.label_weight
+    loss = weak_teacher_loss(q, k, w, q_s, q_w, temperature=t, weak_temperature=t_w, label_weight=weight, mask=mask)
+    return loss, artificial_labels(w, q_w, temperature=t_w, label_weight=weight, mask=mask)
 
 
-def uniform(settings: WeakTeacherSettings, seen: Seen) -> Contrast:
+def uniform(settings: WeakTeacherSettings, seen: Seen) -> tuple[Array, Array]:
     """Plain label smoothing."""
     return targets.smoothed(seen, temperature=settings.temperature, label_weight=settings.label_weight)
 
 
-def one_hot(settings: WeakTeacherSettings, seen: Seen) -> Contrast:
+def one_hot(settings: WeakTeacherSettings, seen: Seen) -> tuple[Array, Array]:
     """InfoNCE."""
     return targets.smoothed(seen, temperature=settings.temperature, label_weight=0.0)
 
 
-def relational(settings: WeakTeacherSettings, seen: Seen) -> Contrast:
+def relational(settings: WeakTeacherSettings, seen: Seen) -> tuple[Array, Array]:
     """The second teacher's similarities alone."""
-    return targets.related(seen, "weak", temperature=settings.temperature, weak_temperature=settings.weak_temperature)
+    t, t_w = settings.temperature, settings.weak_temperature
+    return targets.related(seen, "weak", temperature=t, weak_temperature=t_w)
 
 
 LABELS = {
@@ -109,11 +102,10 @@ class WeakTeacher(QueueContrast):
         return tuple((name,) for name in self.views if name != "query")
 
     def contrast(self, seen: Seen) -> Contrast:
-        """The loss against the label, and its one-hot and its soft part."""
-        found, settings = LABELS[self.settings.label](self.settings, seen), self.settings
+        """Cross-entropy of the student's similarities against the label, and its one-hot and soft parts."""
+        loss, labels = LABELS[self.settings.label](self.settings, seen)
         arrays = (seen.queries["query"], seen.keys["key"], seen.queue["key"])
-        logits = similarity_logits(*arrays, temperature=settings.temperature, mask=seen.mask)
-        hard = info_nce(*arrays, temperature=settings.temperature, mask=seen.mask)
-        soft = found.loss - found.labels[:, 0] * hard
-        metrics = {"loss_one_hot": jnp.mean(hard), "loss_soft": jnp.mean(soft)}
-        return found._replace(metrics=metrics, logits=logits)
+        logits = similarity_logits(*arrays, temperature=self.settings.temperature, mask=seen.mask)
+        hard = info_nce(*arrays, temperature=self.settings.temperature, mask=seen.mask)
+        metrics = {"loss_one_hot": jnp.mean(hard), "loss_soft": jnp.mean(loss - labels[:, 0] * hard)}
+        return Contrast(loss, metrics, logits, labels)

@@ -165,7 +165,7 @@ def make_step(
     return step
 
 
-def compile_step(step: Callable, shardings: TrainState, mesh: Mesh) -> Callable:
+def compile_step(step: Callable, shardings: TrainState, mesh: Mesh) -> jax.stages.Wrapped:
     """The step under `jax.jit` with named shardings, the old state donated to the new one."""
     return jax.jit(
         step,
