@@ -15,6 +15,7 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 MEMORY_BYTES = 4 << 30  # of addresses, of which the libraries alone take more than one
+_START_SECONDS = 120.0
 _JOBS_PER_WORKER = 500  # then a new process: decoders leak
 
 
@@ -39,7 +40,7 @@ class MediaPool:
         Args:
           kind: a name in `wt_jax.search.media_worker.JOBS`.
           path: the video.
-          seconds: the longest it may take, waiting for a process included.
+          seconds: the longest it may wait for a process, and then take; not counting that a new process starts.
           arguments: of the job.
 
         Raises:
@@ -107,7 +108,7 @@ class _Worker:
         self._process = subprocess.Popen(
             command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
         )
-        self._left, self._busy = _JOBS_PER_WORKER, False
+        self._left, self._busy, self._started = _JOBS_PER_WORKER, False, False
 
     @property
     def usable(self) -> bool:
@@ -117,6 +118,9 @@ class _Worker:
     def answers(self, job: dict[str, Any], seconds: float) -> Iterator[tuple[dict[str, Any], bytes]]:
         """What the process answers, piece by piece."""
         self._left, self._busy = self._left - 1, True
+        if not self._started:  # by what the job may take, the libraries would not always be there
+            self._line(time.monotonic() + _START_SECONDS)
+            self._started = True
         with suppress(BrokenPipeError):  # reading tells
             self._process.stdin.write(json.dumps(job).encode() + b"\n")
             self._process.stdin.flush()

@@ -47,6 +47,7 @@ def main() -> None:
     _limit(resource.RLIMIT_CORE, 0)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print is no answer
+    _answer(answers, {"ready": True})
     for line in sys.stdin.buffer:
         job = json.loads(line)
         try:

@@ -41,7 +41,7 @@ class Scan:
 
     def __init__(self, snapshot: Snapshot):
         self.snapshot = snapshot
-        self._center = _mean(snapshot)
+        self.center = center_of(snapshot)
         dim = snapshot.features.shape[1]
         self._index = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
         for chunk in _chunks(len(snapshot.rows)):
@@ -56,7 +56,7 @@ class Scan:
 
     def normalized(self, features: np.ndarray) -> np.ndarray:
         """Features (n, D) of an encoder as they are compared: centered by the archive's mean, of length 1, float32."""
-        return unit_rows(np.asarray(features, np.float32) - self._center)
+        return unit_rows(np.asarray(features, np.float32) - self.center)
 
     def search(self, query: np.ndarray, count: int, allowed: np.ndarray | None = None, *, one_per_video: bool = False) -> Hits:
         """The moments most like a query.
@@ -156,8 +156,10 @@ def combined(examples: np.ndarray, against: np.ndarray) -> np.ndarray:
     return unit_rows(query[None])[0]
 
 
-def _mean(snapshot: Snapshot) -> np.ndarray:
-    """The mean of the moments, of a fixed sample where they are many: (D,) float32."""
+def center_of(snapshot: Snapshot) -> np.ndarray:
+    """The mean of the moments, of a fixed sample where they are many, or what the index keeps as such: (D,) float32."""
+    if kept := snapshot.settings.get("center"):
+        return np.array(kept, np.float32)
     count = len(snapshot.rows)
     if not count:
         return np.zeros(snapshot.features.shape[1], np.float32)
