@@ -7,7 +7,7 @@ line's overrides, into a checked `Config`, before any device is touched; `prepar
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 from jax.sharding import Mesh
@@ -195,7 +195,7 @@ def build(config: Config, num_videos: int, num_classes: int = 0) -> Program:
         counted,
         pretrained,
         jax.jit(init, out_shardings=shardings),
-        compile_step(step, shardings, mesh),
+        cast(jax.stages.Wrapped, compile_step(step, shardings, mesh)),
         shapes,
     )
 

@@ -15,10 +15,11 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 from unittest import mock
 
 import cv2
@@ -135,7 +136,7 @@ def _loader(workers: int, environment: dict[str, str] | None = None, **replaced:
             for _ in range(count):
                 next(batches)
             passed = time.perf_counter() - start
-            batches.close()
+            cast(Generator, batches).close()
         return 1000 * passed / (count * size)
 
     return turn
@@ -156,7 +157,7 @@ def _opencv_crop_planes(pictures: Sequence[Planes], places: Sequence[int], crop:
         parts = []
         for plane, box, fewer in zip(picture.planes, (crop[:4], chroma, chroma), (0, 1, 1), strict=True):
             top, left, rows, columns = box
-            lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+            lines = np.frombuffer(cast(Any, plane), np.uint8).reshape(-1, plane.line_size)
             part = halved(lines[top : top + rows, left : left + columns], max(times - fewer, 0))
             parts.append(cv2.resize(part, (size, size), interpolation=cv2.INTER_LINEAR))
         colored = cv2.transform(cv2.merge(parts), _BT601)

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags
 
@@ -128,12 +129,12 @@ def _run(job: Job) -> dict[str, float]:
         file.flush()
         command = [sys.executable, "-m", "wt_jax.bench.peers.measure", file.name]
         log.info("measuring %s, %d workers", job.contender, job.workers)
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
         with subprocess.Popen(command, text=True, **pipes) as process:
             result = _result(process)
             memory = peak_of(process.pid)  # not before: reading /proc slows down the process that is read
             _go_on(process)
-            process.stdout.read()
+            process.communicate()
         if process.returncode or not result:
             errors.seek(0)
             raise subprocess.CalledProcessError(process.returncode, command, stderr=errors.read())
@@ -142,11 +143,13 @@ def _run(job: Job) -> dict[str, float]:
 
 def _result(process: subprocess.Popen) -> str:
     """The line of JSON, whatever libraries print before it; nothing where the process has ended."""
+    assert process.stdout is not None
     return next((line for line in iter(process.stdout.readline, "") if line.startswith("{")), "")
 
 
 def _go_on(process: subprocess.Popen) -> None:
     """Release a process that waits for a line; one that has ended needs none, and a broken pipe is no error."""
+    assert process.stdin is not None
     with suppress(BrokenPipeError):
         os.write(process.stdin.fileno(), b"\n")
 

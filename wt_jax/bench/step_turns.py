@@ -43,7 +43,7 @@ class Contender:
         environment = os.environ | ({"JAX_PLATFORMS": "cpu"} if self.job.contender == "torch" else {})
         command = [sys.executable, "-m", "wt_jax.bench.peers.measure_step", str(file)]
         with (self.folder / "errors.txt").open("w") as errors:
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
+            pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
             self.process = subprocess.Popen(command, **pipes, text=True, env=environment)
         tried = self.facts.get("tried")  # by the first process only
         self.facts = self._read() | ({"tried": tried} if tried else {})
@@ -56,6 +56,8 @@ class Contender:
         """Run one turn, in a process that then sleeps, or ends where it holds an accelerator."""
         if self.process is None:
             self.start()
+        assert self.process is not None
+        assert self.process.stdin is not None
         self.process.stdin.write(f"{steps}\n")
         self.process.stdin.flush()
         result = self._read()
@@ -67,12 +69,12 @@ class Contender:
     def stop(self) -> None:
         """End the process."""
         if self.process is not None:
-            self.process.stdin.close()
-            self.process.wait()
-            self.process.stdout.close()
+            self.process.communicate()
             self.process = None
 
     def _read(self) -> dict[str, Any]:
+        assert self.process is not None
+        assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
             self.process.wait()

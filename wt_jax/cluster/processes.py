@@ -120,6 +120,7 @@ def barrier(name: str, timeout: float = 3600.0) -> None:
     """
     if jax.process_count() > 1:
         _barriers[name] += 1
+        assert global_state.client is not None  # there is one where there are several processes
         global_state.client.wait_at_barrier(f"{name} {_barriers[name]}", int(1000 * timeout))
 
 

@@ -14,6 +14,7 @@ import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -51,7 +52,7 @@ def _read(table: str, written: int) -> Mapping[tuple[str, float], _Boxes]:
                 boxes = frames.setdefault((row[0], float(row[1])), {})
                 if not any(row[2:]):
                     continue
-                left, top, right, bottom = box = tuple(map(float, row[2:6]))
+                left, top, right, bottom = map(float, row[2:6])
                 label = int(row[6]) if len(row) > 6 and row[6] else 0
                 if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1 and label >= 0):
                     raise ValueError
@@ -60,7 +61,7 @@ def _read(table: str, written: int) -> Mapping[tuple[str, float], _Boxes]:
                     f"{table}, line {number}: expected video,second,left,top,right,bottom[,class] with edges in [0, 1] and "
                     f"classes from 1, got {','.join(row)!r}"
                 ) from None
-            boxes.setdefault(box, set()).update({label} - {0})
+            boxes.setdefault((left, top, right, bottom), set()).update({label} - {0})
     return frames
 
 
@@ -78,7 +79,7 @@ def find_boxes(record: Record, view: BoxView) -> tuple[np.ndarray, np.ndarray]:
       VideoError: the table does not have the key frame.
     """
     frames = open_boxes(view.table)
-    keys = [(name, record.time) for name in (record.path, PurePosixPath(record.path).stem)]
+    keys: list[tuple[str, Any]] = [(name, record.time) for name in (record.path, PurePosixPath(record.path).stem)]
     boxes = next((frames[key] for key in keys if key in frames), None)
     if boxes is None:
         raise VideoError(f"{record.path}: {view.table} has no row of {keys[-1][0]!r} at {record.time} s")

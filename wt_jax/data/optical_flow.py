@@ -11,6 +11,7 @@ A still clip is (128, 128, 0), or black.
 """
 
 import itertools
+from typing import Any
 
 import cv2
 import numpy as np
@@ -31,8 +32,9 @@ def encode_motion(clip: np.ndarray, kind: str) -> np.ndarray:
     reach = REACH * clip.shape[2]
     gray = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip]
     # A solver of its own for each call: it keeps buffers, and several threads work at once.
-    solver = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-    flows = [solver.calc(before, after, None) for before, after in itertools.pairwise(gray)]
+    solver = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    make: Any = None  # OpenCV then makes the array, which its declaration does not know
+    flows = [solver.calc(before, after, make) for before, after in itertools.pairwise(gray)]
     flows = flows or [np.zeros((*clip.shape[1:3], 2), np.float32)]
     encode = _flow_picture if kind == "flow" else _edge_picture
     pictures = [encode(flow, reach) for flow in flows]

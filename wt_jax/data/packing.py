@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import av
+import av.error
 import cv2
 import numpy as np
-from array_record.python import array_record_module
+from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]  # in C++
 from etils import epath
 
 from wt_jax.data.sources.index import INDEX, broken, facts_of, with_facts, write_index

@@ -129,7 +129,7 @@ def eval_batches(
     """
     if view.crop == "random" or view.flip_probability:
         raise ValueError("eval_batches needs a view without randomness: crop 'center' or 'resize', flip_probability 0")
-    check_crops(view, crops)
+    check_crops(view.crop, crops)
     if TIME in videos.columns and windows > 1:
         raise ValueError(f"windows must be 1 where records have a time, got {windows}")
     share = _share(batch_size, host, num_hosts)
@@ -261,10 +261,10 @@ def read_views(record: Record, views: Mapping[str, View], rng: np.random.Generat
       VideoError: one of the views cannot be read.
     """
     views = {name: _draw(name, view, rng, out) if type(view) is Choice else view for name, view in views.items()}
-    readers: dict[Callable, dict[str, View]] = {}
+    readers: dict[Callable, dict[str, Any]] = {}
     for name, view in views.items():
         readers.setdefault(VIEW_READERS[type(view)], {})[name] = view
-    timed = {name: view for name, view in views.items() if isinstance(view, _TIMED)}
+    timed: dict[str, Any] = {name: view for name, view in views.items() if isinstance(view, _TIMED)}
     video = find_video(record.path) if timed else None
     with video.open() if video else nullcontext() as reader:
         windows = random_windows(reader.info, timed, rng, _time_of(record, reader)) if reader else None
@@ -294,10 +294,15 @@ def _is_recorded(view: View, window: str) -> bool:
 
 
 def _read_clips(shown: _Shown, views: Mapping[str, ClipView]) -> None:
+    assert shown.reader is not None
+    assert shown.windows is not None
     crop_clips(shown.reader, {name: shown.windows[name] for name in views}, views, shown.rng, out=shown.out)
 
 
 def _read_audio(shown: _Shown, views: Mapping[str, AudioView]) -> None:
+    assert shown.reader is not None
+    assert shown.windows is not None
+    assert shown.video is not None
     info = shown.reader.info
     for name, view in views.items():
         start = int(info.pts[shown.windows[name][0]]) * info.time_base
@@ -347,7 +352,7 @@ class _EvalClips:
         self.windows = windows
         self.crops = crops
 
-    def __call__(self, index: int) -> dict[str, np.ndarray]:
+    def __call__(self, index: int) -> dict[str, Any]:
         size = self.view.size
         clip = np.zeros((self.windows * self.crops, self.view.num_frames, size, size, 3), np.uint8)
         geometry = np.zeros((self.windows * self.crops, len(GEOMETRY)), np.float32)
@@ -423,8 +428,8 @@ def crop_clips(
     cuts: dict[str, Crop] = {}
     for pictures in _some_at_once(reader.frames(wanted, planes=True)):
         if not cuts:
-            size = next(iter(pictures.values())).shape[:2]
-            cuts = {name: draw_crop(*size, view, rng, halves[name] if halves else 1) for name, view in views.items()}
+            height, width = size = next(iter(pictures.values())).shape[:2]
+            cuts = {name: draw_crop(height, width, view, rng, halves[name] if halves else 1) for name, view in views.items()}
             for name, view in views.items():
                 if view.record:
                     clips[f"{name}.geometry"][:] = *crop_geometry(cuts[name], *size), *extent(reader.info, frames[name])
@@ -453,12 +458,12 @@ def _some_at_once(pictures: Iterator[tuple[int, np.ndarray | Planes]]) -> Iterat
 
 def _cut_pictures(shown: Sequence[tuple[np.ndarray | Planes, int]], cut: Crop, clip: np.ndarray) -> None:
     """Cuts each picture to its place in the clip."""
-    planes = [each for each in shown if type(each[0]) is Planes]
+    planes = [(picture, place) for picture, place in shown if isinstance(picture, Planes)]
     if planes:
-        crop_planes(*zip(*planes, strict=True), cut, clip)
+        crop_planes([picture for picture, _ in planes], [place for _, place in planes], cut, clip)
     if len(planes) < len(shown):
         for picture, place in shown:
-            if type(picture) is not Planes:
+            if not isinstance(picture, Planes):
                 crop_frame(picture, cut, clip[place])
 
 

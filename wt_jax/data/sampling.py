@@ -71,7 +71,8 @@ def random_windows(
     else:
         for _ in range(_GAP_TRIES):
             starts = {window: int(rng.integers(longest[window][0] + 1)) for window in sorted(longest)}
-            if all(_apart(info, view, sorted(starts.values())) for view in views.values() if _gap(view)):
+            gapped = [view for view in views.values() if isinstance(view, ClipView) and view.gap]
+            if all(_apart(info, view, sorted(starts.values())) for view in gapped):
                 break
     return {name: frame_indices(info, view, starts[view.window]) for name, view in views.items()}
 
@@ -119,10 +120,6 @@ def _in_seconds(view: ClipView | AudioView) -> bool:
     return isinstance(view, AudioView) or view.unit == "seconds"
 
 
-def _gap(view: ClipView | AudioView) -> float | int | Fraction:
-    return 0 if isinstance(view, AudioView) else view.gap
-
-
 def _apart(info: VideoInfo, view: ClipView, starts: list[int]) -> bool:
     """Whether ascending starts keep the view's gap."""
     gap = Fraction(str(view.gap))
@@ -148,12 +145,12 @@ def _steps(info: VideoInfo, view: ClipView | AudioView) -> np.ndarray:
     """
     if isinstance(view, AudioView):
         return _distances(str(view.seconds), "seconds", 2, "1", info.time_base)
-    scale = {"frames": None, "seconds": info.time_base, "video": info.num_frames}[view.unit]
+    scale = {"frames": 1, "seconds": info.time_base, "video": info.num_frames}[view.unit]
     return _distances(str(view.stride), view.unit, view.num_frames, str(view.ramp), scale)
 
 
 @functools.lru_cache(maxsize=256)
-def _distances(stride: str, unit: str, count: int, ramp: str, scale: Fraction | int | None) -> np.ndarray:
+def _distances(stride: str, unit: str, count: int, ramp: str, scale: Fraction | int) -> np.ndarray:
     step, ratio, last = Fraction(stride), Fraction(ramp), count - 1  # By way of the text, so that 0.1 is one tenth.
     if unit == "video":
         step = max(step * scale - 1, Fraction(0)) / max(last, 1)

@@ -31,7 +31,8 @@ def draw_crop(height: int, width: int, view: ClipView, rng: np.random.Generator 
     longer side: 0, 1 (the center) or 2.
     """
     box = _box(height, width, view, rng, half)
-    return Crop(*box, view.flip_probability > 0 and rng.random() < view.flip_probability)
+    flip = view.flip_probability > 0 and _needed(rng).random() < view.flip_probability
+    return Crop(*box, flip)
 
 
 def crop_geometry(cut: Crop, height: int, width: int) -> tuple[float, float, float, float, float]:
@@ -75,15 +76,16 @@ def apply_view(frames: np.ndarray, view: ClipView, rng: np.random.Generator | No
     Returns:
       uint8 [T, size, size, 3].
     """
-    cut = draw_crop(*frames.shape[1:3], view, rng, half)
+    height, width = frames.shape[1:3]
+    cut = draw_crop(height, width, view, rng, half)
     clip = np.empty((len(frames), view.size, view.size, 3), np.uint8)
     for target, frame in zip(clip, frames, strict=True):
         crop_frame(frame, cut, target)
     return clip if view.content == "rgb" else encode_motion(clip, view.content)
 
 
-def check_crops(view: ClipView, count: int) -> None:
-    """Raises ValueError where a view cannot have that many test crops per clip.
+def check_crops(crop: str, count: int) -> None:
+    """Raises ValueError where a view with this kind of crop cannot have that many test crops per clip.
 
     Three are squares spread along the longer side, left or top, middle, right or bottom. A square is as large as the shorter
     side, which shows what scaling that side to `view.size` and then cutting shows; three of them cover a frame up to three
@@ -91,8 +93,8 @@ def check_crops(view: ClipView, count: int) -> None:
     """
     if count not in CROP_COUNTS:
         raise ValueError(f"crops must be one of {CROP_COUNTS}, got {count!r}")
-    if count > 1 and view.crop != "center":
-        raise ValueError(f"crop must be 'center' for 3 test crops, got {view.crop!r}")
+    if count > 1 and crop != "center":
+        raise ValueError(f"crop must be 'center' for 3 test crops, got {crop!r}")
 
 
 @functools.cache
@@ -100,12 +102,17 @@ def _logarithms(values: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(np.log(values).tolist())
 
 
+def _needed(rng: np.random.Generator | None) -> np.random.Generator:
+    assert rng is not None, "a view that draws needs a generator"
+    return rng
+
+
 def _box(height: int, width: int, view: ClipView, rng: np.random.Generator | None, half: int) -> tuple[int, int, int, int]:
     """The crop as (top, left, rows, columns) in pixels of the source frame."""
     if view.crop == "resize":
         return 0, 0, height, width
     if view.crop == "random":
-        low, high = _logarithms(view.aspect)
+        rng, (low, high) = _needed(rng), _logarithms(view.aspect)
         for _ in range(_CROP_TRIES):
             # As `rng.uniform` draws, which takes some times as long.
             area = height * width * (view.area[0] + (view.area[1] - view.area[0]) * rng.random())

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -166,7 +167,7 @@ def choose(
         raise TrainingError(
             f"the loss of each of the {len(search)} candidates in {workdir} ceased to be finite; add smaller rates"
         )
-    best = max(scores, key=scores.get)
+    best = max(scores, key=scores.__getitem__)
     return replace(best, validation_accuracy=scores[best][0])
 
 
@@ -195,7 +196,7 @@ def _fit(
     log.info("%s: %d test videos, %d clips of each", workdir, len(test), windows * crops)
     data = run.config.data
     found = extract_features(
-        make_predictor(run.program.method),
+        make_predictor(cast(Supervised, run.program.method)),
         *evaluated_tree(run.program.method.evaluated, state),
         test,
         Reading(run.config.test_view, windows, crops, run.config.eval.features.batch_size, data.workers, data.threads),
@@ -211,7 +212,8 @@ def make_predictor(method: Supervised) -> Extractor:
     """The jitted function (params, model_state, batch of `eval_batches`) -> probabilities (B, C), the mean over clips."""
 
     def probabilities(params, model_state, clips):
-        return jax.nn.softmax(method.network.apply({"params": params, **model_state}, clips, False))
+        logits: Any = method.network.apply({"params": params, **model_state}, clips, False)
+        return jax.nn.softmax(logits)
 
     return mean_over_clips(probabilities)
 

@@ -171,7 +171,7 @@ def _check(config: EvaluationConfig) -> None:
     if config.view.crop == "random" or config.view.flip_probability:
         raise ConfigError("config.view must draw nothing: crop 'center' or 'resize', flip_probability 0")
     try:
-        check_crops(config.test_view, config.features.crops)
+        check_crops(config.test_view.crop, config.features.crops)
     except ValueError as error:
         raise ConfigError(f"config.clip, config.view or config.features.crops: {error}") from None
     try:

@@ -178,10 +178,12 @@ class _Evaluation:
         tokens = read_tokens or is_current(path, {**self._source, "tokens": True})
         count = config.features.windows * config.features.crops
         log.info("%s: features of %d videos, %d clips of each", candidate.name, len(videos), count)
+        params, model_state = jax.device_put((candidate.params, candidate.model_state), replicated(self.mesh))
         extract_to_file(
             path,
             candidate.extractor(config.features.layer, tokens=tokens),
-            *jax.device_put((candidate.params, candidate.model_state), replicated(self.mesh)),
+            params,
+            model_state,
             videos,
             Reading.of(config.test_view, config.features, config.workers, config.threads),
             self.mesh,

@@ -156,10 +156,10 @@ def full_table(results: Results) -> str:
 
 def write_outcome(path: Path, result: Result, about: Mapping[str, Any]) -> None:
     """Write the outcome of one protocol on one split, whole or not at all, with what it was made from."""
-    arrays = {f"value/{name}": values for name, values in result.values.items()}
+    arrays: dict[str, Any] = {f"value/{name}": values for name, values in result.values.items()}
     if result.predictions is not None:
         arrays["predictions"] = result.predictions
-    text = {"chosen": json.dumps(list(result.chosen)), "about": json.dumps(about)}
+    text: dict[str, Any] = {"chosen": json.dumps(list(result.chosen)), "about": json.dumps(about)}
     with atomic_path(path) as draft:
         np.savez(draft, items=result.items, folds=result.folds, labels=result.labels, **arrays, **text)
 

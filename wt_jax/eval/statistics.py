@@ -77,13 +77,13 @@ def join(results: Sequence[Result]) -> Result:
         folds.append(result.folds + np.int32(shift))
         shift += int(result.folds.max()) + 1
     names = [name for name in results[0].values if all(name in result.values for result in results)]
-    known = all(result.predictions is not None for result in results)
+    predictions = [result.predictions for result in results if result.predictions is not None]
     return Result(
         items=np.concatenate([result.items for result in results]),
         folds=np.concatenate(folds),
         labels=np.concatenate([result.labels for result in results]),
         values={name: np.concatenate([result.values[name] for result in results]) for name in names},
-        predictions=np.concatenate([result.predictions for result in results]) if known else None,
+        predictions=np.concatenate(predictions) if len(predictions) == len(results) else None,
         chosen=[choice for result in results for choice in result.chosen],
     )
 

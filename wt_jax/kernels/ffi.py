@@ -63,8 +63,8 @@ class Text(ctypes.Structure):
 def _version() -> tuple[int, int]:
     """Version of the interface in this jaxlib; what is used here is the same in 0.1 to 0.3."""
     header = (Path(jax.ffi.include_dir()) / "xla" / "ffi" / "api" / "c_api.h").read_text()
-    major, minor = (re.search(rf"#define XLA_FFI_API_{part} (\d+)", header) for part in ("MAJOR", "MINOR"))
-    return int(major[1]), int(minor[1])
+    numbers = dict(re.findall(r"#define XLA_FFI_API_(MAJOR|MINOR) (\d+)", header))
+    return int(numbers["MAJOR"]), int(numbers["MINOR"])
 
 
 # What native code calls with the address of a `Frame` and a status: of a call that went wrong, or 0. The result is an error

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
-from numba import carray, types
+from numba import types
+from numba.np.numpy_support import carray
 
 from wt_jax.kernels.compiled import callback, compiled, pointer
 from wt_jax.kernels.native import words
@@ -47,7 +48,9 @@ _listed: list[np.ndarray] = []  # what instructions point to
 def _address(function: Callable) -> int:
     callable_from_c = callback(types.void(types.int64), function)
     _functions.append(callable_from_c)
-    return callable_from_c.address
+    address = callable_from_c.address
+    assert address is not None  # it has been compiled
+    return address
 
 
 _functions: list = []

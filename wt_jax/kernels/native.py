@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from llvmlite import binding, ir
-from numba import carray, types
-from numba.extending import intrinsic
+from numba import types
+from numba.np.numpy_support import carray
 
 from wt_jax.kernels import ffi, onednn
-from wt_jax.kernels.compiled import callback, compiled, pointer
+from wt_jax.kernels.compiled import callback, compiled, intrinsic, pointer
 from wt_jax.kernels.onednn import MEMORY, PRIMITIVE, SCRATCH, WORD, Instruction
 
 _END = 0  # after the last instruction
@@ -180,17 +180,17 @@ def start(name: str, instructions_of: Callable[[str], Sequence[Instruction]]) ->
 
     To be called once. Arrays are dense and row-major. An exception ends the program that has the operation, with its message.
     """
-    library, c_library = onednn.library(), ctypes.CDLL(None)
+    library, c_library = onednn.loaded(), ctypes.CDLL(None)
     functions = {"wt_jax_call_python": ffi.entry(name, lambda text: _prepare(text, instructions_of))}
     functions |= {each.symbol: getattr(library, each.symbol) for each in (_set_address, _execute, _in_team)}
     functions |= {name: getattr(library, name) for name in ("omp_get_thread_num", "omp_get_num_threads")}
     functions |= {each.symbol: getattr(c_library, each.symbol) for each in (_lock, _unlock, _wait, _post)}
     for symbol, function in functions.items():
-        binding.add_symbol(symbol, ctypes.cast(function, ctypes.c_void_p).value)
+        binding.add_symbol(symbol, ctypes.cast(function, ctypes.c_void_p).value)  # pyright: ignore[reportArgumentType]  # functions of ctypes can be cast
     binding.add_symbol("wt_jax_shared", _shared.ctypes.data)
     handler = callback(int64(int64), _handle)
     _alive.extend([functions, handler])
-    _shared[_STREAM] = onednn.stream().value
+    _shared[_STREAM] = onednn.stream().value or 0
     threading.Thread(target=_serve, name=name, daemon=True).start()
     ffi.register(name, handler.ctypes)
 

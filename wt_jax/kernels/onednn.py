@@ -73,6 +73,13 @@ def library() -> ctypes.CDLL | None:
     return found[0]
 
 
+def loaded() -> ctypes.CDLL:
+    """`library`, where there is one."""
+    found = library()
+    assert found is not None, "there is no oneDNN here"
+    return found
+
+
 def _load() -> ctypes.CDLL | None:
     # Threads that have done their part wait some microseconds for the next and then sleep: spinning on, as GNU OpenMP's do
     # for milliseconds, they would take the cores from the rest of the program; asleep at once, they are late for small layers.
@@ -112,7 +119,7 @@ def _environment(name: str, value: str, *others: str) -> Iterator[None]:
 
 
 def _call(function: str, *arguments) -> None:
-    if status := getattr(library(), function)(*arguments):
+    if status := getattr(loaded(), function)(*arguments):
         raise OneDnnError(f"{function} returned status {status}; ONEDNN_VERBOSE=all in the environment prints oneDNN's reason")
 
 
@@ -167,7 +174,7 @@ def _clips(shape: Shape) -> ctypes.c_void_p:
 
 def _layout_of(chosen: ctypes.c_void_p, what: int) -> ctypes.c_void_p:
     """Layout that oneDNN requires for one of a primitive's arrays."""
-    return ctypes.c_void_p(library().dnnl_primitive_desc_query_md(chosen, what, 0))
+    return ctypes.c_void_p(loaded().dnnl_primitive_desc_query_md(chosen, what, 0))
 
 
 def _window(strides: Shape, padding: Padding) -> tuple[ctypes.Array, ...]:
@@ -189,11 +196,9 @@ class Operation:
 
     def instructions(self, indices: Sequence[int]) -> list[Instruction]:
         """Instructions for the arrays of these indices, in the order of the kind of operation."""
-        arrays = [(MEMORY, memory.value, index, 0) for memory, index in zip(self._memories, indices, strict=True)]
-        scratch = [(MEMORY, memory.value, SCRATCH, size) for memory, size in self._scratch]
-        steps = [
-            (PRIMITIVE, primitive.value, len(arguments), ctypes.addressof(arguments)) for primitive, arguments in self._steps
-        ]
+        arrays = [(MEMORY, memory.value or 0, index, 0) for memory, index in zip(self._memories, indices, strict=True)]
+        scratch = [(MEMORY, memory.value or 0, SCRATCH, size) for memory, size in self._scratch]
+        steps = [(PRIMITIVE, each.value or 0, len(given), ctypes.addressof(given)) for each, given in self._steps]
         return arrays + scratch + steps
 
     def _memory(self, layout: ctypes.c_void_p, own: bool = True) -> ctypes.c_void_p:
@@ -202,7 +207,7 @@ class Operation:
 
     def _then(self, chosen: ctypes.c_void_p, memories: dict[int, ctypes.c_void_p]) -> None:
         wanted = _layout_of(chosen, _SCRATCH_LAYOUT)
-        if size := library().dnnl_memory_desc_get_size(wanted):
+        if size := loaded().dnnl_memory_desc_get_size(wanted):
             scratch = self._memory(wanted, own=False)
             self._scratch.append((scratch, size))
             memories = memories | {_SCRATCHPAD: scratch}
@@ -227,17 +232,18 @@ class Convolution(Operation):
         x, kernel, y, strides, padding = _folded(kind, x, kernel, y, strides, padding)
         axes = _OF_KERNEL[len(kernel)]
         sizes = _dims([kernel[axis] for axis in axes])
-        x, y, ours = _clips(x), _clips(y), _row_major(kernel, axes)
+        before, after, ours = _clips(x), _clips(y), _row_major(kernel, axes)
         free = _new("dnnl_memory_desc_create_with_tag", len(axes), sizes, _F32, _ANY_LAYOUT)
         window = _window(strides, padding)
-        chosen = _chosen("convolution_forward", _engine(), _FORWARD_TRAINING, _DIRECT, x, free, None, y, *window)
+        chosen = _chosen("convolution_forward", _engine(), _FORWARD_TRAINING, _DIRECT, before, free, None, after, *window)
         if kind == "input_gradient":
-            chosen = _chosen("convolution_backward_data", _engine(), _DIRECT, x, free, y, *window, chosen)
+            chosen = _chosen("convolution_backward_data", _engine(), _DIRECT, before, free, after, *window, chosen)
         elif kind == "kernel_gradient":
-            gradient = (_DIRECT, x, free, None, y, *window, chosen)
+            gradient = (_DIRECT, before, free, None, after, *window, chosen)
             chosen = _chosen("convolution_backward_weights", _engine(), *gradient)
         theirs = _layout_of(chosen, _DIFF_WEIGHTS_LAYOUT if kind == "kernel_gradient" else _WEIGHTS_LAYOUT)
-        self._memories = x_memory, kernel_memory, y_memory = tuple(self._memory(layout, own=False) for layout in (x, ours, y))
+        x_memory, kernel_memory, y_memory = (self._memory(layout, own=False) for layout in (before, ours, after))
+        self._memories = x_memory, kernel_memory, y_memory
         inner = self._memory(theirs)
         if kind == "kernel_gradient":
             self._then(chosen, {_SRC: x_memory, _DIFF_DST: y_memory, _DIFF_WEIGHTS: inner})
@@ -277,19 +283,20 @@ class MaxPool(Operation):
 
     def __init__(self, kind: str, x: Shape, window: Shape, y: Shape, strides: Shape, padding: Padding):
         super().__init__()
-        x, y = _clips(x), _clips(y)
+        before, after = _clips(x), _clips(y)
         steps, dilation, *around = _window(strides, padding)
-        shape = (_MAX, x, y, steps, _dims(window), dilation, *around)
+        shape = (_MAX, before, after, steps, _dims(window), dilation, *around)
         if kind == "max_pool":
-            self._memories = x_memory, y_memory = tuple(self._memory(layout, own=False) for layout in (x, y))
+            self._memories = x_memory, y_memory = self._memory(before, own=False), self._memory(after, own=False)
             forward = _chosen("pooling_forward", _engine(), _FORWARD_INFERENCE, *shape)
             self._then(forward, {_SRC: x_memory, _DST: y_memory})
             return
-        self._memories = x_memory, dy_memory, dx_memory = tuple(self._memory(layout, own=False) for layout in (x, y, x))
+        x_memory, dy_memory, dx_memory = (self._memory(layout, own=False) for layout in (before, after, before))
+        self._memories = x_memory, dy_memory, dx_memory
         # The positions of the maxima are computed again: keeping them from the forward pass would take another array.
         forward = _chosen("pooling_forward", _engine(), _FORWARD_TRAINING, *shape)
         maxima = self._memory(_layout_of(forward, _WORKSPACE_LAYOUT))
-        self._then(forward, {_SRC: x_memory, _DST: self._memory(y), _WORKSPACE: maxima})
+        self._then(forward, {_SRC: x_memory, _DST: self._memory(after), _WORKSPACE: maxima})
         backward = _chosen("pooling_backward", _engine(), *shape, forward)
         self._then(backward, {_DIFF_DST: dy_memory, _WORKSPACE: maxima, _DIFF_SRC: dx_memory})
 
@@ -326,4 +333,4 @@ class BatchNorm(Operation):
         video = _clips(x)
         rest = ctypes.c_float(1e-5), _WITH_RELU
         chosen = _chosen("batch_normalization_forward", _engine(), _FORWARD_TRAINING, video, video, *rest)
-        return library().dnnl_memory_desc_get_size(_layout_of(chosen, _WORKSPACE_LAYOUT))
+        return loaded().dnnl_memory_desc_get_size(_layout_of(chosen, _WORKSPACE_LAYOUT))

@@ -7,7 +7,9 @@ threads wait for each other.
 
 import json
 import string
+from collections.abc import Sequence
 from functools import cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +22,7 @@ from wt_jax.kernels.onednn import Instruction, Padding, Shape
 
 # x without its batch (T, H, W, C), kernel or pooling window, strides, padding; for color and blur the clips;
 # for GroupNorm x without its batch (M, C), groups, epsilon where it is needed, and whether there is a ReLU
-Layer = tuple[Shape, Shape, Shape, Padding] | tuple[Shape] | tuple[Shape, int, float, bool] | tuple[Shape, int, bool]
+Layer = tuple[Any, ...]
 
 TARGET = "wt_jax_cpu"  # the operations' name in a program
 
@@ -71,7 +73,7 @@ def _start() -> bool:
 
 def library_name() -> str:
     """Name or path of the library, where operations are `available`."""
-    return onednn.library()._name
+    return onednn.loaded()._name
 
 
 def value(x: jax.Array, kernel: jax.Array, strides: Shape, padding: Padding) -> jax.Array:
@@ -81,7 +83,8 @@ def value(x: jax.Array, kernel: jax.Array, strides: Shape, padding: Padding) -> 
 
 def gradients(x: jax.Array, kernel: jax.Array, dy: jax.Array, strides: Shape, padding: Padding) -> tuple[jax.Array, jax.Array]:
     """Gradients of `value` by x and by kernel, given that by its result."""
-    return tuple(_operation("gradients", (x.shape[1:], kernel.shape, strides, padding), x, kernel, dy))
+    dx, d_kernel = _operation("gradients", (x.shape[1:], kernel.shape, strides, padding), x, kernel, dy)
+    return dx, d_kernel
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, size: Shape, strides: Shape, padding: Padding) -> jax.Array:
@@ -115,7 +118,8 @@ def group_norm(
     x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, epsilon: float, relu: bool
 ) -> tuple[jax.Array, jax.Array]:
     """GroupNorm of x (B, M, C) in float32, then a ReLU if `relu`; mean and inverse standard deviation (B, 2, `groups`)."""
-    return tuple(_operation("group_norm", (x.shape[1:], groups, epsilon, relu), x, scale, bias))
+    y, moments = _operation("group_norm", (x.shape[1:], groups, epsilon, relu), x, scale, bias)
+    return y, moments
 
 
 def group_norm_gradients(
@@ -123,7 +127,8 @@ def group_norm_gradients(
 ) -> tuple[jax.Array, jax.Array]:
     """Gradients of `group_norm` by x, and (B, 2, C) those of each clip by scale and bias."""
     layer = x.shape[1:], moments.shape[-1], relu
-    return tuple(_operation("group_norm_gradients", layer, x, scale, bias, moments, dy))
+    dx, sums = _operation("group_norm_gradients", layer, x, scale, bias, moments, dy)
+    return dx, sums
 
 
 def knows_batch_norm(channels: int) -> bool:
@@ -159,7 +164,7 @@ def conv_norm_gradients(
     results = tuple(jax.ShapeDtypeStruct(array.shape, jnp.float32) for array in arrays)
     kind = "conv_norm_gradients" if wanted else "conv_norm_own_gradients"
     text = _text(kind, x.shape, kernel.shape, before.shape, strides, padding, epsilon, relu)
-    return jax.ffi.ffi_call(TARGET, results)(x, kernel, scale, *rest, text=text)[:-1]
+    return tuple(jax.ffi.ffi_call(TARGET, results)(x, kernel, scale, *rest, text=text))[:-1]
 
 
 @custom_partitioning
@@ -192,8 +197,9 @@ def gradients_here(x, kernel, dy, strides: Shape, padding: Padding, wanted: bool
     """`gradients` of what this device has, the first where it is wanted."""
     layer = x.shape[1:], kernel.shape, strides, padding
     if wanted:
-        return tuple(_on_one_device("gradients", layer, x, kernel, dy))
-    return None, *_on_one_device("kernel_gradient", layer, x, dy)
+        dx, d_kernel = _on_one_device("gradients", layer, x, kernel, dy)
+        return dx, d_kernel
+    return None, _on_one_device("kernel_gradient", layer, x, dy)[0]
 
 
 def shape_after(x: Shape, window: Shape, channels: int, strides: Shape, padding: Padding) -> Shape:
@@ -219,7 +225,7 @@ def _shapes(kind: str, layer: Layer, batch: int) -> dict[str, Shape]:
 def _on_one_device(kind: str, layer: Layer, *arrays: jax.Array) -> list[jax.Array]:
     shapes = _shapes(kind, layer, arrays[0].shape[0])
     results = [jax.ShapeDtypeStruct(shapes[name], jnp.float32) for name in _ARRAYS[kind][1]]
-    return jax.ffi.ffi_call(TARGET, results)(*arrays, text=_text(kind, *shapes.values(), *layer[2:]))
+    return list(jax.ffi.ffi_call(TARGET, results)(*arrays, text=_text(kind, *shapes.values(), *layer[2:])))
 
 
 def _divide(kind, layer, mesh, arguments, results):
@@ -266,7 +272,7 @@ def _instructions(text: str) -> list[Instruction]:
     return [step for operation, indices in _operations(kind, layer) for step in operation.instructions(indices)]
 
 
-def _operations(kind: str, layer: list) -> list[tuple[onednn.Operation, list[int]]]:
+def _operations(kind: str, layer: list) -> Sequence[tuple[Any, list[int]]]:
     """The parts of an operation, and the indices of their arrays, arguments being counted before results."""
     if kind == "wait":
         return []

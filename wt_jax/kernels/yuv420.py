@@ -6,12 +6,14 @@ LLVM's own terms (`_interpolate`, `_color`), which become whatever the processor
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from llvmlite import ir
-from numba import carray, int64, types, uint16
-from numba.extending import intrinsic
+from numba import int64, types, uint16
+from numba.np.numpy_support import carray
 
-from wt_jax.kernels.compiled import compiled, pointer
+from wt_jax.kernels.compiled import compiled, intrinsic, pointer
 
 _LANES = 16
 _REACH = 2 * _LANES + 1  # bytes that `_interpolate` reads
@@ -28,7 +30,7 @@ def _all(value: int, kind: ir.VectorType = _SHORTS) -> ir.Constant:
     return ir.Constant(kind, [value] * _LANES)
 
 
-def _at(builder: ir.IRBuilder, address: ir.Value, kind: ir.Type, offset: int = 0) -> ir.Value:
+def _at(builder: ir.IRBuilder, address: Any, kind: ir.Type, offset: int = 0) -> Any:
     return builder.inttoptr(builder.add(address, ir.Constant(ir.IntType(64), offset)), kind.as_pointer())
 
 
@@ -96,7 +98,7 @@ def _color(typing_context, above, below, weights, factors, out):
             value = builder.select(builder.icmp_signed(">", value, _all(255)), _all(255), value)
             builder.store(builder.trunc(value, _BYTES), _at(builder, address, _BYTES), align=1)
 
-        def part(weight: ir.Value) -> ir.Value:
+        def part(weight: Any) -> ir.Value:
             """Of 65536ths; 1 becomes one less, so that it fits, which is less than a 256th of a level."""
             eight = ir.Constant(weight.type, 8)
             return builder.trunc(builder.sub(builder.shl(weight, eight), builder.lshr(weight, eight)), ir.IntType(16))
@@ -124,9 +126,9 @@ def _fill(at, by, begin, covered, count, mirrored):
     size = len(at)
     for place in range(size):
         middle = min(max(begin + (place + 0.5) * (covered / size) - 0.5, 0.0), count - 1.0)
-        first = min(int64(middle), max(count - 2, 0))
+        first = min(int(middle), max(count - 2, 0))
         target = size - 1 - place if mirrored else place
-        at[target], by[target] = first, int64((middle - first) * 256 + 0.5)
+        at[target], by[target] = first, int((middle - first) * 256 + 0.5)
 
 
 @compiled()

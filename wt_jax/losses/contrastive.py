@@ -122,4 +122,4 @@ def nt_xent(views: Array, *, temperature: ArrayLike = 0.1) -> Array:
     positive = jnp.einsum("ivd,iwd->ivw", *(jnp.asarray(views, jnp.float32),) * 2, precision="highest") / temperature
     loss = jnp.logaddexp(positive, negative.reshape(count, number, 1)) - positive
     pairs = 1.0 - jnp.eye(number)
-    return jnp.sum(loss * pairs, axis=(1, 2)) / (number * (number - 1))
+    return jnp.sum(loss * pairs[None], axis=(1, 2)) / (number * (number - 1))

@@ -34,5 +34,6 @@ def layer_maps(
 
     mutable = ["intermediates", "batch_stats"] if train else ["intermediates"]
     feature, state = encoder.apply(variables, clips, train, mutable=mutable, capture_intermediates=wanted)
+    state = dict(state)
     captured = state.pop("intermediates", {})
     return feature, {name: captured[name]["__call__"][0] for name in names}, state

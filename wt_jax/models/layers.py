@@ -1,6 +1,7 @@
 """The layers that the video encoders share: a 3-D convolution with its norm, and the final pooling."""
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -8,13 +9,15 @@ import jax.numpy as jnp
 
 from wt_jax.config import RGB
 from wt_jax.ops.conv3d import conv3d
+from wt_jax.ops.ranks import widened
 
 Size3 = tuple[int, int, int]
 
 
 def normalize_input(clips: jax.Array, mean: RGB, std: RGB) -> jax.Array:
     """(..., 3) RGB in [0, 1] -> the same shape, float32, less `mean` and divided by `std` per channel."""
-    return (clips - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
+    center, deviation = (widened(jnp.asarray(each, jnp.float32), clips) for each in (mean, std))
+    return (clips - center) / deviation
 
 
 class Conv3D(nn.Module):
@@ -43,8 +46,8 @@ class ConvNorm(nn.Module):
 
     features: int
     kernel_size: Size3
-    strides: Size3 = (1, 1, 1)
-    norm: Callable[..., nn.Module] = None
+    strides: Size3
+    norm: Callable[..., Any]
     relu: bool = True
 
     @nn.compact

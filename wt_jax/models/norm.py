@@ -12,6 +12,7 @@ They are written out because flax's own raise in bfloat16 under strict dtype pro
 
 import math
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -39,7 +40,7 @@ class Norm(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool, conv: nn.Module | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, conv: Any = None) -> jax.Array:
         """(B, ..., C) of any float dtype -> the same shape in `dtype`. With `conv`, a `Conv3D`, its output is
         normalized instead of `x`.
 
@@ -53,7 +54,8 @@ class Norm(nn.Module):
             return self._update(*conv(x, partial(self._of_conv, scale, bias)))
         wide = (conv(x) if conv else x).astype(jnp.float32)
         if self.kind == "group":
-            return group_norm(wide, scale, bias, math.gcd(32, channels), self.epsilon, self.relu).astype(self.dtype)
+            y: Any = group_norm(wide, scale, bias, math.gcd(32, channels), self.epsilon, self.relu)
+            return y.astype(self.dtype)
         if self.kind == "layer":
             mean, var = jnp.mean(wide, -1, keepdims=True), jnp.var(wide, -1, keepdims=True)
             return self._end(scaled(wide, mean, var, scale, bias, self.epsilon)).astype(self.dtype)
@@ -68,15 +70,16 @@ class Norm(nn.Module):
             mean, var = self._running(x.shape[-1])
             return self._end(scaled(x, mean.value, var.value, scale, bias, self.epsilon))
         if self.kind == "batch":
-            return self._update(*batch_norm(x, scale, bias, self.epsilon, self.relu))
+            results: Any = batch_norm(x, scale, bias, self.epsilon, self.relu)
+            return self._update(*results)
         if x.shape[0] % self.sub_batches:
             raise ValueError(f"a batch of {x.shape[0]} cannot be split into sub_batches={self.sub_batches}")
         parts = x.reshape(self.sub_batches, -1, *x.shape[1:])
         y, means, variances = jax.vmap(lambda part: batch_norm(part, scale, bias, self.epsilon, self.relu))(parts)
         return self._update(y.reshape(x.shape), jnp.mean(means, axis=0), jnp.mean(variances, axis=0) + jnp.var(means, axis=0))
 
-    def _of_conv(self, scale: jax.Array, bias: jax.Array, x: jax.Array, kernel: jax.Array, *window):
-        return conv_batch_norm(x, kernel, scale, bias, Layer(*window, self.epsilon, self.relu))
+    def _of_conv(self, scale: jax.Array, bias: jax.Array, x: jax.Array, kernel: jax.Array, strides, padding):
+        return conv_batch_norm(x, kernel, scale, bias, Layer(strides, padding, self.epsilon, self.relu))
 
     def _running(self, channels: int) -> tuple[nn.Variable, nn.Variable]:
         mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)

@@ -8,6 +8,7 @@ R3D-18, MC3-18 and R(2+1)D-18 are those of torchvision (https://arxiv.org/abs/17
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -29,8 +30,8 @@ class Factorised(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """(B, T, H, W, Cin) -> (B, T', H', W', features)."""
-        step, *space = self.strides
-        x = ConvNorm(self.middle, (1, 3, 3), (1, *space), self.norm, name="space")(x, train)
+        step, down, right = self.strides
+        x = ConvNorm(self.middle, (1, 3, 3), (1, down, right), self.norm, name="space")(x, train)
         return ConvNorm(self.features, (3, 1, 1), (step, 1, 1), self.norm, self.relu, name="time")(x, train)
 
 
@@ -71,9 +72,9 @@ class Bottleneck(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """(B, T, H, W, Cin) -> (B, T', H', W', features)."""
         features = self.width * self.expansion
-        y = ConvNorm(self.width, self.kernels[0], norm=self.norm, name="conv1")(x, train)
+        y = ConvNorm(self.width, self.kernels[0], (1, 1, 1), self.norm, name="conv1")(x, train)
         y = ConvNorm(self.width, self.kernels[1], self.strides, self.norm, name="conv2")(y, train)
-        y = ConvNorm(features, (1, 1, 1), norm=self.norm, relu=False, name="conv3")(y, train)
+        y = ConvNorm(features, (1, 1, 1), (1, 1, 1), self.norm, relu=False, name="conv3")(y, train)
         return nn.relu(y + _shortcut(x, features, self.strides, self.norm, train))
 
 
@@ -88,7 +89,7 @@ class Stage:
     """`depth` blocks of one width; the first one has the strides. `options` are further fields of the block."""
 
     depth: int
-    block: type[nn.Module]
+    block: Any  # Basic, Bottleneck or the like
     strides: Size3
     options: dict = field(default_factory=dict, hash=False)
 
@@ -129,7 +130,7 @@ class ResNet(nn.Module):
         x = normalize_input(clips, self.mean, self.std)
         for index, (features, kernel, strides) in enumerate(self.stem):
             x = ConvNorm(features, kernel, strides, self.norm, name=f"stem{index + 1}")(x, train)
-        if self.pool:
+        if self.pool and self.pool_strides:
             x = max_pool(x, self.pool, self.pool_strides)
         for number, stage in enumerate(self.stages):
             block = nn.remat(stage.block, static_argnums=(2,)) if self.remat else stage.block
@@ -195,4 +196,4 @@ def _r3d_hara(stages, width, **options):
 def _stages(depths, block, options=None):
     """Stages that halve time and space, but for the first one."""
     steps = (1, 2, 2, 2)
-    return tuple(Stage(depth, block, (step,) * 3, options or {}) for depth, step in zip(depths, steps, strict=True))
+    return tuple(Stage(depth, block, (step, step, step), options or {}) for depth, step in zip(depths, steps, strict=True))

@@ -69,7 +69,7 @@ class Inception(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """(B, T, H, W, Cin) -> (B, T', H', W', features)."""
         point, reduce1, full1, reduce2, full2, pooled = self.channels
-        pointwise = partial(ConvNorm, kernel_size=(1, 1, 1), norm=self.norm)
+        pointwise = partial(ConvNorm, kernel_size=(1, 1, 1), strides=(1, 1, 1), norm=self.norm)
         branch1 = pointwise(reduce1, name="branch1_reduce")(x, train)
         branch2 = pointwise(reduce2, name="branch2_reduce")(x, train)
         branches = [
@@ -126,7 +126,7 @@ class S3D(nn.Module):
         block = nn.remat(Inception, static_argnums=(2,)) if self.remat else Inception
         x = Separable(self._scaled(64), 7, 2, self.norm, name="stem1")(normalize_input(clips, self.mean, self.std), train)
         x = max_pool(x, (1, 3, 3), (1, 2, 2))
-        x = ConvNorm(self._scaled(64), (1, 1, 1), norm=self.norm, name="stem2")(x, train)
+        x = ConvNorm(self._scaled(64), (1, 1, 1), (1, 1, 1), self.norm, name="stem2")(x, train)
         x = Separable(self._scaled(192), 3, 1, self.norm, name="stem3")(x, train)
         for name, channels in BLOCKS.items():
             if name in pools:

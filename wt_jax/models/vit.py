@@ -11,6 +11,7 @@ pre-trained models. `vit_base_fc_norm` averages first and normalizes the average
 
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -48,10 +49,10 @@ class Tubelets(nn.Module):
         x = rearrange(clips, "b (t i) (h j) (w k) c -> b t h w (i j k c)", i=t, j=h, k=w)
         x = _dense(self.features, dtype=self.dtype, name="dense")(x)
         table = positions(x.size // x.shape[0] // self.features, self.features)
-        return x + jnp.asarray(table, self.dtype).reshape(x.shape[1:])
+        return x + jnp.asarray(table, self.dtype).reshape(1, *x.shape[1:])
 
 
-def _attention_of(dtype: jnp.dtype) -> str | None:
+def _attention_of(dtype: jnp.dtype) -> Literal["cudnn"] | None:
     """cuDNN's fused attention where it can run: half precision on an NVIDIA GPU. JAX's own default never takes it."""
     half = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
     return "cudnn" if half and jax.devices()[0].device_kind.startswith("NVIDIA") else None

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from wt_jax.ops.ranks import widened
+
 Axis = str | tuple[str, ...] | None
 
 
@@ -34,7 +36,8 @@ def _forward(x, scale, bias, epsilon, relu):
 
 
 def _backward(epsilon, relu, residuals, dy):
-    return gradients(*residuals, dy[0], epsilon, relu)
+    x, scale, bias, mean, var = residuals
+    return gradients(x, scale, bias, mean, var, dy[0], epsilon, relu)
 
 
 batch_norm.defvjp(_forward, _backward)
@@ -42,7 +45,8 @@ batch_norm.defvjp(_forward, _backward)
 
 def scaled(x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
     """`x` normalized by these moments, then scaled and shifted."""
-    return (x - mean) * (lax.rsqrt(var + epsilon) * scale) + bias
+    factor = lax.rsqrt(var + epsilon) * widened(scale, var)
+    return (x - widened(mean, x)) * widened(factor, x) + widened(bias, x)
 
 
 def value(x, scale, bias, epsilon: float, relu: bool, across: Axis = None) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -70,6 +74,7 @@ def gradients(
     of_x = -of_dy * inverse * scale_part
     rest = -of_dy * bias_part - of_x * mean
     count = x.size // x.shape[-1] * (1 if across is None else lax.axis_size(across))
+    of_dy, of_x, rest = (widened(each, x) for each in (of_dy, of_x, rest))
     return of_dy * dy + of_x * x + rest, count * scale_part, count * bias_part
 
 

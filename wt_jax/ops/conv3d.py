@@ -66,8 +66,9 @@ def gradients(
     window = {"strides": strides, "padding": padding, "wanted": wanted}
     forms = (_conv3d_composed, _conv3d_folded, _conv3d_lax)
     composed, folded, plain = (partial(_gradients_of, form, **window) for form in forms)
-    found = dispatch(partial(_gradients_native, **window), composed, x, kernel, dy, tpu=folded, default=plain)
-    return found if wanted else (None, *found)
+    native = partial(_gradients_native, **window)
+    found: tuple[jax.Array, ...] = dispatch(native, composed, x, kernel, dy, tpu=folded, default=plain)
+    return (found[0] if wanted else None), found[-1]
 
 
 def _conv3d_lax(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], padding: Padding) -> jax.Array:
@@ -96,8 +97,8 @@ def _gradients_of(conv, x: jax.Array, kernel: jax.Array, dy: jax.Array, strides,
 
 
 def _gradients_native(x: jax.Array, kernel: jax.Array, dy: jax.Array, strides, padding: Padding, wanted: bool):
-    wide = [array.astype(jnp.float32) for array in (x, kernel, dy)]
+    wide_x, wide_kernel, wide_dy = (array.astype(jnp.float32) for array in (x, kernel, dy))
     if wanted:
-        dx, d_kernel = operations.gradients(*wide, strides, padding)
+        dx, d_kernel = operations.gradients(wide_x, wide_kernel, wide_dy, strides, padding)
         return dx.astype(x.dtype), d_kernel.astype(kernel.dtype)
-    return (operations.kernel_gradient(wide[0], wide[2], kernel.shape[:3], strides, padding).astype(kernel.dtype),)
+    return (operations.kernel_gradient(wide_x, wide_dy, kernel.shape[:3], strides, padding).astype(kernel.dtype),)

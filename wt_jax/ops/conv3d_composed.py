@@ -1,5 +1,8 @@
 """A 3-D convolution composed of operations that XLA runs well on a CPU: 2-D convolutions and matmuls."""
 
+from functools import reduce
+from operator import add
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -17,7 +20,7 @@ def conv3d(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], padding: P
     x = jnp.pad(x, ((0, 0), padding[0], (0, 0), (0, 0), (0, 0)))
     frames = (x.shape[1] - taps) // step + 1
     shifted = (x[:, i : i + step * (frames - 1) + 1 : step].reshape(-1, *x.shape[2:]) for i in range(taps))
-    y = sum(_conv2d(tap, weight, strides[1:], padding[1:]) for tap, weight in zip(shifted, kernel, strict=True))
+    y = reduce(add, (_conv2d(tap, weight, strides[1:], padding[1:]) for tap, weight in zip(shifted, kernel, strict=True)))
     return y.reshape(batch, frames, *y.shape[1:])
 
 

@@ -35,7 +35,8 @@ def conv_batch_norm(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """`wt_jax.ops.batch_norm.batch_norm` of `conv3d`: its three results. All arrays are float32, and as there."""
     own = partial(operations.conv_norm, *layer, True)
-    return _chosen(_ALONE, own, partial(_value_apart, layer, None), x, kernel, scale, bias)
+    y, mean, var = _chosen(_ALONE, own, partial(_value_apart, layer, None), x, kernel, scale, bias)
+    return y, mean, var
 
 
 def _forward(x, kernel, scale, bias, layer):

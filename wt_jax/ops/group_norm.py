@@ -83,18 +83,19 @@ def _gradients_composed(x, scale, bias, moments, dy, relu: bool):
     d_scale = inverse * (jnp.sum(dy * x, axis=1) - mean * d_bias)
 
     def pooled(values: jax.Array) -> jax.Array:
-        per_group = jnp.sum((values * scale).reshape(x.shape[0], groups, -1), axis=2)
+        per_group = jnp.sum((values * scale[None]).reshape(x.shape[0], groups, -1), axis=2)
         return _by_channel(per_group, x.shape[-1]) * (groups / (x.shape[1] * x.shape[2]))
 
     of_x = -jnp.square(inverse) * pooled(d_scale)
     rest = -inverse * pooled(d_bias) - mean * of_x
-    dx = (inverse * scale)[:, None] * dy + of_x[:, None] * x + rest[:, None]
+    dx = (inverse * scale[None])[:, None] * dy + of_x[:, None] * x + rest[:, None]
     return dx, jnp.stack([d_scale, d_bias], axis=1)
 
 
 def _factors(scale, bias, moments):
     """What `x` is multiplied by and what is added (B, 1, C)."""
     mean, inverse = (_by_channel(moments[:, i], scale.shape[0])[:, None] for i in range(2))
+    scale, bias = scale[None, None], bias[None, None]
     return inverse * scale, bias - mean * inverse * scale
 
 

@@ -8,6 +8,7 @@ from jax import Array, lax
 
 from wt_jax import kernels
 from wt_jax.kernels import onednn, operations, process
+from wt_jax.ops.ranks import widened
 
 T = TypeVar("T")
 
@@ -39,7 +40,7 @@ def after(x: Array, other: Array) -> Array:
         return x
 
     def cpu(x: Array, other: Array) -> Array:
-        return x + operations.wait(jnp.zeros(1, x.dtype), other)
+        return x + widened(operations.wait(jnp.zeros(1, x.dtype), other), x)
 
     return lax.platform_dependent(*lax.stop_gradient((x, other)), cpu=cpu, default=lambda x, _: x)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -360,7 +361,7 @@ def _settings(encoder: ExportedEncoder, windows: Windows, source: str, roots: Se
     }
 
 
-def windows_of(settings: dict[str, object], encoder: ExportedEncoder) -> Windows:
+def windows_of(settings: dict[str, Any], encoder: ExportedEncoder) -> Windows:
     """How the videos of an index are divided."""
     return Windows(encoder.facts.view, settings["length"], settings["every"], settings["clips"])
 

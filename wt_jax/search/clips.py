@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -157,7 +158,7 @@ class Segments:
     def __init__(self, work: list[tuple[str, int]], windows: Windows, most: int):
         self.work, self.windows, self.most = work, windows, most
 
-    def __call__(self, place: int) -> dict[str, object]:
+    def __call__(self, place: int) -> dict[str, Any]:
         """Never raises for a bad video."""
         path, first = self.work[place]
         try:
@@ -165,7 +166,7 @@ class Segments:
             with open_video(path) as reader:
                 times = moment_times(duration_of(reader.info), self.windows)
                 clips = read_moments(reader, self.windows, times[first : first + self.most])
-                found = {"clips": clips, "total": len(times), "duration": duration_of(reader.info)}
+                found: dict[str, Any] = {"clips": clips, "total": len(times), "duration": duration_of(reader.info)}
             return found | {"state": state, "content": content, "state_after": state_of(path)}
         except VideoError as error:
             return {"reason": " ".join(str(error).removeprefix(f"{path}: ").split())}

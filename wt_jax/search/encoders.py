@@ -49,7 +49,7 @@ def export_encoder(place: Path, out: Path, view: ClipView | None = None) -> None
     def apply(variables, clips):
         still = jnp.zeros(clips.shape[:1], jnp.int32)
         finished = finish_view(clips, still, jax.random.key(0), PixelSpec())
-        return encoder.apply(variables, finished, False).astype(jnp.float32)
+        return jnp.asarray(encoder.apply(variables, finished, False), jnp.float32)
 
     with implementation(PORTABLE):  # native code exists on one platform alone
         write_exported(out, f"{model.name} of {place.name}", dataclasses.replace(view, flip_probability=0.0), apply, variables)

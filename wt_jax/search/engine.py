@@ -170,7 +170,8 @@ def results_of(scan: Scan, hits: Hits, threshold: float = -1.0) -> tuple[Result,
         Result(
             int(snapshot.rows[place]),
             snapshot.videos[int(snapshot.video_ids[place])],
-            *map(float, snapshot.times[place]),
+            float(snapshot.times[place][0]),
+            float(snapshot.times[place][1]),
             float(score),
             float(percentile),
         )
@@ -185,12 +186,12 @@ def places_of(snapshot: Snapshot, moments: Sequence[int]) -> np.ndarray:
     Raises:
       SearchError: one of them is not in the index (any more).
     """
-    moments = np.asarray(moments, np.int64)
-    places = np.searchsorted(snapshot.rows, moments)
+    wanted = np.asarray(moments, np.int64)
+    places = np.searchsorted(snapshot.rows, wanted)
     found = places < len(snapshot.rows)
-    found[found] = snapshot.rows[places[found]] == moments[found]
+    found[found] = snapshot.rows[places[found]] == wanted[found]
     if not found.all():
-        raise SearchError(f"moment {int(moments[~found][0])} is not in the index any more; search again")
+        raise SearchError(f"moment {int(wanted[~found][0])} is not in the index any more; search again")
     return places
 
 

@@ -126,7 +126,8 @@ def write_exported(path: Path, name: str, view: ClipView, apply: Any, variables:
         "dim": int(exported.out_avals[0].shape[1]),
     }
     arrays = io.BytesIO()
-    np.savez(arrays, **{f"{number:05}": np.asarray(leaf) for number, leaf in enumerate(leaves)})
+    named: dict[str, Any] = {f"{number:05}": np.asarray(leaf) for number, leaf in enumerate(leaves)}
+    np.savez(arrays, **named)
     with atomic_path(path, sync=True) as draft, zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr("encoder.json", json.dumps(fields, indent=1))
         archive.writestr("program.bin", bytes(exported.serialize()))

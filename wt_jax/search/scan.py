@@ -10,7 +10,7 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import faiss
+import faiss  # pyright: ignore[reportMissingImports]  # of an extra
 import numpy as np
 
 from wt_jax.search.store import Snapshot

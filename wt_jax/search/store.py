@@ -204,6 +204,7 @@ class Store:
                 values = os.fsencode(entry.path), entry.state, entry.content, entry.duration, entry.label, now
                 fields = "(path, state, content, duration, label, added)"
                 video = self._db.execute(f"INSERT INTO videos {fields} VALUES (?, ?, ?, ?, ?, ?)", values).lastrowid
+                assert video is not None  # a row was inserted
                 self._set_columns(video, entry.columns)
                 times = np.ascontiguousarray(times, "<f4").tobytes()
                 self._db.execute("INSERT INTO moments VALUES (?, ?, ?, ?)", (video, first, len(features), times))

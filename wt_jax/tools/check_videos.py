@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from wt_jax.cli import parse_arguments, set_up_logging, user_errors
 from wt_jax.data.parallel import run_parallel
@@ -65,7 +66,7 @@ def check_videos(videos: VideoList, out: Path, *, every_frame: bool = False, wor
     return indexed
 
 
-def report(rows: Sequence[dict[str, object]], dataset: str = "") -> str:
+def report(rows: Sequence[dict[str, Any]], dataset: str = "") -> str:
     """What was found, as lines of text: counts, broken videos by their fault, the official count."""
     good = [row for row in rows if row["status"] == OK]
     frames, seconds = sum(int(row["frames"]) for row in good), sum(float(row["duration"]) for row in good)

@@ -38,6 +38,7 @@ def inspect_config(config: Config) -> str:
     named = ", ".join(f"{name} {size / 2**20:.1f}" for name, size in sent.items())
     lines.append(f"sent by each device per step, MiB: {named}")
     lines.append(f"metrics: {', '.join(sorted(metrics))}")
+    assert memory is not None  # every backend of ours has it
     for name in ("argument", "output", "temp", "alias"):
         size = getattr(memory, f"{name}_size_in_bytes")
         lines.append(f"compiled step, per device: {name:9} {size / 2**30:>8.2f} GiB")

@@ -17,8 +17,8 @@ from wt_jax.tools.pack import add_arguments, plan
 
 def pack_on_beam(shards: Sequence[Shard], out: str, options: Sequence[str]) -> None:
     """Packs shards on the runner that Beam's options name, and writes the index."""
-    import apache_beam as beam
-    from apache_beam.options.pipeline_options import PipelineOptions
+    import apache_beam as beam  # pyright: ignore[reportMissingImports]  # of an extra
+    from apache_beam.options.pipeline_options import PipelineOptions  # pyright: ignore[reportMissingImports]  # of an extra
 
     with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
         _ = (
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     set_up_logging()
     with user_errors():
         try:
-            import apache_beam  # noqa: F401
+            import apache_beam  # pyright: ignore[reportMissingImports]  # of an extra  # noqa: F401
         except ImportError as error:
             raise SourceError(f"Apache Beam is not installed ({error}); pip install 'wt_jax[beam]'") from error
         pack_on_beam(plan(args), args.out, options)

@@ -50,7 +50,7 @@ def run_one(config: ConfigDict, workdir: Path) -> Results:
 def one_frame(config: ConfigDict) -> ConfigDict:
     """The same run on clips of one frame: nothing moves."""
     changed = config.copy_and_resolve_references()
-    changed.clip.num_frames = 1
+    changed.update_from_flattened_dict({"clip.num_frames": 1})
     return changed
 
 
@@ -63,7 +63,8 @@ def quickstart(config: ConfigDict, folder: Path, seeds: Sequence[int]) -> str:
     log.info("wrote the embedded data set to %s (%.0f s)", data, time.perf_counter() - start)
     scores: dict[str, list[dict[str, float]]] = {}
     for number, seed in enumerate(seeds):
-        config.seed, config.data.train, config.data.test = seed, str(data / "train"), str(data / "test")
+        lists = {"data.train": str(data / "train"), "data.test": str(data / "test")}
+        config.update_from_flattened_dict({"seed": seed, **lists})
         name = config.method_name
         with label(f"one-frame baseline {2 * number + 1}/{2 * len(seeds)}"):
             log.info("its clips are single frames, so it cannot learn motion: its scores are those that the method must exceed")

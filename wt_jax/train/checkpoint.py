@@ -201,7 +201,7 @@ def _manager(folder: Path, keep: int, read_only: bool) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=ocp.StandardCheckpointHandler())
 
 
-def read_alone(folder: Path) -> Any:
+def read_alone(folder: Any) -> Any:
     """All of a checkpoint, as NumPy arrays, read by this process alone."""
     alone = ocp.options.MultiprocessingOptions(
         primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="read"

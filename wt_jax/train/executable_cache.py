@@ -11,11 +11,11 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +45,7 @@ class CompiledStep(NamedTuple):
     where the device's peak is known.
     """
 
-    call: Callable
+    call: Any
     flops: int | None
 
 
@@ -70,7 +70,7 @@ def compiled_step(program: Program, config: Config) -> CompiledStep:
 @contextmanager
 def _without_jax_cache() -> Iterator[None]:
     """Inside, JAX's own cache is off: on a CPU an executable from a cache lacks its functions when it is serialized again."""
-    before = jax.config.jax_enable_compilation_cache
+    before = jax.config.jax_enable_compilation_cache  # pyright: ignore[reportAttributeAccessIssue]  # made at import
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()
     try:

@@ -51,7 +51,7 @@ class MetricsWriter:
         write_atomic(self._path, "".join(json.dumps(line) + "\n" for line in self.kept))
         self._file = self._path.open("a", buffering=1)
         if tensorboard:
-            from tensorboardX import SummaryWriter
+            from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]  # of an extra
 
             self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
 

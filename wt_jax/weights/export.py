@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from flax.traverse_util import flatten_dict
 
 from wt_jax.config import Config, to_dict
 from wt_jax.errors import CheckpointError
@@ -14,7 +13,7 @@ from wt_jax.experiment import build_method
 from wt_jax.methods.base import encoder_variables
 from wt_jax.train.checkpoint import read_evaluated
 from wt_jax.train.workdir import read_config
-from wt_jax.weights.folder import differences, encoder_shapes, first_faults, new_folder, save_encoder
+from wt_jax.weights.folder import differences, encoder_shapes, first_faults, new_folder, save_encoder, shapes_of
 from wt_jax.weights.model_card import model_card
 
 log = logging.getLogger(__name__)
@@ -31,7 +30,7 @@ def export_weights(workdir: Path, out: Path, *, best: bool = False, licence: str
     config = read_config(workdir)
     step, params, model_state = read_evaluated(workdir, build_method(config).evaluated, best=best)
     variables = encoder_variables(params, model_state)
-    found = {name: leaf.shape for name, leaf in flatten_dict(variables, sep="/").items()}
+    found = shapes_of(variables)
     faults = differences(found, encoder_shapes(config.model), config.model.name)
     if faults:
         raise CheckpointError(

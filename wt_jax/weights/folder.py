@@ -30,7 +30,13 @@ def encoder_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     encoder = build_encoder(config)
     clips = jnp.zeros((1, 2, 16, 16, 3), jnp.float32)
     variables = jax.eval_shape(lambda: encoder.init(jax.random.key(0), clips, False))
-    return {name: leaf.shape for name, leaf in flatten_dict(variables, sep="/").items()}
+    return shapes_of(variables)
+
+
+def shapes_of(variables: Variables) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every array of a tree."""
+    leaves: dict[str, Any] = dict(flatten_dict(variables, sep="/"))
+    return {name: leaf.shape for name, leaf in leaves.items()}
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], maker: str) -> list[str]:
@@ -74,8 +80,9 @@ def load_encoder(folder: Path) -> tuple[ModelConfig, Variables]:
         model.json names (each tensor by name).
     """
     try:
-        fields = json.loads((folder / "model.json").read_text())
-        config = ModelConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        fields: dict[str, Any] = json.loads((folder / "model.json").read_text())
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        config = ModelConfig(**fields)
         tensors = load_file(folder / "weights.safetensors")
         wanted = encoder_shapes(config)
     except (OSError, TypeError, ValueError, SafetensorError) as error:

@@ -139,7 +139,7 @@ def _matmul_rate() -> float:
 
 
 def _theirs(job: Job) -> tuple[Facts, Take | None]:
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]  # of an extra
 
     from wt_jax.bench.peers.torch_step import TorchStep
     from wt_jax.experiment import build_method
@@ -185,11 +185,10 @@ def _next(step: Callable, batches: list) -> Any:
 
 def time_steps(take: Take, count: int) -> float:
     """Seconds per step of `count` steps."""
-    start, pending = time.perf_counter(), None
-    for _ in range(count):
+    start, pending = time.perf_counter(), take()
+    for _ in range(count - 1):
         fresh = take()
-        if pending is not None:
-            float(pending)
+        float(pending)
         pending = fresh
     float(pending)
     return (time.perf_counter() - start) / count
@@ -198,7 +197,7 @@ def time_steps(take: Take, count: int) -> float:
 def peak_memory(contender: str) -> float:
     """The most MiB that were held: on the device where it reports it, otherwise by this process."""
     if contender == "torch":
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]  # of an extra
 
         if torch.cuda.is_available():
             return torch.cuda.max_memory_allocated() / 2**20
@@ -219,7 +218,8 @@ def main(path: str) -> None:
         float(take())
         float(take())
     print(json.dumps(facts), flush=True)
-    for line in sys.stdin:
+    for line in sys.stdin if take else ():
+        assert take is not None
         seconds = time_steps(take, int(line))
         print(json.dumps({"seconds": seconds, "memory": peak_memory(job.contender)}), flush=True)
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset
+import torch  # pyright: ignore[reportMissingImports]  # of an extra
+from torch.utils.data import DataLoader, Dataset  # pyright: ignore[reportMissingImports]  # of an extra
 
 from wt_jax.data.sampling import random_windows
 from wt_jax.data.video.decode import VideoInfo
@@ -26,7 +26,7 @@ Reader = Callable[[str, Callable[[int, Fraction], np.ndarray]], np.ndarray]
 
 def read_torchcodec(path: str, choose: Callable[[int, Fraction], np.ndarray]) -> np.ndarray:
     """One `VideoDecoder` and one batch."""
-    from torchcodec.decoders import VideoDecoder
+    from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportMissingImports]  # of an extra
 
     decoder = VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="approximate")
     wanted = choose(len(decoder), Fraction(decoder.metadata.average_fps).limit_denominator(1001))
@@ -35,7 +35,7 @@ def read_torchcodec(path: str, choose: Callable[[int, Fraction], np.ndarray]) ->
 
 def read_decord(path: str, choose: Callable[[int, Fraction], np.ndarray]) -> np.ndarray:
     """One `VideoReader` and one batch."""
-    import decord
+    import decord  # pyright: ignore[reportMissingImports]  # of an extra
 
     reader = decord.VideoReader(path, num_threads=1)
     wanted = choose(len(reader), Fraction(reader.get_avg_fps()).limit_denominator(1001))
@@ -49,15 +49,18 @@ def read_pyav(path: str, choose: Callable[[int, Fraction], np.ndarray]) -> np.nd
     with av.open(path) as container:
         stream = container.streams.video[0]
         stream.thread_type, stream.codec_context.thread_count = "NONE", 1
-        wanted = choose(stream.frames, stream.average_rate)
-        first, unit = stream.start_time or 0, 1 / (stream.average_rate * stream.time_base)
+        rate, base = stream.average_rate, stream.time_base
+        assert rate is not None
+        assert base is not None
+        wanted = choose(stream.frames, rate)
+        first, unit = stream.start_time or 0, 1 / (rate * base)
         frames: dict[int, np.ndarray] = {}
-        cuts = np.flatnonzero(np.diff(wanted) > 2 * stream.average_rate) + 1
+        cuts = np.flatnonzero(np.diff(wanted) > 2 * rate) + 1
         for run in np.split(wanted, cuts):
             container.seek(int(first + run[0] * unit), stream=stream)
             left = set(run.tolist())
             for frame in container.decode(stream):
-                index = round((frame.pts - first) / unit)
+                index = round(((frame.pts or 0) - first) / unit)
                 if index in left:
                     frames[index] = frame.to_ndarray(format="rgb24")
                     left.remove(index)
@@ -92,7 +95,8 @@ class _Clips(Dataset):
         frames = READERS[self.reader](self.paths[item % len(self.paths)], choose)
         clips = {}
         for name, view in self.views.items():
-            cut = draw_crop(*frames.shape[1:3], view, rng)
+            height, width = frames.shape[1:3]
+            cut = draw_crop(height, width, view, rng)
             clip = np.empty((view.num_frames, view.size, view.size, 3), np.uint8)
             for target, place in zip(clip, np.searchsorted(chosen[0], windows[name]), strict=True):
                 crop_frame(frames[place], cut, target)

@@ -9,9 +9,9 @@ import math
 from functools import partial
 from typing import Any
 
-import torch
-from torch import nn
-from torch.nn import functional
+import torch  # pyright: ignore[reportMissingImports]  # of an extra
+from torch import nn  # pyright: ignore[reportMissingImports]  # of an extra
+from torch.nn import functional  # pyright: ignore[reportMissingImports]  # of an extra
 
 from wt_jax.bench.peers.torch_vit import ViT
 from wt_jax.config import ModelConfig
@@ -27,7 +27,7 @@ from wt_jax.models.vit import ViT as OurViT
 class ConvNorm(nn.Module):
     """Convolution padded by kernel // 2, norm, ReLU."""
 
-    def __init__(self, width_in, width, kernel, strides=1, norm=nn.BatchNorm3d, relu=True):
+    def __init__(self, width_in, width, kernel, strides: int | tuple[int, ...] = 1, norm=nn.BatchNorm3d, relu=True):
         super().__init__()
         self.conv = nn.Conv3d(width_in, width, kernel, strides, tuple(size // 2 for size in kernel), bias=False)
         self.norm, self.relu = norm(width), relu

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import torch
-from torch.nn import functional
+import torch  # pyright: ignore[reportMissingImports]  # of an extra
+from torch.nn import functional  # pyright: ignore[reportMissingImports]  # of an extra
 
 from wt_jax.bench.peers.torch_networks import Embedder, make_embedder
 from wt_jax.bench.peers.torch_variables import load_variables

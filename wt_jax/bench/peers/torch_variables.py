@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 
 import numpy as np
-import torch
+import torch  # pyright: ignore[reportMissingImports]  # of an extra
 from flax.traverse_util import flatten_dict
-from torch import nn
+from torch import nn  # pyright: ignore[reportMissingImports]  # of an extra
 
 
 def load_variables(module: nn.Module, params: Mapping) -> None:

@@ -2,9 +2,9 @@
 
 import math
 
-import torch
-from torch import nn
-from torch.nn import functional
+import torch  # pyright: ignore[reportMissingImports]  # of an extra
+from torch import nn  # pyright: ignore[reportMissingImports]  # of an extra
+from torch.nn import functional  # pyright: ignore[reportMissingImports]  # of an extra
 
 from wt_jax.models.vit import TUBELET, positions
 

@@ -78,8 +78,9 @@ def open_source(location: str, root: str = "", max_bad_fraction: float = 0.01) -
 
 
 def _from_mixture(location: str, root: str, max_bad_fraction: float) -> VideoList:
-    parts = [_PART.fullmatch(part) for part in location.removeprefix("mix:").split(",")]
-    if not all(parts):
+    found = [_PART.fullmatch(part) for part in location.removeprefix("mix:").split(",")]
+    parts = [part for part in found if part]
+    if len(parts) < len(found):
         raise SourceError(f"{location}: a part is empty; write mix:0.7*ONE,0.3*OTHER")
     lists = [open_source(part["location"], root, max_bad_fraction) for part in parts]
     given = [part["weight"] for part in parts]

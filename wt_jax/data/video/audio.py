@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from fractions import Fraction
 
 import av
+import av.container
+import av.error
 import numpy as np
 
 from wt_jax.data.video.decode import TOLERANT
@@ -80,7 +82,8 @@ def _opened(source: str | bytes, name: str) -> Iterator[tuple[av.container.Input
 
 def _before(time: Fraction, stream: av.AudioStream) -> int:
     """Where decoding begins for what is heard from `time` on, in the stream's time base."""
-    return max(int((time - _EARLY) / stream.time_base), stream.start_time or 0)
+    base = stream.time_base or Fraction(1, stream.rate)
+    return max(int((time - _EARLY) / base), stream.start_time or 0)
 
 
 def _fill(samples: np.ndarray, first: int, rate: int, frames: Iterator[av.AudioFrame], whole: bool = False) -> bool:
@@ -88,14 +91,15 @@ def _fill(samples: np.ndarray, first: int, rate: int, frames: Iterator[av.AudioF
 
     Returns False, where the frames are not the `whole` track, if they begin too late to know that nothing is missing.
     """
-    planar, expected = None, None
+    planar: av.AudioResampler | None = None
+    expected: int | None = None
     for frame in frames:
-        at = expected if frame.pts is None else round(frame.pts * frame.time_base * rate)
+        base = frame.time_base or Fraction(1, rate)
+        at = (expected or 0) if frame.pts is None else round(frame.pts * base * rate)
         if expected is None:
-            at = at or 0
             if at > max(first, 0) and not whole:
                 return False
-        elif abs(at - expected) <= _TICKS * frame.time_base * rate + 1:
+        elif abs(at - expected) <= _TICKS * base * rate + 1:
             at = expected
         expected = at + frame.samples
         if expected > first:

@@ -38,8 +38,14 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import chain, compress, count, filterfalse, islice
 from operator import attrgetter, itemgetter, not_, sub
+from typing import Any
 
 import av
+import av.container
+import av.error
+import av.logging
+import av.stream
+import av.video
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
@@ -78,7 +84,7 @@ _LOOKED_AT = 16  # packets at once
 _FACTS = attrgetter("size", "is_corrupt", "pts", "dts", "is_keyframe", "is_discard")
 _KNOWN_VIDEOS = 4096
 # A title that is not UTF-8 must not make a video unreadable. PyAV 19 has no such setting any more.
-TOLERANT = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+TOLERANT: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +158,7 @@ def decode(source: str | bytes, indices: Sequence[int] | np.ndarray, info: Video
     """
     wanted, order = np.unique(np.asarray(indices, np.int64), return_inverse=True)
     with open_reader(source, info) as reader:
-        frames = dict(reader.frames(wanted))
+        frames: dict[int, Any] = dict(reader.frames(wanted))
     return np.stack([frames[index] for index in wanted[order].tolist()])
 
 
@@ -433,7 +439,8 @@ class Reader:
     def _picture(self, frame: av.VideoFrame) -> np.ndarray:
         """The frame as upright RGB, uint8 [height, width, 3]; a view of memory of its own."""
         plane = self._rgb.reformat(frame, format="rgb24", threads=1).planes[0]
-        picture = np.ndarray((plane.height, plane.width, 3), np.uint8, plane, strides=(plane.line_size, 3, 1))
+        buffer: Any = plane  # PyAV does not declare that its planes are buffers
+        picture = np.ndarray((plane.height, plane.width, 3), np.uint8, buffer, strides=(plane.line_size, 3, 1))
         return _upright(picture, self._oriented(frame))
 
 
@@ -452,7 +459,7 @@ def open_reader(source: str | bytes, info: VideoInfo | None = None) -> Iterator[
     known = info or _known.get(before)
     with _opened(source, brief=True) as (container, stream):
         # A file may be replaced at any moment: what is remembered is of the file that is open, or not believed.
-        same = before is None or before == _version(source)
+        same = before is None or isinstance(source, bytes) or before == _version(source)
         reader = Reader(source, container, stream, known if same else None, before)
         if before is not None and same and known is None:
             _remember(before, reader.info)
@@ -501,6 +508,8 @@ def _list_frames(
 ) -> VideoInfo:
     """What is in a video, from the `_FACTS` of its packets where these tell."""
     codec, time_base, rate = stream.codec_context, stream.time_base, stream.average_rate
+    if time_base is None:
+        raise VideoError(f"{_name(source)}: its video stream has no time base")
     width, height = codec.width, codec.height
     guessed = container.format.name == "avi"  # AVI stores no presentation times: those of B-frames are guesses.
     _, _, pts, dts, is_key, is_discarded = zip(*packets, strict=True) if packets else ((),) * 6
@@ -511,10 +520,11 @@ def _list_frames(
         # What is shown before the first keyframe refers to frames that are not in the file.
         times = times[bisect_left(times, keyframes[0]) :]
     if not timed or len(set(times)) < len(times) or not _are_pictures(source, container, codec, keyframes):
-        times, keyframes, lost = _decoded_times(source, keyframes if timed else [], time_base)
-        if None in times or len(set(times)) < len(times):
+        found, keyframes, lost = _decoded_times(source, keyframes if timed else [], time_base)
+        times = [time for time in found if time is not None]
+        if len(times) < len(found) or len(set(times)) < len(times):
             step = max(1 / (rate * time_base), 1) if rate else 1
-            times, keyframes = [round(place * step) for place in range(len(times))], []
+            times, keyframes = [round(place * step) for place in range(len(found))], []
         else:
             keyframes = keyframes if times == sorted(times) else []
             times = sorted({*times, *lost})
@@ -556,7 +566,8 @@ def _try_packets(source: str | bytes, start: int) -> bool:
         packets = [packet for packet in islice(_demuxed(container, stream), _TRIED_PACKETS) if packet.size]
         frames = [frame for packet in packets for frame in _frames_of(packet)] + _frames_of(None, stream.codec_context)
         # What precedes the first picture that was shown may refer to what precedes the seek.
-        shown = [packet for packet in packets if frames and packet.pts is not None and packet.pts >= frames[0].pts]
+        first = frames[0].pts if frames else None
+        shown = [packet for packet in packets if first is not None and packet.pts is not None and packet.pts >= first]
         return len(frames) >= len(shown)
 
 
@@ -601,7 +612,7 @@ def _decoded_times(
 
 
 def _checksum(frame: av.VideoFrame) -> int:
-    return zlib.crc32(np.ascontiguousarray(frame.to_ndarray(format="rgb24", threads=1)))
+    return zlib.crc32(np.ascontiguousarray(frame.to_ndarray(format="rgb24", threads=1)).data)
 
 
 def _is_keyframe(frame: av.VideoFrame, at_flag: bool = False) -> bool:
@@ -657,7 +668,8 @@ def _sps_has_frames_only(unit: bytes) -> bool:
     if unit[1] in (100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135):
         chroma = number()
         place += chroma == 3
-        number(), number()
+        number()
+        number()
         place += 1
         scaled = bits[place] == "1"
         place += 1
@@ -675,12 +687,14 @@ def _sps_has_frames_only(unit: bytes) -> bool:
         number()
     elif order == 1:
         place += 1
-        number(), number()
+        number()
+        number()
         for _ in range(number()):
             number()
     number()
     place += 1
-    number(), number()
+    number()
+    number()
     if place >= len(bits):
         raise ValueError("no parameters")
     return bits[place] == "1"
@@ -719,7 +733,7 @@ def _demuxed(
     `restarts`. An error of the demuxer behind good packets is the end of the stream.
     """
     discontinuous, last, good = container.format.flags & _RESTARTS, None, False
-    with closing(container.demux(stream)) as packets:
+    with closing(container.demux(stream)) as packets:  # pyright: ignore[reportArgumentType]  # it is a generator
         try:
             for packet in packets:
                 if discontinuous and packet.dts is not None:
@@ -767,7 +781,9 @@ def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> 
 def _frames_of(packet: av.Packet | None, codec: av.VideoCodecContext | None = None) -> list[av.VideoFrame]:
     """What the decoder hands out for a packet, nothing if that is damaged; for None, with its codec, what it still holds."""
     try:
-        return codec.decode(None) if packet is None else packet.decode()
+        if packet is not None:
+            return packet.decode()
+        return codec.decode(None) if codec else []
     except _DAMAGE:
         return []
 
@@ -818,7 +834,7 @@ def _opened(source: str | bytes, brief: bool = False) -> Iterator[tuple[av.conta
 
 
 def _open(source: str | bytes, brief: bool) -> av.container.InputContainer:
-    def opened(**options) -> av.container.InputContainer:
+    def opened(**options: Any) -> av.container.InputContainer:
         # "file:" keeps a colon in a name from being read as a protocol.
         target = io.BytesIO(source) if isinstance(source, bytes) else f"file:{source}"
         return av.open(target, **options, **TOLERANT)

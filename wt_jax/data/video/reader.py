@@ -15,11 +15,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import cv2
 import numpy as np
-from array_record.python import array_record_module
+from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]  # in C++
 
 from wt_jax.data.video import decode
 from wt_jax.data.video.audio import read_audio
@@ -51,6 +51,7 @@ class Reader(Protocol):
 
         With `planes` a frame may come as `Planes` instead.
         """
+        ...
 
 
 class Video(Protocol):
@@ -58,18 +59,23 @@ class Video(Protocol):
 
     def open(self) -> AbstractContextManager[Reader]:
         """Opens it, to look at it and to read frames."""
+        ...
 
     def read_all(self) -> Iterator[np.ndarray]:
         """Every frame that `check` finds, uint8 [height, width, 3], in order, one at a time."""
+        ...
 
     def audio(self, start: Fraction, count: int, rate: int) -> np.ndarray:
         """A stretch of its audio track, as `wt_jax.data.video.audio.read_audio` reads it."""
+        ...
 
     def check(self) -> VideoInfo:
         """Decodes each frame once; what is in the video without the frames that cannot be decoded, of which few may be lost."""
+        ...
 
     def describe(self) -> tuple[str, int]:
         """Codec and rotation, as `wt_jax.data.video.decode.describe` says."""
+        ...
 
 
 @contextmanager
@@ -128,6 +134,8 @@ def read_record(name: str) -> bytes:
       VideoError: there is no such file or record, or it is damaged.
     """
     match = _RECORD.fullmatch(name)
+    if match is None:
+        raise VideoError(f"{name}: this is not the name of a record")
     try:
         record = _shard(match["file"]).read([int(match["place"])])[0]
     except (ValueError, RuntimeError, IndexError, OSError) as error:
@@ -209,7 +217,7 @@ def example_features(record: bytes) -> Mapping[str, Any]:
         from google.protobuf.message import DecodeError
         from tensorflow_datasets.proto import tf_example_pb2
 
-        example = tf_example_pb2.Example()
+        example = tf_example_pb2.Example()  # pyright: ignore[reportAttributeAccessIssue]  # made at import
     try:
         example.ParseFromString(record)
     except DecodeError as error:
@@ -286,7 +294,7 @@ class _Images:
         return VideoInfo(times, int(times[-1]) + 1, Fraction(1, _IMAGE_RATE), times, width, height)
 
     def open(self) -> AbstractContextManager[Reader]:
-        return nullcontext(self)
+        return nullcontext(cast(Reader, self))  # pyright does not take a cached property for an attribute
 
     def frames(self, indices: np.ndarray, planes: bool = False) -> Iterator[tuple[int, np.ndarray]]:
         shape = None

@@ -141,9 +141,9 @@ class _Worker:
         answer, block = self._made.pop(place)
         if isinstance(answer, BaseException):
             raise answer
-        *packed, room = answer
+        structure, places, room = answer
         self._room = max(self._room, room)
-        return (unpack(*packed, block, self._free),)
+        return (unpack(structure, places, block, self._free),)
 
     def end(self) -> int:
         """Ends the process, which holds nothing that could be lost; returns its exit code."""
@@ -151,7 +151,9 @@ class _Worker:
         self._process.join()
         self._connection.close()
         self._files.close()
-        return self._process.exitcode
+        code = self._process.exitcode
+        assert code is not None  # it has been joined
+        return code
 
 
 @contextmanager
@@ -195,7 +197,8 @@ def _work(orders: connection.Connection, files: connection.Connection, pickled: 
         while True:
             place, named = orders.recv()
             if named and named not in blocks:
-                blocks[named] = Block(*named, reduction.recv_handle(files))
+                number, size = named
+                blocks[named] = Block(number, size, reduction.recv_handle(files))
                 blocks[named].forget_file()
             if threads == 1:
                 answer(place, blocks.get(named))

@@ -42,7 +42,8 @@ class Block:
 
     def forget_file(self) -> None:
         """Closes the descriptor; the memory stays as long as it is mapped."""
-        os.close(self.file)
+        if self.file is not None:
+            os.close(self.file)
         self.file = None
 
 

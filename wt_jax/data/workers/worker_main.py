@@ -9,7 +9,7 @@ import sys
 
 from absl import logging as absl_logging
 
-sys.modules.setdefault("jax", None)  # Importing it raises ImportError.
+sys.modules.setdefault("jax", None)  # pyright: ignore[reportArgumentType]  # Python raises ImportError for such a name
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -7,6 +7,7 @@ head. For attentive probes the feature map can be kept as tokens, those of all c
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -108,8 +109,11 @@ def make_extractor(
 
     def forward(params: Tree, model_state: Tree, clips: Array) -> dict[str, Array]:
         if layer == EMBEDDING:
+            assert isinstance(method, Embeds)
             return {"values": method.embed(params, model_state, clips)}
-        variables, found = encoder_variables(params, model_state), None
+        variables = encoder_variables(params, model_state)
+        found: Any = None
+        seen: dict[str, Any]
         if layer:
             found = layer_maps(encoder, variables, clips, [layer])[1][layer]
             seen = {"values": jnp.mean(found.astype(jnp.float32), axis=(1, 2, 3))}

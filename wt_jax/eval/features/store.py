@@ -173,7 +173,7 @@ def _finished_parts(folder: Path, layout: dict[str, Any], num_parts: int) -> int
 
 
 def _write_part(folder: Path, part: int, batches: Sequence[dict[str, np.ndarray]]) -> None:
-    rows = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    rows: dict[str, Any] = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     with atomic_path(_part_path(folder, part, jax.process_index()), sync=True) as draft:
         np.savez(draft, **rows)
 
@@ -182,7 +182,7 @@ def _read_part(folder: Path, part: int, names: Sequence[str]) -> dict[str, np.nd
     """Rows of all hosts, in the order of the list."""
     files = sorted(folder.glob(f"part-{part:05}-host-*.npz"))
     hosts = [np.load(file) for file in files]
-    rows = {name: np.concatenate([host[name] for host in hosts]) for name in {*names, "video"}}
+    rows: dict[str, Any] = {name: np.concatenate([host[name] for host in hosts]) for name in {*names, "video"}}
     for host in hosts:
         host.close()
     order = np.argsort(rows["video"], kind="stable")

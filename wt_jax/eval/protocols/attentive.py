@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -225,7 +225,7 @@ def _fit(tokens, rows, targets, grid, *, num_classes, epochs, batch_size, heads,
     rates, decays = np.asarray(grid, np.float32).T
     rng = np.random.default_rng(seed)
     first = init_probe(rng, tokens.shape[2], num_classes)
-    probes = {name: np.stack([value] * len(grid)) for name, value in first.items()}
+    probes: Any = {name: np.stack([value] * len(grid)) for name, value in first.items()}
     moments = optax.scale_by_adam().init(probes)
     start = last = time.perf_counter()
     step = 0
@@ -254,6 +254,7 @@ def _step(probes, moments, batch, rates, decays, *, heads):
         return -jnp.mean(jnp.take_along_axis(log_p, targets[:, None], axis=1))
 
     gradients = jax.vmap(jax.grad(loss))(probes)
+    updates: Any
     updates, moments = optax.scale_by_adam().update(gradients, moments)
     fitted = {}
     for name, value in probes.items():

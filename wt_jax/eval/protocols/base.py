@@ -7,7 +7,7 @@ finished predictions: `over_splits` hands the labels of the training rows to the
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -56,7 +56,7 @@ class Protocol(typing.Protocol):
     `wt_jax.eval.protocols.clips.Classifier`, which trains on the videos themselves.
     """
 
-    reads: ClassVar[Literal["features", "tokens", "clips"]]
+    reads: ClassVar[str]
 
     def headings(self) -> Mapping[str, str]:
         """{name of a number: its heading in the short table}, of the numbers that are reported first."""

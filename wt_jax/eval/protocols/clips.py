@@ -90,7 +90,7 @@ class ClipTraining:
             raise ValueError(f"windows must be 1 or more, got {self.windows}")
         if self.test.crop == "random":
             raise ValueError("test.crop must be 'center' or 'resize': a test draws nothing")
-        check_crops(self.test, self.crops)
+        check_crops(self.test.crop, self.crops)
 
     def headings(self) -> dict[str, str]:
         """Its top-1, by whether the encoder is frozen."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import cast
 
 from wt_jax.eval.protocols.attentive import Attentive
 from wt_jax.eval.protocols.base import Protocol
@@ -33,5 +34,5 @@ class Protocols(FeatureProtocols):
     finetune: ClipTraining = MACLR_FINETUNE
 
 
-FEATURE_PROTOCOLS: dict[str, Protocol] = {f.name: f.default for f in dataclasses.fields(FeatureProtocols)}
-PROTOCOLS: dict[str, Protocol] = {f.name: f.default for f in dataclasses.fields(Protocols)}
+FEATURE_PROTOCOLS: dict[str, Protocol] = {f.name: cast(Protocol, f.default) for f in dataclasses.fields(FeatureProtocols)}
+PROTOCOLS: dict[str, Protocol] = {f.name: cast(Protocol, f.default) for f in dataclasses.fields(Protocols)}

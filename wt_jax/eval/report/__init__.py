@@ -65,7 +65,7 @@ def render(workdir: Path, subject: Subject | str) -> str:
 
 
 def _own_file(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return resources.files("wt_jax.eval.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _words(name: str) -> str:

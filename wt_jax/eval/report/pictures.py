@@ -45,7 +45,9 @@ class Subject:
     def queries(self) -> tuple[Features, VideoList]:
         """The test videos; the training videos where there is no test list."""
         found = self.features
-        return (found.train, found.videos.train) if found.test is None else (found.test, found.videos.test)
+        if found.test is None or found.videos.test is None:
+            return found.train, found.videos.train
+        return found.test, found.videos.test
 
 
 def views(subject: Subject) -> dict[str, Any]:
@@ -85,13 +87,13 @@ def retrieval(subject: Subject) -> dict[str, Any] | str:
     for query, row, clip in zip(chosen, found, query_clips, strict=True):
         near = [
             {
-                "name": _name(gallery_videos, gallery.videos[n]),
+                "name": _name(gallery_videos, int(gallery.videos[n])),
                 "strip": strip(next(near_clips)),
                 "same": bool(gallery.labels[n] == queries.labels[query]) if labelled else None,
             }
             for n in row
         ]
-        rows.append({"name": _name(query_videos, queries.videos[query]), "strip": strip(clip), "near": near})
+        rows.append({"name": _name(query_videos, int(queries.videos[query])), "strip": strip(clip), "near": near})
     return {"rows": rows, "count": len(queries.videos), "gallery": len(gallery.videos), "one_list": one_list}
 
 
@@ -132,10 +134,10 @@ def attention(subject: Subject) -> dict[str, Any] | str:
         moving = motion(clip)
         top = max(float(moving.max()), 1e-9)
         gray = np.repeat((255 * np.sqrt(moving / top)).astype(np.uint8)[..., None], 3, axis=-1)  # so that faint motion shows
-        panels = [("the clip", strip(clip), None), ("what moves", strip(gray), None)]
+        panels: list[tuple[str, Any, float | None]] = [("the clip", strip(clip), None), ("what moves", strip(gray), None)]
         for name, maps in heats.items():
             panels.append((name, strip(overlay(clip, maps[row])), focus(maps[row], moving)))
-        rows.append({"name": _name(videos, chosen[index]), "panels": panels})
+        rows.append({"name": _name(videos, int(chosen[index])), "panels": panels})
     return {"rows": rows}
 
 
@@ -167,7 +169,8 @@ def _heats(run: Run, state: TrainState, clips: np.ndarray, shown: np.ndarray) ->
     @jax.jit
     def maps(variables, clip):
         finished = finish_view(clip[None], jnp.zeros(1, jnp.int32), jax.random.key(0), PixelSpec())
-        return run.program.method.encoder.apply(variables, finished, False, pool=False).astype(jnp.float32)
+        found: Any = run.program.method.encoder.apply(variables, finished, False, pool=False)
+        return found.astype(jnp.float32)
 
     found = np.concatenate([np.asarray(maps(variables, clip)) for clip in clips])
     mean = found.mean(axis=(0, 1, 2, 3), dtype=np.float64) if len(clips) > 1 else None

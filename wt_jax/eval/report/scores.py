@@ -90,7 +90,7 @@ def classes(title: str, counts: np.ndarray, names: Sequence[str], score: Score |
         "title": title,
         "accuracy": score or _accuracies(np.array([counts.trace()]), np.array([counts.sum()]))[0],
         "count": int(counts.sum()),
-        "bars": [{"name": names[t], "count": int(items[t]), "score": scores[t]} for t in np.flatnonzero(items)],
+        "bars": [{"name": names[t], "count": int(items[t]), "score": scores[t]} for t in np.flatnonzero(items).tolist()],
         "names": list(names),
         "picture": data_uri(_shaded(counts), exact=True),
         "cells": [[int(t), int(p), int(counts[t, p])] for t, p in np.argwhere(counts)],

@@ -78,7 +78,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]  # of an extra
     except ImportError:
         raise WeightsError(
             f"{path} is a file of PyTorch's, and PyTorch is not installed; install it (`pip install 'wt_jax[peers]'`) "
