@@ -6,7 +6,7 @@ import pytest
 @pytest.fixture(scope="session")
 def encoder_file(tmp_path_factory) -> pathlib.Path:
     """An exported encoder."""
-    from tests.support.search import write_small_encoder
+    from support.search import write_small_encoder
 
     path = tmp_path_factory.mktemp("encoder") / "small.wtx"
     write_small_encoder(path)
@@ -16,7 +16,7 @@ def encoder_file(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def archive(tmp_path_factory) -> pathlib.Path:
     """Twelve videos of four seconds in three class folders."""
-    from tests.support.search import write_video
+    from support.search import write_video
 
     folder = tmp_path_factory.mktemp("archive")
     for number in range(12):

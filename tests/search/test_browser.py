@@ -13,8 +13,8 @@ import threading
 import time
 
 import pytest
+import support.search  # noqa: F401  skips all where the extra is missing
 
-import tests.support.search  # noqa: F401  skips all where the extra is missing
 from wt_jax.search.engine import Engine
 from wt_jax.search.web import serve
 from wt_jax.search.web.app import Limits, create_app

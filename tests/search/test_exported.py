@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.search import VIEW
 
-from tests.support.search import VIEW
 from wt_jax.config import ModelConfig
 from wt_jax.errors import SearchError
 from wt_jax.models import build_encoder

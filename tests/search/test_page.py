@@ -8,9 +8,13 @@ import zipfile
 import av
 import numpy as np
 import pytest
-from starlette.testclient import TestClient
 
-from tests.support.search import write_video
+pytest.importorskip("httpx2", reason="the extra `dev` is not installed")
+pytest.importorskip("faiss", reason="the extra `search` is not installed")
+
+from starlette.testclient import TestClient
+from support.search import write_video
+
 from wt_jax.data.sources.open import open_source
 from wt_jax.search.engine import Engine
 from wt_jax.search.web import serve

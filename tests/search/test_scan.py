@@ -1,28 +1,12 @@
 import numpy as np
 import pytest
+from support.search import SNAPSHOT_DIM as DIM
+from support.search import queries, snapshot
 
-import tests.support.search  # noqa: F401  skips all where the extra is missing
 from wt_jax.errors import SearchError
 from wt_jax.search.engine import Filters, allowed_moments, places_of, recall
 from wt_jax.search.scan import Scan, combined
-from wt_jax.search.store import Snapshot, VideoEntry
-
-DIM = 32
-
-
-def snapshot(count: int = 4000, per_video: int = 10, seed: int = 0, features=None) -> Snapshot:
-    rng = np.random.default_rng(seed)
-    features = (rng.normal(size=(count + 7, DIM)) + 3).astype(np.float32) if features is None else features
-    rows = np.arange(count) + 7  # the first are dead
-    ids = (np.arange(count) // per_video + 1).astype(np.int32)
-    videos = {
-        int(i): VideoEntry(
-            f"/v/{'ab'[i % 2]}/{i}.mp4", f"1:{i}", "", float(i), f"class{i % 5}", {"person": f"p{i % 3}"}, int(i)
-        )
-        for i in np.unique(ids)
-    }
-    times = np.stack([np.arange(count) % per_video, np.arange(count) % per_video + 1], axis=1).astype(np.float32)
-    return Snapshot(1, {}, videos, (), rows, ids, times, features)
+from wt_jax.search.store import Snapshot
 
 
 def reference(scan: Scan, query: np.ndarray) -> np.ndarray:
@@ -36,11 +20,6 @@ def reference(scan: Scan, query: np.ndarray) -> np.ndarray:
 @pytest.fixture(scope="module")
 def scan() -> Scan:
     return Scan(snapshot())
-
-
-def queries(count: int = 40) -> np.ndarray:
-    rows = np.random.default_rng(1).normal(size=(count, DIM)).astype(np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def test_the_ten_best_are_those_of_float64(scan):

@@ -11,12 +11,16 @@ import sys
 import threading
 import time
 
-import httpx2 as httpx
 import numpy as np
 import pytest
-from starlette.testclient import TestClient
 
-from tests.support.search import write_video
+pytest.importorskip("httpx2", reason="the extra `dev` is not installed")
+pytest.importorskip("faiss", reason="the extra `search` is not installed")
+
+import httpx2 as httpx
+from starlette.testclient import TestClient
+from support.search import write_video
+
 from wt_jax.search.engine import Engine
 from wt_jax.search.web import serve
 from wt_jax.search.web.app import Limits, create_app

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import support.search  # noqa: F401  skips all where the extra is missing
 
-import tests.support.search  # noqa: F401  skips all where the extra is missing
 from wt_jax.errors import SearchError
 from wt_jax.search import store as store_module
 from wt_jax.search.store import Failure, VideoEntry, create_store, open_store

@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from wt_jax.search.store import Snapshot, VideoEntry
 from wt_jax.specs import ClipView
 
-for _package in ("faiss", "flatbuffers", "starlette", "httpx2"):
+for _package in ("faiss", "flatbuffers", "starlette"):
     pytest.importorskip(_package, reason="the extra `search` is not installed")
 
 VIEW = ClipView(num_frames=8, stride=1.0, size=32, crop="center")
 DIM = 48
+SNAPSHOT_DIM = 32
 
 
 def write_small_encoder(path: Path, seed: int = 0) -> None:
@@ -56,3 +58,23 @@ def write_video(path: Path, seed: int, seconds: float = 4.0, size: int = 48, rat
             frame.pts = number
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+
+
+def snapshot(count: int = 4000, per_video: int = 10, seed: int = 0, features=None) -> Snapshot:
+    rng = np.random.default_rng(seed)
+    features = (rng.normal(size=(count + 7, SNAPSHOT_DIM)) + 3).astype(np.float32) if features is None else features
+    rows = np.arange(count) + 7  # the first are dead
+    ids = (np.arange(count) // per_video + 1).astype(np.int32)
+    videos = {
+        int(i): VideoEntry(
+            f"/v/{'ab'[i % 2]}/{i}.mp4", f"1:{i}", "", float(i), f"class{i % 5}", {"person": f"p{i % 3}"}, int(i)
+        )
+        for i in np.unique(ids)
+    }
+    times = np.stack([np.arange(count) % per_video, np.arange(count) % per_video + 1], axis=1).astype(np.float32)
+    return Snapshot(1, {}, videos, (), rows, ids, times, features)
+
+
+def queries(count: int = 40) -> np.ndarray:
+    rows = np.random.default_rng(1).normal(size=(count, SNAPSHOT_DIM)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from wt_jax.cli import parse_arguments, set_up_logging, user_errors
 from wt_jax.search.scan import Scan
 from wt_jax.search.store import Snapshot, VideoEntry, create_store, open_store
-from wt_jax.tools.commands import command, user_errors
 
 _TOP = 10
 _PER_VIDEO = 100
@@ -97,12 +97,13 @@ def contenders(scan: Scan, scratch: Path) -> dict[str, Callable[[np.ndarray], np
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print a table and a line of JSON."""
-    parser = command(__doc__)
+    parser = parse_arguments(__doc__)
     parser.add_argument("--moments", type=int, default=200_000, help="random moments (%(default)s)")
     parser.add_argument("--dim", type=int, default=128, help="numbers per moment (%(default)s)")
     parser.add_argument("--queries", type=int, default=100, help="queries (%(default)s)")
     parser.add_argument("--index", type=Path, metavar="DIR", help="an index to take the moments of")
     args = parser.parse_args(argv)
+    set_up_logging()
     with user_errors(), tempfile.TemporaryDirectory() as scratch:
         folder = args.index
         if folder is None:

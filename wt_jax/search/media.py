@@ -108,6 +108,9 @@ class _Worker:
         self._process = subprocess.Popen(
             command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
         )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._jobs, self._replies = self._process.stdin, self._process.stdout
         self._left, self._busy, self._started = _JOBS_PER_WORKER, False, False
 
     @property
@@ -122,8 +125,8 @@ class _Worker:
             self._line(time.monotonic() + _START_SECONDS)
             self._started = True
         with suppress(BrokenPipeError):  # reading tells
-            self._process.stdin.write(json.dumps(job).encode() + b"\n")
-            self._process.stdin.flush()
+            self._jobs.write(json.dumps(job).encode() + b"\n")
+            self._jobs.flush()
         while True:
             deadline = time.monotonic() + seconds
             fields = json.loads(self._line(deadline))
@@ -139,7 +142,7 @@ class _Worker:
         """Kill it; it holds nothing that could be lost."""
         self._process.kill()
         self._process.wait()
-        for file in (self._process.stdin, self._process.stdout):
+        for file in (self._jobs, self._replies):
             with suppress(OSError):
                 file.close()
 
@@ -150,7 +153,7 @@ class _Worker:
         return line
 
     def _bytes(self, count: int, deadline: float) -> bytes:
-        parts, file = [], self._process.stdout
+        parts, file = [], self._replies
         while count:
             ready, _, _ = select.select([file], [], [], max(deadline - time.monotonic(), 0))
             if not ready:

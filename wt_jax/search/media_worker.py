@@ -120,7 +120,7 @@ def thumb(path: str, start: float, end: float) -> Iterator[bytes]:
         count = int(np.clip(round((end - start) * _THUMB_RATE), 2, _THUMB_FRAMES))
         times = start + (end - start) * np.arange(count) / count
         wanted = np.unique([frame_at(reader.info, float(time)) for time in times])
-        pictures = [_fitted(picture, _THUMB_SIDE) for _, picture in sorted(reader.frames(wanted), key=lambda pair: pair[0])]
+        pictures = [_fitted(picture, _THUMB_SIDE) for _, picture in sorted(_pictures(reader, wanted), key=lambda pair: pair[0])]
         rate = Fraction(len(pictures)) / Fraction(max(end - start, 0.1)).limit_denominator(1000)
         options = {"crf": "33", "preset": "veryfast", "tune": "animation"}
         yield encoded(pictures, rate.limit_denominator(1000), options)
@@ -152,7 +152,8 @@ def play(path: str, start: float, side: int) -> Iterator[bytes]:
                 container.mux(stream.encode(frame))
                 if content := sink.taken():
                     yield content
-            container.mux(stream.encode())
+            if stream is not None:
+                container.mux(stream.encode())
     yield sink.taken()
 
 
@@ -182,7 +183,8 @@ def encoded(pictures: Any, rate: Fraction, options: dict[str, str]) -> bytes:
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame.pts, frame.time_base = number, 1 / rate
             container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+        if stream is not None:
+            container.mux(stream.encode())
     return file.getvalue()
 
 
@@ -199,10 +201,16 @@ def _frames_between(reader: Reader, start: float, end: float) -> np.ndarray:
     return np.arange(first, max(frame_at(info, end - 1e-3), first) + 1)
 
 
+def _pictures(reader: Reader, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    for index, picture in reader.frames(wanted):
+        assert isinstance(picture, np.ndarray)  # no YUV was asked for
+        yield index, picture
+
+
 def _in_order(reader: Reader, wanted: np.ndarray) -> Iterator[np.ndarray]:
     """The frames in their order, a few at a time."""
     for start in range(0, len(wanted), _CHUNK_FRAMES):
-        for _, picture in sorted(reader.frames(wanted[start : start + _CHUNK_FRAMES]), key=lambda pair: pair[0]):
+        for _, picture in sorted(_pictures(reader, wanted[start : start + _CHUNK_FRAMES]), key=lambda pair: pair[0]):
             yield picture
 
 

@@ -76,7 +76,7 @@ def _csv(rows: Sequence[dict[str, object]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: _no_formula(value) for name, value in row.items()} for row in rows)
+    writer.writerows([{name: _no_formula(value) for name, value in row.items()} for row in rows])
     return text.getvalue()
 
 

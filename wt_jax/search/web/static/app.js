@@ -314,7 +314,7 @@ function searchPage() {
     byId("filters").open ||= [...form.elements].some((field) => field.name && p.has(field.name));
   }
   let later;
-  form.addEventListener("input", () => { clearTimeout(later); threshold(); later = setTimeout(readForm, 150); });
+  for (const name of ["input", "change"]) form.addEventListener(name, () => { clearTimeout(later); threshold(); later = setTimeout(readForm, 150); });
   form.addEventListener("reset", () => setTimeout(readForm));
   form.addEventListener("submit", (event) => event.preventDefault());
 
