@@ -9,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from wt_jax.kernels import operations
 from wt_jax.ops import conv3d_composed
-from wt_jax.ops.conv3d import _conv3d_folded, conv3d
+from wt_jax.ops.conv3d import conv3d
 
 SAME = ((1, 1), (1, 1), (1, 1))
 CASES = {
@@ -85,24 +85,6 @@ def test_other_platforms_get_one_plain_convolution():
     text = strided.trace(x, kernel).lower(lowering_platforms=("cuda",)).as_text()
     assert text.count("stablehlo.convolution") == 1
     assert "[b, 0, 1, 2, f]" in text
-
-
-@pytest.mark.parametrize(("case", "dimensions"), [("space_strided", "[b, 0, 1, f]"), ("full_strided", "[b, 0, 1, 2, f]")])
-def test_a_tpu_gets_a_kernel_within_frames_as_a_2d_convolution(case, dimensions):
-    shape, kernel_size, strides, padding = CASES[case]
-    of_both = jax.jit(jax.grad(lambda x, kernel: conv3d(x, kernel, strides, padding).sum(), argnums=(0, 1)))
-    text = of_both.trace(*arrays(shape, kernel_size)).lower(lowering_platforms=("tpu",)).as_text()
-    assert text.count("stablehlo.convolution") == 2  # the gradients; the value of a sum is not needed
-    assert dimensions in text
-    assert operations.TARGET not in text
-
-
-@pytest.mark.parametrize("case", ["point", "space", "space_strided", "within_frames_strided_in_time", "full"])
-def test_folded_frames_equal_lax(case):
-    shape, kernel_size, strides, padding = CASES[case]
-    both = [value_and_gradients(f, *arrays(shape, kernel_size), strides, padding) for f in (_conv3d_folded, reference)]
-    for mine, theirs in zip(*both, strict=True):
-        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-4 * float(jnp.abs(theirs).max()))
 
 
 def test_cpu_never_runs_a_3d_convolution(kernels):

@@ -8,10 +8,7 @@ about a hundredth of it (openxla/xla #34273). So on a CPU it is one of two thing
   into the batch, or of matmuls where a tap has no spatial extent; the kernel gradient of a 2-D convolution is a sum of
   matmuls over small groups of frames (`wt_jax/ops/conv3d_composed.py`).
 
-On a TPU a kernel within frames is a 2-D convolution with the frames folded into the batch: by the compiler's own estimates
-(v5e, bfloat16) S3D's stem then takes 0.5 of the time and a quarter of the temporary memory of the 3-D form, its 3 x 3 kernels
-0.9 (docs/scaling.md). Every other platform runs `lax.conv_general_dilated`. The choice falls at lowering, so one traced
-function serves all.
+Every other platform runs `lax.conv_general_dilated`. The choice falls at lowering, so one traced function serves all.
 """
 
 from functools import partial
@@ -36,9 +33,8 @@ def conv3d(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], padding: P
     derivative.
     """
     window = {"strides": strides, "padding": padding}
-    forms = (_conv3d_native, _conv3d_composed, _conv3d_folded, _conv3d_lax)
-    native, composed, folded, plain = (partial(form, **window) for form in forms)
-    return dispatch(native, composed, x, kernel, tpu=folded, default=plain)
+    native, composed, plain = (partial(form, **window) for form in (_conv3d_native, _conv3d_composed, _conv3d_lax))
+    return dispatch(native, composed, x, kernel, default=plain)
 
 
 def _forward(x, kernel, strides, padding):
@@ -64,23 +60,14 @@ def gradients(
     """Gradients of `conv3d` by x, where that is wanted, and by kernel, given that by its result."""
     # Differentiating through platform_dependent would keep the residuals of both branches; so choose here once more.
     window = {"strides": strides, "padding": padding, "wanted": wanted}
-    forms = (_conv3d_composed, _conv3d_folded, _conv3d_lax)
-    composed, folded, plain = (partial(_gradients_of, form, **window) for form in forms)
+    composed, plain = (partial(_gradients_of, form, **window) for form in (_conv3d_composed, _conv3d_lax))
     native = partial(_gradients_native, **window)
-    found: tuple[jax.Array, ...] = dispatch(native, composed, x, kernel, dy, tpu=folded, default=plain)
+    found: tuple[jax.Array, ...] = dispatch(native, composed, x, kernel, dy, default=plain)
     return (found[0] if wanted else None), found[-1]
 
 
 def _conv3d_lax(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], padding: Padding) -> jax.Array:
     return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NDHWC", "DHWIO", "NDHWC"))
-
-
-def _conv3d_folded(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], padding: Padding) -> jax.Array:
-    if (kernel.shape[0], strides[0], tuple(padding[0])) != (1, 1, (0, 0)):
-        return _conv3d_lax(x, kernel, strides, padding)
-    frames = x.reshape(-1, *x.shape[2:])
-    y = lax.conv_general_dilated(frames, kernel[0], strides[1:], padding[1:], dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    return y.reshape(*x.shape[:2], *y.shape[1:])
 
 
 def _in_float32(conv, x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], padding: Padding) -> jax.Array:
