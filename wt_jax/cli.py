@@ -39,7 +39,7 @@ def _innermost(error: BaseException) -> str:
     return _innermost(cause) if isinstance(cause, BaseException) and cause is not error else str(cause)
 
 
-def parse_arguments(doc: str, workers: bool = False) -> argparse.ArgumentParser:
+def parse_arguments(doc: str | None, workers: bool = False) -> argparse.ArgumentParser:
     """The parser of a data command, which has the module's docstring as help; `workers` adds --workers, one per core."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     if workers:

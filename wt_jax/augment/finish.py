@@ -5,6 +5,7 @@ global batch it is; the views of a video draw one after the other.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -85,7 +86,7 @@ def _finish_boxes(boxes: Array, draws: Array, view: BoxView) -> Array:
 
 
 # What finishes the array of each kind of view, whose suffix is "", by draws (B, 8) in [0, 1).
-VIEW_FINISHERS: Mapping[type, Callable[[Array, Array, View], Array]] = {
+VIEW_FINISHERS: Mapping[type, Callable[[Array, Array, Any], Array]] = {
     ClipView: _finish_clips,
     Choice: _finish_clips,
     AudioView: _finish_audio,

@@ -52,7 +52,7 @@ def token_masks(key: Array, videos: Array, tokens: int, masked: int) -> Split:
 def tube_masks(key: Array, videos: Array, grid: Grid, masked: int) -> Split:
     """`masked` of the h * w places of each frame, the same ones throughout the clip; counts are those times t."""
     t, h, w = grid
-    frames = np.arange(t, dtype=np.int32).reshape(1, t, 1) * (h * w)
+    frames = jnp.asarray(np.arange(t, dtype=np.int32).reshape(1, t, 1) * (h * w))
     return Split(*((frames + part[:, None]).reshape(len(part), -1) for part in token_masks(key, videos, h * w, masked)))
 
 

@@ -40,6 +40,7 @@ from wt_jax.data.sources.open import open_source
 from wt_jax.data.video.decode import probe
 from wt_jax.errors import ConfigError
 from wt_jax.experiment import build_method, resolve
+from wt_jax.specs import ClipView
 
 log = logging.getLogger("wt_jax")
 
@@ -62,7 +63,7 @@ _READ_BYTES = 2 << 30
 def bench(config: Config, against: str, workers: Sequence[int], rounds: int, steps: int) -> str:
     """Measures everything; returns the report as Markdown."""
     videos = open_source(config.data.train, config.data.root, config.data.max_bad_fraction)
-    views = dict(build_method(config, 1).views)
+    views = {name: view for name, view in build_method(config, 1).views.items() if isinstance(view, ClipView)}
     _read_once(videos.paths)
     job = Job("wt_jax", tuple(videos.paths), views, config.train.batch_size, 0, config.seed, steps, _WARM_UP)
     spread = [videos.paths[place * len(videos) // _STAGE_VIDEOS] for place in range(min(_STAGE_VIDEOS, len(videos)))]

@@ -17,6 +17,7 @@ from typing import Any
 from wt_jax.bench.peers.measure_step import Job
 from wt_jax.errors import BenchError
 from wt_jax.experiment import build_method
+from wt_jax.specs import ClipView
 
 log = logging.getLogger("wt_jax")
 
@@ -116,7 +117,9 @@ def report(contenders: Sequence[Contender]) -> str:
     first = contenders[0]
     config, facts = first.job.config, first.facts
     views = build_method(config, 1).views
-    shapes = ", ".join(f"{name} {view.num_frames} x {view.size} x {view.size}" for name, view in views.items())
+    shapes = ", ".join(
+        f"{name} {view.num_frames} x {view.size} x {view.size}" for name, view in views.items() if isinstance(view, ClipView)
+    )
     cores = f", {len(os.sched_getaffinity(0))} cores ({_processor()})" if facts["platform"] == "cpu" else ""
     peak, kind = facts["peak"], "peak"
     if peak is None and "matmul" in facts:

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import wt_jax.data.workers.worker_main  # noqa: F401  first: keeps JAX out of this process
 
 import av  # isort: skip
+import av.error  # isort: skip
 import cv2  # isort: skip
 import numpy as np  # isort: skip
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 
 import numpy as np
-from pymilvus import DataType, MilvusClient
+from pymilvus import DataType, MilvusClient  # pyright: ignore[reportMissingImports]: an extra
 
 from wt_jax.errors import SearchError
 from wt_jax.search.scan import Hits, Scan, center_of

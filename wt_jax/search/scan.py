@@ -129,7 +129,7 @@ class Scan:
         if allowed is not None:
             bits = np.packbits(allowed, bitorder="little")
             selector = faiss.IDSelectorBitmap(len(allowed), faiss.swig_ptr(bits))
-            parameters = faiss.SearchParameters(sel=selector)
+            parameters = faiss.SearchParameters(sel=selector)  # pyright: ignore[reportCallIssue]: made by SWIG
         _, found = self._index.search(np.ascontiguousarray(query[None], np.float32), count, params=parameters)
         places = np.sort(found[0][found[0] >= 0])
         scores = self.scores(query[None], places)[0]

@@ -2,10 +2,10 @@
 
 import errno
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 
@@ -33,7 +33,10 @@ _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 class Evaluator(Protocol):
     """An evaluation while the training runs."""
 
-    every: int  # steps between two evaluations, at least 1
+    @property
+    def every(self) -> int:
+        """Steps between two evaluations, at least 1."""
+        ...
 
     def run(self, state: TrainState) -> dict[str, float]:
         """Scores by name, the same on every process; names of different evaluators differ."""
@@ -71,7 +74,7 @@ def _train(run: Run, workdir: Path, interrupt: Interrupt, heartbeat: Heartbeat) 
     monitor = StepMonitor(config, run.videos, workdir, heartbeat, start=start, num_steps=num_steps, best_by=run.best_by)
 
     heartbeat.at("compiling", start)  # a request to stop still ends this at once
-    train_step, flops = compiled_step(program, config) if start < num_steps else (None, None)
+    train_step, flops = compiled_step(program, config) if start < num_steps else (program.step, None)
     monitor.set_flops(flops)
     barrier("compiled")  # some processes find the step in a cache and wait here
 
@@ -128,10 +131,10 @@ def _log_start(run: Run, start: int) -> None:
         log.info("%s", describe())
 
 
-def _batches(run: Run, start: int) -> Iterator[Batch]:
+def _batches(run: Run, start: int) -> Generator[Batch, None, None]:
     """This process's parts of the batches after step `start`, with the arrays that a step reads."""
     names = batch_shapes(run.program.method, 1)
-    batches = train_batches(
+    batches: Any = train_batches(
         run.videos,
         run.program.method.views,
         seed=run.config.seed,
@@ -148,7 +151,7 @@ def _batches(run: Run, start: int) -> Iterator[Batch]:
             yield {name: batch[name] for name in names}
 
 
-def _due(run: Run, step: int) -> list[Evaluator]:
+def _due(run: Run, step: int) -> Sequence[Evaluator]:
     """The evaluators whose period ends at this step."""
     return [evaluator for evaluator in run.evaluators.values() if step and step % evaluator.every == 0]
 

@@ -33,7 +33,7 @@ class Job:
 
     contender: str
     paths: tuple[str, ...]
-    views: dict[str, ClipView]
+    views: dict[str, ClipView]  # other kinds of view are not measured
     batch_size: int
     workers: int
     seed: int

@@ -20,6 +20,7 @@ import numpy as np
 from wt_jax.bench.memory import peak_of_self
 from wt_jax.config import Config
 from wt_jax.ops import keep_freed_memory, prepare_process
+from wt_jax.specs import ClipView
 
 # PyTorch's ways to run its step that are worth trying: `torch.compile`'s mode ("": eager), and the memory layout. CUDA graphs
 # are not among them: both teachers' passes would share one graph's outputs. From "kept" on the process keeps freed memory, as
@@ -146,7 +147,7 @@ def _theirs(job: Job) -> tuple[Facts, Take | None]:
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    views = dict(build_method(job.config, 1).views)
+    views = {name: view for name, view in build_method(job.config, 1).views.items() if isinstance(view, ClipView)}
     batches = [{k: torch.from_numpy(v).to(device) for k, v in batch.items()} for batch in synthetic_batches(job.config)]
     # A constant rate: what it is does not matter here.
     make = partial(TorchStep, job.config, views, lambda step: 1e-3, device)

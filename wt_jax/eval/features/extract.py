@@ -118,14 +118,15 @@ def make_extractor(
             found = layer_maps(encoder, variables, clips, [layer])[1][layer]
             seen = {"values": jnp.mean(found.astype(jnp.float32), axis=(1, 2, 3))}
         else:
-            seen = {"values": encoder.apply(variables, clips, False, **({"method": "clip_features"} if whole else {}))}
+            seen = {"values": encoder.apply(variables, clips, False, method="clip_features" if whole else None)}
         if tokens:
             found = encoder.apply(variables, clips, False, pool=False) if found is None else found
             seen["tokens"] = rearrange(found, "b t h w c -> b (t h w) c").astype(jnp.float16)
         return seen
 
     def of_video(params: Tree, model_state: Tree, features: Array, geometry: Array) -> Array:
-        return encoder.apply(encoder_variables(params, model_state), features, geometry, False)
+        values: Any = encoder.apply(encoder_variables(params, model_state), features, geometry, False)
+        return values
 
     return _over_clips(forward, of_video if whole else None, clips)
 

@@ -13,7 +13,7 @@ maps absorb them.
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -52,7 +52,7 @@ class Attentive:
         """Its top-1."""
         return {"top1": "attentive"}
 
-    def check(self, shapes: dict[str, tuple[int, ...]], labels: np.ndarray, splits: Sequence[Split]) -> None:
+    def check(self, shapes: Mapping[str, tuple[int, ...]], labels: np.ndarray, splits: Sequence[Split]) -> None:
         """Raise ValueError if the heads do not divide the channels, or a training set has fewer than two classes."""
         _check_heads(self.heads, shapes["tokens"][-1])
         check_two_classes(labels, splits)

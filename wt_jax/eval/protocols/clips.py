@@ -6,7 +6,7 @@ the published settings; `wt_jax.eval.clip_training` does the training.
 """
 
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -96,7 +96,7 @@ class ClipTraining:
         """Its top-1, by whether the encoder is frozen."""
         return {"top1": "linear on clips" if self.method.freeze == "encoder" else "fine-tuned"}
 
-    def check(self, shapes: dict[str, tuple[int, ...]], labels: np.ndarray, splits: Sequence[Split]) -> None:
+    def check(self, shapes: Mapping[str, tuple[int, ...]], labels: np.ndarray, splits: Sequence[Split]) -> None:
         """Raise ValueError where a training set has fewer than two classes."""
         check_two_classes(labels, splits)
 

@@ -5,7 +5,7 @@ class with weight exp(cosine / temperature). They use k = 200 on ImageNet; 20 is
 al. 2021, arXiv 2104.14294), and 0.07 is the temperature of both. Neither centers the features.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -46,7 +46,7 @@ class Knn:
         note = " (centered)" if self.center else ""
         return {"top1": f"kNN{note}", "top1_sweep": f"kNN{note}, swept"}
 
-    def check(self, shapes: dict[str, tuple[int, ...]], labels: np.ndarray, splits: Sequence[Split]) -> None:
+    def check(self, shapes: Mapping[str, tuple[int, ...]], labels: np.ndarray, splits: Sequence[Split]) -> None:
         """Raise ValueError where a set has one item, which centering turns into zero."""
         if self.center:
             check_centering(splits)

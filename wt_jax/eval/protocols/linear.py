@@ -8,7 +8,7 @@ rates (standardized features that are strongly correlated need it), the layer st
 into equal batches, of which the remainder (fewer items than batches) is left out.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -38,7 +38,7 @@ class Linear:
         """Its top-1."""
         return {"top1": "linear"}
 
-    def check(self, shapes: dict[str, tuple[int, ...]], labels: np.ndarray, splits: Sequence[Split]) -> None:
+    def check(self, shapes: Mapping[str, tuple[int, ...]], labels: np.ndarray, splits: Sequence[Split]) -> None:
         """Raise ValueError where a training set has fewer than two classes."""
         check_two_classes(labels, splits)
 

@@ -5,7 +5,7 @@ the few that were drawn; where no class has two of them the middle candidates ar
 choose by). Fractions of 1, 5 and 10 % are the usual ones; three draws are our choice.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -40,7 +40,7 @@ class LowShot:
         """The top-1 of each fraction."""
         return {f"top1{_suffix(fraction)}": f"{100 * fraction:g}% of labels" for fraction in self.fractions}
 
-    def check(self, shapes: dict[str, tuple[int, ...]], labels: np.ndarray, splits: Sequence[Split]) -> None:
+    def check(self, shapes: Mapping[str, tuple[int, ...]], labels: np.ndarray, splits: Sequence[Split]) -> None:
         """Raise ValueError where a training set has fewer than two classes."""
         check_two_classes(labels, splits)
 

@@ -4,7 +4,7 @@ Protocol of CoCLR (Han et al. 2020, arXiv 2010.09709): test clips query the trai
 mean, then L2-normalized; recall at k counts a hit if any of the k most similar items (cosine) has the query's class.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -40,7 +40,7 @@ class Retrieval:
         names = {"recall@1": "R@1", "recall@5": "R@5", "mean_average_precision": "mAP"}
         return {f"{name}{suffix}": f"{heading}{note}" for name, heading in names.items()}
 
-    def check(self, shapes: dict[str, tuple[int, ...]], labels: np.ndarray, splits: Sequence[Split]) -> None:
+    def check(self, shapes: Mapping[str, tuple[int, ...]], labels: np.ndarray, splits: Sequence[Split]) -> None:
         """Raise ValueError where a set has one item, which centering turns into zero."""
         if True in self.center:
             check_centering(splits)

@@ -62,7 +62,7 @@ def views(subject: Subject) -> dict[str, Any]:
         {"name": _name(run.videos, video), "strips": {name: strip(clips[name][row]) for name in specs}}
         for row, video in enumerate(batch["video"])
     ]
-    kinds = {name: _describe(spec) for name, spec in specs.items()}
+    kinds = {name: _describe(spec) for name, spec in specs.items() if isinstance(spec, ClipView)}
     return {"rows": rows, "kinds": kinds, "count": len(run.program.method.views)}
 
 

@@ -189,11 +189,8 @@ def create_app(engine: Engine, tokens: Tokens, hosts: Sequence[str], limits: Lim
         Route("/clip/{key}.mp4", _clip),
         Mount("/static", GZipMiddleware(StaticFiles(directory=HERE / "static"))),
     ]
-    app = Starlette(
-        routes=routes,
-        lifespan=lifespan,
-        exception_handlers={Refused: _refused, HTTPException: _http_error, Exception: _fault},
-    )
+    handlers: dict[Any, Any] = {Refused: _refused, HTTPException: _http_error, Exception: _fault}
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
     app.state.site = site
     app.add_middleware(Gate, tokens=tokens, hosts=hosts)
     return app

@@ -74,7 +74,7 @@ def _row(result: Result, name: str) -> dict[str, object]:
 def _csv(rows: Sequence[dict[str, object]]) -> str:
     columns = ("path", "start", "end", "score", "percentile", "label", "moment")
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer: csv.DictWriter[str] = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows([{name: _no_formula(value) for name, value in row.items()} for row in rows])
     return text.getvalue()
