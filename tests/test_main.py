@@ -152,8 +152,9 @@ def last_step(workdir):
 def one_line(done):
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    lines = [line for line in done.stderr.splitlines() if line.startswith("wt_jax: ")]
     assert len(lines) == 1, done.stderr
+    assert done.stderr.rstrip().endswith(lines[0]), done.stderr
     return lines[0]
 
 

@@ -9,14 +9,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+# Packages of the extras, imported where they are used, and their distributions.
 OPTIONAL = {
-    "faiss",
-    "torch",
-    "torchcodec",
-    "decord",
-    "tensorboardX",
-    "apache_beam",
-}  # of the extras; imported where they are used
+    "anyio": "anyio",
+    "apache_beam": "apache-beam",
+    "decord": "decord",
+    "faiss": "faiss-cpu",
+    "pymilvus": "pymilvus",
+    "starlette": "starlette",
+    "tensorboardX": "tensorboardx",
+    "torch": "torch",
+    "torchcodec": "torchcodec",
+    "uvicorn": "uvicorn",
+}
 FIXED = ["jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "ml-collections", "einops", "pytest"]
 
 
@@ -39,9 +44,15 @@ def imported_packages() -> set[str]:
 
 def test_dependencies_are_what_is_imported():
     owners = metadata.packages_distributions() | {"google": ["protobuf"], "orbax": ["orbax-checkpoint"]}
-    imported = {distribution(owners[name][0]) for name in imported_packages() - OPTIONAL}
+    imported = {distribution(owners[name][0]) for name in imported_packages() - set(OPTIONAL)}
     imported.add("onednn-cpu-gomp")  # a library that is loaded, not imported
     assert {distribution(line) for line in PROJECT["dependencies"]} == imported
+
+
+def test_what_is_imported_where_it_is_used_is_in_an_extra():
+    extras = {distribution(line) for lines in PROJECT["optional-dependencies"].values() for line in lines}
+    assert set(OPTIONAL.values()) <= extras
+    assert set(OPTIONAL) <= imported_packages()
 
 
 def test_requirements_file_has_the_dependencies_and_the_fixed_list():

@@ -26,6 +26,7 @@ COMMANDS = {
     "search-query": ("wt_jax.tools.search_query", [], "find the moments of an index that are like a clip"),
     "bench-loader": ("wt_jax.bench.loader", [], "measure how fast videos become batches"),
     "bench-step": ("wt_jax.bench.step", [], "measure the training step"),
+    "bench-layers": ("wt_jax.bench.layers", [], "measure what each layer of the CPU runtime earns where it is used"),
     "bench-search": ("wt_jax.bench.search", [], "measure the search beside FAISS, NumPy and Milvus"),
     "bench-chaos": ("wt_jax.bench.chaos", [], "kill and restart a training at random moments, compare the end states"),
 }

@@ -157,7 +157,7 @@ def test_the_peer_changes_pixels_as_we_do(changes):
     ("method", "passes"), [("weak_teacher", 3 + 2), ("one_hot", 3 + 1), ("simclr", 3 + 3), ("byol", 6 + 2)]
 )
 def test_flops_of_a_step_count_students_three_times_and_teachers_once(method, passes):
-    made, state, _ = first(small_config(method, model__remat=method == "byol"))
+    made, state, _ = first(small_config(method))
     clip = next(iter(made.views.values()))
     encoders = forward_flops(made.encoder, (clip.num_frames, clip.size, clip.size, 3)) * BATCH * passes
     heads = model_flops(made, state, BATCH) - encoders

@@ -107,7 +107,7 @@ def test_under_vmap():
 @pytest.mark.parametrize("kind", ["batch", "group"])
 def test_the_layer_is_the_same_in_both_implementations(kind, native):
     x = arrays()[0]
-    layer = ConvNorm(16, (3, 3, 3), norm=functools.partial(Norm, kind))
+    layer = ConvNorm(16, (3, 3, 3), (1, 1, 1), norm=functools.partial(Norm, kind))
     variables = layer.init(jax.random.key(0), x, True)
 
     def run(train):

@@ -114,7 +114,7 @@ def _ours(job: Job) -> tuple[Facts, Take | None]:
         "device": f"{jax.device_count()} {device.device_kind}",
         "platform": device.platform,
         "peak": device_peak(),
-        "flops": step.flops or model_flops(program.method, program.shapes, config.train.batch_size),
+        "flops": step.flops or model_flops(program.counted, program.shapes, config.train.batch_size),
         "version": f"jax {jax.__version__}",
     }
     if not job.run:
