@@ -1,4 +1,4 @@
-"""Four simulated devices for every test, programs compiled once for all of them, and absl flags parsed for grain.
+"""Four simulated devices for every test, strict promotion, programs compiled once for all of them, absl flags parsed for grain.
 
 The variables of the environment also reach the commands that tests start.
 """
@@ -8,6 +8,8 @@ import pathlib
 from collections.abc import Iterator
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).resolve().parents[1] / ".pytest_cache" / "jax"))
 

@@ -11,9 +11,10 @@ from support.training import teacher_folder
 
 from wt_jax.config import steps_of, to_dict
 from wt_jax.errors import ConfigError
-from wt_jax.experiment import build_method, default_config, load_pretrained, resolve
+from wt_jax.experiment import build_method, default_config, resolve
 from wt_jax.methods import METHODS, Entry
 from wt_jax.train.optim import learning_rate, make_optimizer
+from wt_jax.train.program import load_pretrained
 from wt_jax.train.step import batch_shapes, make_init, make_step
 
 SHIPPED = ("folder", "k400", "quickstart", "ssv2", "ucf101")

@@ -18,7 +18,8 @@ from wt_jax.cluster.processes import exit_at_once, initialize
 from wt_jax.config import Config
 from wt_jax.config_files import config_names, define_config
 from wt_jax.errors import ConfigError
-from wt_jax.experiment import Run, prepare, resolve
+from wt_jax.eval.run import EvaluatedRun, prepare
+from wt_jax.experiment import resolve
 from wt_jax.ops import prepare_process
 from wt_jax.train.checkpoint import last_state
 from wt_jax.train.loop import train
@@ -74,7 +75,7 @@ def main(argv: Sequence[str]) -> None:
         report(run, state, workdir)
 
 
-def report(run: Run, state: TrainState, workdir: Path) -> None:
+def report(run: EvaluatedRun, state: TrainState, workdir: Path) -> None:
     """Evaluate, draw and print; all processes compute, the primary one writes."""
     from wt_jax.eval.final import evaluate_run
     from wt_jax.eval.report import Subject, write_report

@@ -146,7 +146,9 @@ def test_shuffled_frames_are_the_same_frames_in_orders_of_their_own():
     clips, videos = random_clips(frames=6), jnp.arange(4)
     shuffled = np.asarray(shuffle_frames(clips, videos, jax.random.key(0)))
     orders = [
-        [int(np.abs(clip - frame).sum((1, 2, 3)).argmin()) for frame in new] for clip, new in zip(clips, shuffled, strict=True)
+        [int(np.abs(clip - frame[None]).sum((1, 2, 3)).argmin()) for frame in new]
+        for clip, new in zip(clips, shuffled, strict=True)
+        for clip, new in zip(clips, shuffled, strict=True)
     ]
     assert all(sorted(order) == list(range(6)) for order in orders)
     assert len({tuple(order) for order in orders}) > 1

@@ -18,7 +18,8 @@ from wt_jax.eval import clip_training
 from wt_jax.eval.clip_training import choose, train_and_predict, training_config
 from wt_jax.eval.protocols import finetune, linear_clips
 from wt_jax.eval.protocols.clips import ClipTraining
-from wt_jax.experiment import default_config, prepare, resolve
+from wt_jax.eval.run import prepare
+from wt_jax.experiment import default_config, resolve
 from wt_jax.train.checkpoint import Checkpoints
 
 SEARCH = ((0.5, 1e-4), (1e30, 1e-4), (0.05, 0.0))

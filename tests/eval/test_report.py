@@ -22,9 +22,10 @@ from wt_jax.eval.report.media import FRAMES, SIDE, data_uri, sheet, strip
 from wt_jax.eval.report.saliency import contributions, focus, heat, motion, overlay
 from wt_jax.eval.report.scores import classes, score_tables
 from wt_jax.eval.results import Results, Summary, read_results, write_results
+from wt_jax.eval.run import prepare
 from wt_jax.eval.statistics import Number, bootstrap_interval
 from wt_jax.eval.table import format_table
-from wt_jax.experiment import default_config, prepare, resolve
+from wt_jax.experiment import default_config, resolve
 from wt_jax.tools.report import open_subject
 from wt_jax.train.loop import train
 from wt_jax.train.workdir import open_workdir

@@ -19,7 +19,8 @@ from support.sounds import write_sounding
 from support.training import largest_gap
 
 from wt_jax.augment.masks import token_masks
-from wt_jax.experiment import default_config, prepare, resolve
+from wt_jax.eval.run import prepare
+from wt_jax.experiment import default_config, resolve
 from wt_jax.losses import info_nce, similarities
 from wt_jax.methods import METHODS, Entry
 from wt_jax.methods.base import Built, MethodState, Needs, Pretrained, encoder_variables

@@ -10,12 +10,13 @@ import pytest
 from support.training import BATCH, largest_gap, mesh_of, videos
 
 from configs.supervised import get_config
-from wt_jax import experiment as building
 from wt_jax.data.records import VideoList
 from wt_jax.errors import ConfigError
-from wt_jax.experiment import build_method, prepare, resolve
+from wt_jax.eval.run import prepare
+from wt_jax.experiment import build_method, resolve
 from wt_jax.methods.base import encoder_variables
 from wt_jax.methods.supervised import keep_factors
+from wt_jax.train import program as building
 from wt_jax.train.optim import layer_scales, make_optimizer
 from wt_jax.train.sharding import put_batch
 from wt_jax.weights.folder import save_encoder

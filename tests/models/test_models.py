@@ -12,6 +12,7 @@ from wt_jax.models import MLP, MODELS, Norm, build_encoder, forward_flops
 from wt_jax.models.embedder import l2_normalize
 from wt_jax.models.feature_maps import layer_maps
 from wt_jax.models.resnet import Basic, ResNet, Stage
+from wt_jax.ops.ranks import widened
 
 
 # Parameters with a 400-class linear head. The arithmetic is that of the published structures; what was published:
@@ -209,7 +210,7 @@ class TestNorm:
         def formula(x, scale, bias):
             rows = x.reshape(parts, -1, groups, 12 // groups)
             mean, var = (f(rows, (1, 3), keepdims=True) for f in (jnp.mean, jnp.var))
-            y = ((rows - mean) / jnp.sqrt(var + 1e-5)).reshape(x.shape) * scale + bias
+            y = ((rows - mean) / jnp.sqrt(var + 1e-5)).reshape(x.shape) * widened(scale, x) + widened(bias, x)
             return jnp.sum(jnp.sin(y) * weights)
 
         def ours(x, scale, bias):

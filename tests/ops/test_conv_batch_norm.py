@@ -13,6 +13,7 @@ from wt_jax.kernels import implementation, operations
 from wt_jax.models import Norm
 from wt_jax.models.layers import ConvNorm
 from wt_jax.ops.conv_batch_norm import Layer, conv_batch_norm
+from wt_jax.ops.ranks import widened
 
 STRIDED = Layer((1, 2, 2), ((1, 1), (1, 1), (1, 1)), 1e-5, True)
 LAYERS = {"strided": STRIDED, "no_relu": STRIDED._replace(relu=False), "epsilon": STRIDED._replace(epsilon=0.1)}
@@ -27,7 +28,7 @@ def arrays(channels=16, batch=4):
 def formula(x, kernel, scale, bias, layer):
     x = lax.conv_general_dilated(x, kernel, layer.strides, layer.padding, dimension_numbers=("NDHWC", "DHWIO", "NDHWC"))
     mean, var = x.mean((0, 1, 2, 3)), x.var((0, 1, 2, 3))
-    y = (x - mean) / jnp.sqrt(var + layer.epsilon) * scale + bias
+    y = (x - widened(mean, x)) / jnp.sqrt(widened(var, x) + layer.epsilon) * widened(scale, x) + widened(bias, x)
     return jnp.maximum(y, 0) if layer.relu else y, mean, var
 
 

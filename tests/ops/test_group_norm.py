@@ -8,6 +8,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from wt_jax.kernels import operations
 from wt_jax.ops.group_norm import group_norm
+from wt_jax.ops.ranks import widened
 
 SHAPES = [((3, 2, 5, 7, 12), 4), ((2, 1, 1, 1, 6), 2), ((5, 131, 32), 32), ((1, 9, 8), 1), ((3, 64, 24), 8)]
 
@@ -23,7 +24,7 @@ def naive(x, scale, bias, groups: int, relu: bool):
     """Float64, as the paper has it."""
     parts = x.reshape(x.shape[0], -1, groups, x.shape[-1] // groups)
     parts = (parts - parts.mean((1, 3), keepdims=True)) / np.sqrt(parts.var((1, 3), keepdims=True) + 1e-5)
-    y = parts.reshape(x.shape) * scale + bias
+    y = parts.reshape(x.shape) * widened(scale, x) + widened(bias, x)
     return np.maximum(y, 0) if relu else y
 
 
@@ -47,7 +48,7 @@ def test_the_gradients_are_those_of_the_formula(shape, groups, relu, kernels):
         parts = x.reshape(x.shape[0], -1, groups, x.shape[-1] // groups)
         var = jnp.var(parts, (1, 3), keepdims=True)
         parts = (parts - jnp.mean(parts, (1, 3), keepdims=True)) / jnp.sqrt(var + 1e-5)
-        y = parts.reshape(x.shape) * scale + bias
+        y = parts.reshape(x.shape) * widened(scale, x) + widened(bias, x)
         return jnp.where(y > 0, y, 0.0) if relu else y
 
     def gradients(function):

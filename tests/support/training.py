@@ -12,10 +12,11 @@ from jax.sharding import AxisType
 from configs.quickstart import get_config
 from wt_jax.config import ModelConfig, adapt, has_key
 from wt_jax.data.synthetic import MOTIONS, render
-from wt_jax.experiment import build_method, load_pretrained, resolve
+from wt_jax.experiment import build_method, resolve
 from wt_jax.models import MODELS, build_encoder
 from wt_jax.models.small import SmallR2Plus1D
 from wt_jax.train.optim import learning_rate, make_optimizer
+from wt_jax.train.program import load_pretrained
 from wt_jax.train.sharding import AXES, put_batch
 from wt_jax.train.step import compile_step, make_init, make_step, state_shardings
 from wt_jax.weights.folder import save_encoder

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from support.training import batches, mesh_of, small_config
 
-from wt_jax.experiment import build
 from wt_jax.kernels import implementation
 from wt_jax.methods.moco import MoCo
 from wt_jax.train import executable_cache
 from wt_jax.train.executable_cache import compiled_step
+from wt_jax.train.program import build
 from wt_jax.train.sharding import put_batch
 
 VIDEOS = 64
@@ -42,7 +42,7 @@ def changed(config, part, **values):
 def pair(request, tmp_path_factory):
     """A configuration whose step is cached, and its program: native operations on one device, portable ones on four."""
     with pytest.MonkeyPatch.context() as patch, implementation("native" if request.param == 1 else "portable"):
-        patch.setattr("wt_jax.experiment.make_mesh", lambda fsdp: mesh_of(request.param))
+        patch.setattr("wt_jax.train.program.make_mesh", lambda fsdp: mesh_of(request.param))
         config = small_config(train__compile_cache=str(tmp_path_factory.mktemp("cache")))
         program = build(config, VIDEOS)
         compiled_step(program, config)
@@ -108,7 +108,7 @@ sys.path[:0] = [{tests!r}, {tests!r} + "/train"]
 import jax, jax.numpy as jnp
 from test_executable_cache import VIDEOS, three_steps
 from support.training import small_config
-from wt_jax.experiment import build
+from wt_jax.train.program import build
 from wt_jax.train.executable_cache import compiled_step
 
 config = small_config(train__compile_cache=sys.argv[1])
@@ -116,7 +116,7 @@ program = build(config, VIDEOS)
 print([metrics["loss"] for metrics in three_steps(compiled_step(program, config), program)[0]])
 
 # A step that needs LAPACK, and nothing else that has it loaded.
-inverse = lambda state, batch: (state, {{"inverse": jnp.linalg.inv(jnp.eye(3) * (2.0 + state.step))[0, 0]}})
+inverse = lambda state, batch: (state, {{"inverse": jnp.linalg.inv(jnp.eye(3) * (2 + state.step).astype(jnp.float32))[0, 0]}})
 config = dataclasses.replace(config, seed=1)
 program = dataclasses.replace(build(config, VIDEOS), step=jax.jit(inverse))
 print(float(three_steps(compiled_step(program, config), program)[0][0]["inverse"]))

@@ -1,5 +1,6 @@
 """The monitor of a training's steps by itself: late reading, faults, clocks, scores."""
 
+import contextlib
 import json
 import logging
 
@@ -31,10 +32,13 @@ class Recorder:
 def make(tmp_path):
     videos = VideoList([f"{index}.mp4" for index in range(20)], np.zeros(20, np.int32), ("all",))
 
-    def make(start=0):
-        return StepMonitor(CONFIG, videos, tmp_path, Recorder(), start=start, num_steps=10, best_by="knn_top1")
+    with contextlib.ExitStack() as monitors:
 
-    return make
+        def make(start=0):
+            monitor = StepMonitor(CONFIG, videos, tmp_path, Recorder(), start=start, num_steps=10, best_by="knn_top1")
+            return monitors.enter_context(contextlib.closing(monitor))
+
+        yield make
 
 
 @pytest.fixture

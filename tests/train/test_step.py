@@ -14,10 +14,10 @@ import pytest
 from support.training import BATCH, batches, build, filled, finished, first, largest_gap, mesh_of, run, small_config
 
 from wt_jax.augment import finish_views
-from wt_jax.experiment import build as whole_program
 from wt_jax.losses import weak_teacher_loss
 from wt_jax.train.communication import bytes_per_step
 from wt_jax.train.optim import learning_rate, make_optimizer
+from wt_jax.train.program import build as whole_program
 from wt_jax.train.sharding import put_batch
 
 # A queue that is large enough to be split.

@@ -11,11 +11,13 @@ from safetensors.numpy import load_file, save_file
 from configs.quickstart import get_config
 from wt_jax.config import ModelConfig
 from wt_jax.errors import CheckpointError, ConfigError, WeightsError
-from wt_jax.experiment import build, prepare, resolve
+from wt_jax.eval.run import prepare
+from wt_jax.experiment import resolve
 from wt_jax.methods.base import encoder_variables
 from wt_jax.models import build_encoder
 from wt_jax.train.checkpoint import Checkpoints
 from wt_jax.train.loop import train
+from wt_jax.train.program import build
 from wt_jax.train.workdir import open_workdir
 from wt_jax.weights.export import export_weights
 from wt_jax.weights.folder import encoder_shapes, load_encoder, save_encoder

@@ -26,7 +26,7 @@ def log_mel(samples: Array, view: AudioView) -> Array:
     """
     span, hop = round(view.span * view.rate), round(view.hop * view.rate)
     at = hop * np.arange(view.columns)[:, None] + np.arange(span)
-    columns = samples.astype(jnp.float32)[:, at] / 32768.0 * np.hanning(span + 1)[:-1].astype(np.float32)
+    columns = samples.astype(jnp.float32)[:, at] / 32768.0 * np.hanning(span + 1)[None, None, :-1].astype(np.float32)
     size = _transform_size(view)
     spectrum = jnp.fft.rfft(columns, size)
     power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)

@@ -35,7 +35,7 @@ def mix_frame(clips: Array, videos: Array, key: Array, largest: float) -> Array:
     share = jax.random.uniform(jax.random.fold_in(key, 0), (), jnp.float32, 0.0, largest)
 
     def mix(clip: Array, clip_key: Array) -> Array:
-        return (1.0 - share) * clip + share * clip[jax.random.randint(clip_key, (), 0, clip.shape[0])]
+        return (1.0 - share) * clip + share * clip[jax.random.randint(clip_key, (), 0, clip.shape[0])][None]
 
     return jax.vmap(mix)(clips, _clip_keys(key, videos))
 

@@ -66,7 +66,7 @@ def affine_matrices(draws: Array, largest: AffineRange, size: int) -> Array:
 
     `size` is the side of the result in pixels.
     """
-    angle, log_scale, shear, shift_x, shift_y = jnp.moveaxis(draws * largest.largest, -1, 0)
+    angle, log_scale, shear, shift_x, shift_y = jnp.moveaxis(draws * largest.largest[None], -1, 0)
     cos, sin, scale, none = jnp.cos(angle), jnp.sin(angle), jnp.exp(log_scale), jnp.zeros_like(angle)
     rows = [
         [scale * cos, scale * (cos * shear - sin), size * shift_x],

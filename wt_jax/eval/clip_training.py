@@ -22,8 +22,8 @@ from wt_jax.eval.config import EvalConfig, FeatureConfig
 from wt_jax.eval.features.extract import Extractor, Reading, extract_features, mean_over_clips
 from wt_jax.eval.protocols.base import Split
 from wt_jax.eval.protocols.clips import Choice, ClipTraining, Predictions
+from wt_jax.eval.run import prepare
 from wt_jax.eval.validation_split import stratified_split
-from wt_jax.experiment import prepare
 from wt_jax.files import atomic_path
 from wt_jax.methods.base import evaluated_tree
 from wt_jax.methods.supervised import Supervised

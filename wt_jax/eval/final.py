@@ -6,14 +6,14 @@ from pathlib import Path
 from wt_jax.cluster.processes import is_primary_process
 from wt_jax.errors import UserError
 from wt_jax.eval.results import AFTER, BEFORE, Results, Summary, describe_splits, summarize, write_results
+from wt_jax.eval.run import EvaluatedRun
 from wt_jax.eval.run_features import RunFeatures
-from wt_jax.experiment import Run
 from wt_jax.train.step import TrainState
 
 log = logging.getLogger(__name__)
 
 
-def evaluate_run(run: Run, state: TrainState, workdir: Path) -> tuple[Results, RunFeatures]:
+def evaluate_run(run: EvaluatedRun, state: TrainState, workdir: Path) -> tuple[Results, RunFeatures]:
     """Evaluate the encoder before training (if `config.eval.before`) and after it.
 
     A protocol that fails leaves the others: its reason is logged and is in `Results.failures`.

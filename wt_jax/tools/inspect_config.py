@@ -8,9 +8,9 @@ import jax
 import numpy as np
 
 from wt_jax.config import Config
-from wt_jax.experiment import build
 from wt_jax.specs import batch_arrays
 from wt_jax.train.communication import bytes_per_step
+from wt_jax.train.program import build
 from wt_jax.train.step import batch_shapes
 
 # Kinetics-400's training videos in the CVDF copy: only the schedule's length depends on it.

@@ -22,8 +22,9 @@ from wt_jax.config_files import define_config
 from wt_jax.eval.final import evaluate_run
 from wt_jax.eval.report import Subject, write_report
 from wt_jax.eval.results import AFTER, BEFORE, Results
+from wt_jax.eval.run import prepare
 from wt_jax.eval.table import format_table
-from wt_jax.experiment import prepare, resolve
+from wt_jax.experiment import resolve
 from wt_jax.ops import prepare_process
 from wt_jax.progress import label
 from wt_jax.train.loop import train

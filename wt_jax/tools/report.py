@@ -13,7 +13,7 @@ from absl import app, flags
 from wt_jax.cli import parse_flags, set_up_logging, user_errors
 from wt_jax.errors import ConfigError, UserError
 from wt_jax.eval.report import Subject, write_report
-from wt_jax.experiment import prepare
+from wt_jax.eval.run import prepare
 from wt_jax.train.checkpoint import last_state
 from wt_jax.train.workdir import read_config
 

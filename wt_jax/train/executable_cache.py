@@ -25,10 +25,10 @@ from jax.experimental.compilation_cache import compilation_cache
 
 import wt_jax
 from wt_jax.config import Config
-from wt_jax.experiment import Program
 from wt_jax.files import write_atomic
 from wt_jax.ops import fingerprint
 from wt_jax.train.metrics import device_peak
+from wt_jax.train.program import Program
 from wt_jax.train.step import batch_shapes, model_flops
 
 log = logging.getLogger("wt_jax")

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 
@@ -16,31 +16,18 @@ from wt_jax.cluster.processes import barrier
 from wt_jax.config import steps_of
 from wt_jax.data.pipeline import train_batches
 from wt_jax.errors import TrainingError
-from wt_jax.experiment import Run
 from wt_jax.ops import describe
 from wt_jax.train.checkpoint import Checkpoints
 from wt_jax.train.executable_cache import compiled_step
 from wt_jax.train.monitor import Batch, StepMonitor
 from wt_jax.train.profile import ProfileWindow
+from wt_jax.train.program import Evaluator, Run
 from wt_jax.train.sharding import put_batch
 from wt_jax.train.step import TrainState, batch_shapes
 
 log = logging.getLogger(__name__)
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-
-
-class Evaluator(Protocol):
-    """An evaluation while the training runs."""
-
-    @property
-    def every(self) -> int:
-        """Steps between two evaluations, at least 1."""
-        ...
-
-    def run(self, state: TrainState) -> dict[str, float]:
-        """Scores by name, the same on every process; names of different evaluators differ."""
-        ...
 
 
 def train(run: Run, workdir: Path) -> TrainState:
@@ -71,42 +58,42 @@ def _train(run: Run, workdir: Path, interrupt: Interrupt, heartbeat: Heartbeat) 
         state = program.first_state()
     start = int(state.step)
     _log_start(run, start)
-    monitor = StepMonitor(config, run.videos, workdir, heartbeat, start=start, num_steps=num_steps, best_by=run.best_by)
-
-    heartbeat.at("compiling", start)  # a request to stop still ends this at once
-    train_step, flops = compiled_step(program, config) if start < num_steps else (program.step, None)
-    monitor.set_flops(flops)
-    barrier("compiled")  # some processes find the step in a cache and wait here
-
-    broadcast = make_broadcast(program.mesh)
-    profile = ProfileWindow(config.train.profile, workdir)
-    batches = _batches(run, start)
     stop = False
-    with interrupt.steps(), checkpoints, closing(monitor), closing(batches), closing(profile):
-        if _due(run, start) and start not in monitor.evaluated:  # saved, and stopped before its evaluation
-            _evaluate(run, state, monitor, checkpoints, interrupt, heartbeat)
-        monitor.resume(start)
-        for step in range(start + 1, num_steps + 1):
-            profile.before(step)
-            batch = put_batch(monitor.fetch(batches), program.mesh)
-            signals = broadcast(batch, bool(interrupt.requested), monitor.busy_seconds())
+    monitor = StepMonitor(config, run.videos, workdir, heartbeat, start=start, num_steps=num_steps, best_by=run.best_by)
+    with checkpoints, closing(monitor):
+        heartbeat.at("compiling", start)  # a request to stop still ends this at once
+        train_step, flops = compiled_step(program, config) if start < num_steps else (program.step, None)
+        monitor.set_flops(flops)
+        barrier("compiled")  # some processes find the step in a cache and wait here
 
-            state, metrics = train_step(state, batch)
+        broadcast = make_broadcast(program.mesh)
+        profile = ProfileWindow(config.train.profile, workdir)
+        batches = _batches(run, start)
+        with interrupt.steps(), closing(batches), closing(profile):
+            if _due(run, start) and start not in monitor.evaluated:  # saved, and stopped before its evaluation
+                _evaluate(run, state, monitor, checkpoints, interrupt, heartbeat)
+            monitor.resume(start)
+            for step in range(start + 1, num_steps + 1):
+                profile.before(step)
+                batch = put_batch(monitor.fetch(batches), program.mesh)
+                signals = broadcast(batch, bool(interrupt.requested), monitor.busy_seconds())
 
-            stop |= monitor.add(step, metrics, signals)
-            checkpoints.check()
+                state, metrics = train_step(state, batch)
 
-            evaluators = _due(run, step)
-            if stop or evaluators or step % save_every == 0 or step == num_steps:
-                stop |= monitor.flush()
-                heartbeat.at("saving", step)
-                checkpoints.save(state)
-                monitor.checkpoint_saved(step)
-                if stop:
-                    break
-                if evaluators:
-                    _evaluate(run, state, monitor, checkpoints, interrupt, heartbeat)
-                monitor.resume(step)
+                stop |= monitor.add(step, metrics, signals)
+                checkpoints.check()
+
+                evaluators = _due(run, step)
+                if stop or evaluators or step % save_every == 0 or step == num_steps:
+                    stop |= monitor.flush()
+                    heartbeat.at("saving", step)
+                    checkpoints.save(state)
+                    monitor.checkpoint_saved(step)
+                    if stop:
+                        break
+                    if evaluators:
+                        _evaluate(run, state, monitor, checkpoints, interrupt, heartbeat)
+                    monitor.resume(step)
     if stop or interrupt.requested:
         raise Preempted(f"asked to stop: step {int(state.step)} of {num_steps} is saved; the same command continues")
     monitor.log_bad_videos()

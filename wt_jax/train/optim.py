@@ -1,6 +1,6 @@
 """The optimizer of a configuration, with the learning rate per 256 clips scaled in one visible line."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -22,7 +22,9 @@ def learning_rate(config: OptimConfig, *, batch_size: int, num_steps: int, steps
     else:
         boundaries = {steps_of(milestone, **durations) - warmup: 0.1 for milestone in config.milestones}
         body = optax.piecewise_constant_schedule(peak, boundaries)
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), body], [warmup]) if warmup else body
+    if warmup:
+        body = optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), body], [warmup])
+    return _promoting(body)
 
 
 def make_optimizer(
@@ -60,13 +62,23 @@ def make_optimizer(
         body = optax.chain(optax.clip_by_global_norm(config.clip_norm), body)
     if config.layer_decay < 1:
         body = optax.chain(body, _scale_layers(config.layer_decay, layers))
-    if not frozen:
-        return body
+    if frozen:
 
-    def part(params: Any) -> dict[str, str]:
-        return {name: "frozen" if name == frozen else "trained" for name in params}
+        def part(params: Any) -> dict[str, str]:
+            return {name: "frozen" if name == frozen else "trained" for name in params}
 
-    return optax.partition({"trained": body, "frozen": optax.set_to_zero()}, part)
+        body = optax.partition({"trained": body, "frozen": optax.set_to_zero()}, part)
+    return optax.GradientTransformation(body.init, _promoting(body.update))
+
+
+def _promoting(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same where JAX promotes no dtypes (`jax.numpy_dtype_promotion`): optax multiplies floats by its integer counters."""
+
+    def call(*args: Any) -> Any:
+        with jax.numpy_dtype_promotion("standard"):
+            return function(*args)
+
+    return call
 
 
 def layer_scales(params: Any, layers: Sequence[str], decay: float) -> Any:

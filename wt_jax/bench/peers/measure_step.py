@@ -75,8 +75,8 @@ def our_step(config: Config) -> tuple[Any, Any, Take]:
     """The program of a configuration, its compiled step, and a function that takes the next step on noise."""
     import jax
 
-    from wt_jax.experiment import build
     from wt_jax.train.executable_cache import compiled_step
+    from wt_jax.train.program import build
     from wt_jax.train.sharding import put_batch
 
     program = build(config, _BATCHES * config.train.batch_size)

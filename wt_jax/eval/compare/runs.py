@@ -18,9 +18,10 @@ from wt_jax.config import Config, has_key, to_dict
 from wt_jax.errors import ConfigError
 from wt_jax.eval.compare.table import draw_comparison, format_comparison, scores_of, summarize
 from wt_jax.eval.results import AFTER, BEFORE, Results, read_results
-from wt_jax.experiment import build, resolve
+from wt_jax.experiment import resolve
 from wt_jax.progress import label
 from wt_jax.train.metrics import read_metrics
+from wt_jax.train.program import build
 from wt_jax.train.workdir import environment, read_config
 
 log = logging.getLogger(__name__)

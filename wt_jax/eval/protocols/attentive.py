@@ -182,15 +182,16 @@ def init_probe(rng: np.random.Generator, channels: int, num_classes: int) -> dic
 def apply_probe(p: dict[str, Array], tokens: Array, heads: int) -> Array:
     """Logits (B, num_classes) of normalized tokens (B, M, C) float32."""
     channels = tokens.shape[-1]
-    query = (p["query"] @ p["to_query"] + p["to_query_offset"]).reshape(heads, -1)
+    query = (p["query"] @ p["to_query"] + p["to_query_offset"][None]).reshape(heads, -1)
     keys = p["to_key"].reshape(channels, heads, -1)
     scores = jnp.einsum("bmc,chd,hd->bmh", tokens, keys, query) / jnp.sqrt(jnp.float32(channels // heads))
     pooled = jnp.einsum("bmh,bmc->bhc", jax.nn.softmax(scores, axis=1), tokens)
     values = jnp.einsum("bhc,chd->bhd", pooled, p["to_value"].reshape(channels, heads, -1)).reshape(-1, channels)
-    x = p["query"] + (values + p["to_value_offset"]) @ p["merge"] + p["merge_offset"]
-    hidden = normalize(x) * p["norm_scale"] + p["norm_offset"]
-    x = x + jax.nn.gelu(hidden @ p["expand"] + p["expand_offset"], approximate=False) @ p["shrink"] + p["shrink_offset"]
-    return x @ p["classify"] + p["classify_offset"]
+    x = p["query"] + (values + p["to_value_offset"][None]) @ p["merge"] + p["merge_offset"][None]
+    hidden = normalize(x) * p["norm_scale"][None] + p["norm_offset"][None]
+    x = x + jax.nn.gelu(hidden @ p["expand"] + p["expand_offset"][None], approximate=False) @ p["shrink"]
+    x = x + p["shrink_offset"][None]
+    return x @ p["classify"] + p["classify_offset"][None]
 
 
 def normalize(x: Array) -> Array:
@@ -255,7 +256,8 @@ def _step(probes, moments, batch, rates, decays, *, heads):
 
     gradients = jax.vmap(jax.grad(loss))(probes)
     updates: Any
-    updates, moments = optax.scale_by_adam().update(gradients, moments)
+    with jax.numpy_dtype_promotion("standard"):  # optax multiplies floats by its integer counter
+        updates, moments = optax.scale_by_adam().update(gradients, moments)
     fitted = {}
     for name, value in probes.items():
         rate, decay = (x.reshape(-1, *(1,) * (value.ndim - 1)) for x in (rates, decays))

@@ -19,9 +19,9 @@ from wt_jax.data.records import VideoList
 from wt_jax.eval.features.extract import Features
 from wt_jax.eval.report.media import SIDE, sheet, strip
 from wt_jax.eval.report.saliency import contributions, focus, heat, motion, overlay
+from wt_jax.eval.run import EvaluatedRun
 from wt_jax.eval.run_features import RunFeatures
 from wt_jax.eval.similarity import centered, nearest
-from wt_jax.experiment import Run
 from wt_jax.methods.base import encoder_variables, evaluated_tree
 from wt_jax.specs import ClipView, PixelSpec
 from wt_jax.train.step import TrainState
@@ -37,7 +37,7 @@ _REFERENCE = 16  # clips whose mean feature is taken off before it is asked what
 class Subject:
     """What a report shows: a run, its trained state, and the features of the run's videos at that state."""
 
-    run: Run
+    run: EvaluatedRun
     state: TrainState
     features: RunFeatures
 
@@ -160,7 +160,7 @@ def plane(values: np.ndarray) -> tuple[np.ndarray, float]:
     return points, float(np.square(strength[:2]).sum()) / total if total > 0 else 0.0
 
 
-def _heats(run: Run, state: TrainState, clips: np.ndarray, shown: np.ndarray) -> np.ndarray:
+def _heats(run: EvaluatedRun, state: TrainState, clips: np.ndarray, shown: np.ndarray) -> np.ndarray:
     """Heat (len(shown), T, S, S) of the clips shown, of (B, T, S, S, 3) uint8 clips whose mean feature is taken off."""
     everywhere = NamedSharding(run.program.mesh, PartitionSpec())
     variables = encoder_variables(*evaluated_tree(run.program.method.evaluated, state))
