@@ -162,7 +162,7 @@ def test_two_runs_in_one_workdir_and_a_killed_one_leaves_nothing_behind(tmp_path
     with pytest.raises(ConfigError, match=rf"the run with pid {holder.pid} on {socket.gethostname()}, started 20"):
         lock_workdir(tmp_path)
     holder.kill()
-    holder.wait()
+    holder.communicate()
     lock_workdir(tmp_path)
     assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
     lock_workdir(tmp_path)  # the same process

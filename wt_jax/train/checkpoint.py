@@ -43,8 +43,12 @@ class Checkpoints:
         self._save(self._last, state)
 
     def save_best(self, state: TrainState) -> None:
-        """Save as the best so far; errors as of `save`."""
-        self._save(self._best, state)
+        """Save as the best so far; errors as of `save`.
+
+        A run that has lost its last checkpoints comes to this step again, bit for bit, and its state may be here already.
+        """
+        if int(state.step) not in self._best.all_steps():
+            self._save(self._best, state)
 
     def check(self) -> None:
         """Raise the error of a save in the background, as `save` does; cheap enough for every step."""
