@@ -6,4 +6,5 @@ bash launch/setup.sh
 venv="${WT_JAX_VENV:-.venv}"
 "$venv/bin/ruff" check .
 "$venv/bin/ruff" format --check .
+"$venv/bin/pyright" --pythonpath "$venv/bin/python"
 exec "$venv/bin/python" -m pytest -n 2 --dist loadfile "$@"
