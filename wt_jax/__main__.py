@@ -28,6 +28,8 @@ COMMANDS = {
     "bench-step": ("wt_jax.bench.step", [], "measure the training step"),
     "bench-layers": ("wt_jax.bench.layers", [], "measure what each layer of the CPU runtime earns where it is used"),
     "bench-search": ("wt_jax.bench.search", [], "measure the search beside FAISS, NumPy and Milvus"),
+    "bench-excerpts": ("wt_jax.bench.excerpts", [], "measure whether altered excerpts are found in a long video"),
+    "bench-indexing": ("wt_jax.bench.indexing", [], "measure the indexing of videos beside reading and encoding them alone"),
     "bench-chaos": ("wt_jax.bench.chaos", [], "kill and restart a training at random moments, compare the end states"),
 }
 

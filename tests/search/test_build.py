@@ -1,11 +1,6 @@
 import json
 import os
-import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -200,49 +195,3 @@ def test_the_query_command_finds_the_video(index, archive, capsys):
         with pytest.raises(SystemExit):
             search_query.main([str(clip), f"--index={index}", wrong])
         assert message in capsys.readouterr().err
-
-
-def killed_again_and_again(tmp_path, encoder_file, kills: int) -> None:
-    videos, index = tmp_path / "videos", tmp_path / "index"
-    for number in range(40):
-        write_video(videos / f"{number:02}.mp4", number, seconds=2)
-    code = "from wt_jax.search import build\nbuild._COMMIT_SECONDS = 0.0\nfrom wt_jax.tools.search_index import main\nmain()"
-    command = [sys.executable, "-c", code, str(videos), f"--index={index}", f"--encoder={encoder_file}", "--workers=0"]
-    rng, acknowledged, died = random.Random(0), {}, 0
-    while died < kills:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline, already = time.monotonic() + 60, len(acknowledged)
-        # Into the work, or shortly before it.
-        while process.poll() is None and time.monotonic() < deadline:
-            if (index / "index.sqlite").exists() and rng.random() < 0.3:
-                try:
-                    seen = features_by_path(index)
-                except Exception:  # being made
-                    seen = {}
-                if len(seen) > already or rng.random() < 0.02:
-                    break
-            time.sleep(rng.random() * 0.03)
-        if process.poll() is None:
-            seen = features_by_path(index) if (index / "index.sqlite").exists() else {}
-            process.send_signal(signal.SIGKILL)
-            died += 1
-        process.wait()
-        for path, features in acknowledged.items():
-            assert np.array_equal(seen[path], features), "an acknowledged moment was lost or changed"
-        acknowledged = features_by_path(index) if (index / "index.sqlite").exists() else {}
-        for path, features in seen.items():
-            assert np.array_equal(acknowledged[path], features), "a moment that was read was lost in the kill"
-        if len(acknowledged) == 40:
-            shutil.rmtree(index)
-            acknowledged = {}
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    assert len(features_by_path(index)) == 40
-
-
-def test_what_is_committed_survives_kills(tmp_path, encoder_file):
-    killed_again_and_again(tmp_path, encoder_file, kills=3)
-
-
-@pytest.mark.slow
-def test_what_is_committed_survives_a_hundred_kills(tmp_path, encoder_file):
-    killed_again_and_again(tmp_path, encoder_file, kills=100)

@@ -27,8 +27,9 @@ def weights(tmp_path_factory):
     """A folder of weights, and the variables in it."""
     folder = tmp_path_factory.mktemp("weights")
     encoder = build_encoder(MODEL)
-    init = jax.jit(lambda key: encoder.init(key, jnp.zeros((1, 8, 32, 32, 3)), False))
-    variables = jax.device_get(init(jax.random.key(0)))
+    shapes = jax.eval_shape(lambda key: encoder.init(key, jnp.zeros((1, 8, 32, 32, 3)), False), jax.random.key(0))
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(lambda leaf: rng.normal(0.05, 0.1, leaf.shape).astype(leaf.dtype), shapes)
     save_encoder(folder, MODEL, variables)
     return folder, variables
 
@@ -42,7 +43,7 @@ def exported(weights, tmp_path_factory):
 
 def test_the_file_gives_the_features_of_the_encoder(weights, exported, clips):
     encoder = load_exported(exported)
-    wanted = build_encoder(MODEL).apply(weights[1], clips.astype(np.float32) / 255, False)
+    wanted = jax.jit(lambda x: build_encoder(MODEL).apply(weights[1], x, False))(clips.astype(np.float32) / 255)
     for count in (0, 1, BATCH, BATCH + 3):  # any number of clips
         features = encoder(clips[:count])
         assert features.shape == (count, encoder.facts.dim) == (count, 64)

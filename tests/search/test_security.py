@@ -193,8 +193,9 @@ def test_files_outside_the_roots_are_not_served(own_index):
     videos, client = own_index
     found = {m["video"]["name"]: m for m in client.get("/api/browse").json()["moments"]}
     inside, outside = found["a.mp4"], found["link.mp4"]
-    assert client.get(f"/media/{inside['video']['id']}").status_code == 200
-    assert client.get(f"/thumb/{inside['moment']}.mp4").status_code == 200
+    site = client.app.state.site
+    shot = site.engine.scan.snapshot
+    assert site.library.file(shot.videos[inside["video"]["id"]], shot) == str(videos.resolve() / "a.mp4")
     for address in (f"/media/{outside['video']['id']}", f"/thumb/{outside['moment']}.mp4"):
         answer = client.get(address)
         assert answer.status_code == 404
@@ -258,7 +259,7 @@ def test_uploads_are_bounded_by_what_arrives(person):
     answer = person.post("/api/clips", content=endless())
     assert answer.status_code == 413
     assert "1 MiB" in answer.json()["error"]
-    assert not list(person.app.state.site.uploads._folder.iterdir())  # nothing is left of it
+    assert [path.name for path in person.app.state.site.uploads._folder.iterdir()] == ["lock"]  # nothing is left of it
 
 
 PLAYLISTS = {
@@ -305,15 +306,23 @@ def test_a_decoder_that_hangs_or_eats_memory_ends_alone(person, monkeypatch, arc
 
 
 def test_the_process_that_decodes_can_write_nothing(tmp_path):
+    """And opens few files."""
     code = (
         "import sys; sys.argv = ['x', str(4 << 30)]; sys.stdin = open('/dev/null')\n"
         "from wt_jax.search import media_worker; media_worker.main()\n"
         f"file = open({str(tmp_path / 'x')!r}, 'wb', buffering=0)\n"
-        "try:\n    file.write(b'x' * 10)\nexcept OSError as error:\n    sys.stderr.write(error.strerror)"
+        "try:\n    file.write(b'x' * 10)\nexcept OSError as error:\n    sys.stderr.write(error.strerror)\n"
+        "try:\n    n = [open('/dev/null') for _ in range(99)]\nexcept OSError as error:\n    sys.stderr.write(error.strerror)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "File too large" in done.stderr
+    assert done.stderr == "File too largeToo many open files"
     assert (tmp_path / "x").stat().st_size == 0
+
+
+def test_uploads_have_processes_of_their_own(person):
+    site = person.app.state.site
+    with site.uploads._pool._worker(30):  # busy with somebody's clip
+        assert person.get("/thumb/40.mp4").status_code == 200
 
 
 def test_errors_name_nothing_of_the_disk(person, engine, monkeypatch, tmp_path):
@@ -352,6 +361,13 @@ def test_clips_belong_to_their_session(app, opened, person, archive):
     assert other.get(f"/clip/{key}.mp4").status_code == 410
 
 
+def test_clips_are_few_per_session(person, archive):
+    content = (archive / "a" / "00.mp4").read_bytes()
+    keys = [person.post("/api/clips", content=content).json()["clip"] for _ in range(9)]
+    codes = [person.get(f"/api/search?q=c{key}@0-1").status_code for key in keys]
+    assert codes == [410] + [200] * 8
+
+
 @pytest.fixture
 def running(app, engine):
     """A real server, so that requests truly come at once; its address."""
@@ -374,34 +390,30 @@ async def _session(address: str) -> httpx.AsyncClient:
 
 
 def test_one_persons_searches_do_not_stall_anothers(running, engine, monkeypatch):
-    real = type(engine).search
+    real, release = type(engine).search, threading.Event()
 
-    def slow(self, *arguments, count=24, **more):
+    def blocked(self, *arguments, count=24, **more):
         if count == 11:  # what the greedy person asks
-            time.sleep(1.0)
+            release.wait(60)
         return real(self, *arguments, count=count, **more)
 
-    monkeypatch.setattr(type(engine), "search", slow)
+    monkeypatch.setattr(type(engine), "search", blocked)
 
-    async def both() -> tuple[float, list[int]]:
+    async def both() -> list[int]:
         greedy, other = await _session(running), await _session(running)
         many = [asyncio.create_task(greedy.get("/api/search?q=m0&n=11")) for _ in range(90)]
-        await asyncio.sleep(0.5)
-        start, times = time.monotonic(), []
-        for _ in range(5):
-            assert (await other.get("/api/search?q=m1")).status_code == 200
-            times.append(time.monotonic() - start)
-            start = time.monotonic()
-        done = [task for task in many if task.done()]
-        refused = [task.result().status_code for task in done]
-        for task in many:
-            task.cancel()
-        await asyncio.gather(*many, return_exceptions=True)
-        return max(times), refused
+        try:
+            await asyncio.wait(many, timeout=30, return_when=asyncio.FIRST_COMPLETED)
+            for _ in range(5):  # while all that the greedy person may ask at once is under way
+                assert (await asyncio.wait_for(other.get("/api/search?q=m1"), 30)).status_code == 200
+            return [task.result().status_code for task in many if task.done()]
+        finally:
+            release.set()
+            await asyncio.gather(*many, return_exceptions=True)
 
-    slowest, refused = asyncio.run(both())
-    assert slowest < 0.9
-    assert refused.count(429) >= 20  # those beyond what may wait
+    refused = asyncio.run(both())
+    assert set(refused) == {429}  # those beyond what may wait
+    assert len(refused) >= 20
 
 
 def test_uploads_of_one_do_not_stall_anothers_search(running, archive):
@@ -425,7 +437,7 @@ def test_uploads_of_one_do_not_stall_anothers_search(running, archive):
         await asyncio.gather(*uploads, return_exceptions=True)
         return took
 
-    assert asyncio.run(both()) < 3
+    assert asyncio.run(both()) < 20
 
 
 def fuzzed(person, archive, count: int) -> None:

@@ -23,6 +23,7 @@ from wt_jax.search.store import Snapshot, VideoEntry, create_store, open_store
 _TOP = 10
 _PER_VIDEO = 100
 _MOST_BYTES = 4 << 30
+_MOST_SENT = 500_000  # moments to Milvus Lite, which takes some thousand a second
 _CHUNK = 100_000
 
 
@@ -86,7 +87,7 @@ def contenders(scan: Scan, scratch: Path) -> dict[str, Callable[[np.ndarray], np
         return np.argpartition(-scores, _TOP)[:_TOP]
 
     found["NumPy, float32"] = numpy
-    if importlib.util.find_spec("milvus_lite") and len(scan) <= 1_000_000:
+    if importlib.util.find_spec("milvus_lite") and len(scan) <= _MOST_SENT:
         from wt_jax.search.milvus import MilvusIndex
 
         index = MilvusIndex(str(scratch / "moments.db"), "moments", "synthetic")

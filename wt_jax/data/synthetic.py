@@ -105,15 +105,15 @@ def render(motion: str, rng: np.random.Generator, *, frames: int = 96, size: int
     return (picture + np.float32(0.5)).astype(np.uint8)
 
 
-def write_mp4(path: Path, frames: np.ndarray, rate: int = RATE) -> None:
-    """Write (T, H, W, 3) uint8 RGB frames (even sides) as H.264, a key frame every 8 frames."""
+def write_mp4(path: Path, frames: np.ndarray, rate: int | Fraction = RATE, crf: int = 18) -> None:
+    """Write (T, H, W, 3) uint8 RGB frames (even sides) as H.264, a key frame every 8 frames; the lower `crf`, the better."""
     with av.open(str(path), "w") as container:
-        options = {"crf": "18", "preset": "veryfast", "g": "8", "bf": "0", "threads": "1"}
+        options = {"crf": str(crf), "preset": "veryfast", "g": "8", "bf": "0", "threads": "1"}
         stream = container.add_stream("libx264", rate=rate, options=options)
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
         for index, frame in enumerate(frames):
             picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-            picture.pts, picture.time_base = index, Fraction(1, rate)
+            picture.pts, picture.time_base = index, 1 / Fraction(rate)
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
 

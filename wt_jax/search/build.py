@@ -111,7 +111,7 @@ def build(
         ready.clear()
         failed.clear()
 
-    for result in _read(plan.read, encoder, windows, workers, threads):
+    for result in encoded_videos(plan.read, encoder, windows, workers, threads):
         if isinstance(result, Failure):
             failed.append(result)
             log.warning("not indexed: %s: %s", result.path, result.reason)
@@ -133,7 +133,7 @@ def build(
 def _plan(store: Store, videos: VideoList, retry: bool) -> _Plan:
     stored = {entry.path: entry for entry in store.videos()}
     failures = {failure.path: failure for failure in store.failures()}
-    wanted = _entries(videos)
+    wanted = entries_of(videos)
     report, read, update, fresh = Report(), [], [], []
     for path, entry in wanted.items():
         try:
@@ -185,7 +185,8 @@ def _size(state: str) -> str:
     return state.partition(":")[0]
 
 
-def _entries(videos: VideoList) -> dict[str, VideoEntry]:
+def entries_of(videos: VideoList) -> dict[str, VideoEntry]:
+    """What is known of the videos of a list before they are read, by path."""
     entries = {}
     for place, record in enumerate(videos):
         path = record.path if is_remote(record.path) else os.path.abspath(record.path)
@@ -195,13 +196,11 @@ def _entries(videos: VideoList) -> dict[str, VideoEntry]:
     return entries
 
 
-def _read(
+def encoded_videos(
     entries: Sequence[VideoEntry], encoder: ExportedEncoder, windows: Windows, workers: int, threads: int
 ) -> Iterator[tuple[VideoEntry, np.ndarray, np.ndarray] | Failure]:
     """Each entry with its features and times, or its failure, in the order in which they are complete."""
-    view = windows.view
-    bytes_each = windows.clips * view.num_frames * view.size * view.size * 3
-    most = int(np.clip(_PIECE_BYTES // bytes_each, 4, 256))
+    most = moments_per_piece(windows)
     for start in range(0, len(entries), _GROUP):
         group = entries[start : start + _GROUP]
         partial: list[tuple[VideoEntry, list[np.ndarray], int]] = []
@@ -224,6 +223,13 @@ def _read(
                 failure = failure or _failure(entry, found)
                 parts.append(features)
             yield failure or (entry, np.concatenate(parts), moment_times(entry.duration, windows))
+
+
+def moments_per_piece(windows: Windows) -> int:
+    """How many moments of a video a worker reads at once."""
+    view = windows.view
+    bytes_each = windows.clips * view.num_frames * view.size * view.size * 3
+    return int(np.clip(_PIECE_BYTES // bytes_each, 4, 256))
 
 
 def _failure(entry: VideoEntry, found: dict) -> Failure | None:
@@ -316,14 +322,15 @@ def opened_for_writing(
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / ENCODER
-    if not (folder / DATABASE).exists():
+    fresh = not (folder / DATABASE).exists()
+    if fresh:
         export(file)
         encoder = load_exported(file)
         windows = default_windows(encoder.facts.view, length, every)
         create_store(folder, encoder.facts.dim, _settings(encoder, windows, source, roots))
     with open_store(folder) as store, store.lock():
         settings = store.settings()
-        if named:
+        if named and not fresh:
             draft = folder / f".given-{ENCODER}"
             try:
                 export(draft)

@@ -22,6 +22,7 @@ from wt_jax.specs import ClipView
 
 _SUPPOSED_RATE = 25  # frames per second, to choose a default length by
 _MOST_CLIPS = 2  # per window by default
+_PHASES, _PHASED_SECONDS = 4, 30.0  # of a clip whose place is asked for
 _HASHED_BLOCK, _HASHED_BLOCKS = 1 << 16, 16
 
 
@@ -66,6 +67,17 @@ def chosen_times(start: float, end: float, windows: Windows) -> np.ndarray:
     if end - times[-1, 1] > windows.every / 4:
         times = np.concatenate([times, [[end - windows.length, end]]])
     return times.astype(np.float32)
+
+
+def phased_times(start: float, end: float, windows: Windows) -> list[np.ndarray]:
+    """Windows in a row from `start` to `end`, and the same begun a quarter, a half and three quarters of a step later.
+
+    An excerpt of a video begins anywhere between two of its moments; of features that change quickly, only windows that begin
+    near those of the index are like them. A long stretch has one row.
+    """
+    shifts = windows.every * np.arange(_PHASES) / _PHASES
+    room = 0.0 if end - start > _PHASED_SECONDS else max(end - start - windows.length, 0.0)
+    return [moment_times(end - start - shift, windows) + np.float32(start + shift) for shift in shifts[shifts <= room].tolist()]
 
 
 def read_moments(reader: Reader, windows: Windows, times: np.ndarray) -> np.ndarray:

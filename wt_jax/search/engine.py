@@ -210,7 +210,8 @@ def recall(scan: Scan, leave_out: str = "") -> dict[int, float]:
 
     Args:
       scan: the index; its labeled videos count.
-      leave_out: a column; a video is then compared only with videos of another value (another person, say).
+      leave_out: a column; the videos of each value (a person, say) are then compared with those of other values alone, and
+        centered by their own mean, as in an evaluation with that column left out. Without it all have one center.
 
     Raises:
       SearchError: fewer than two labeled videos, or no such column.
@@ -238,7 +239,9 @@ def recall(scan: Scan, leave_out: str = "") -> dict[int, float]:
         mine = groups == group
         if mine.all():
             raise SearchError(f"every video has the same value of {leave_out!r}: nothing is left to compare with")
-        found = retrieval_hits(features[mine], labels[mine], features[~mine], labels[~mine], RECALL_AT, center=False)
+        if leave_out and 1 in (mine.sum(), (~mine).sum()):
+            raise SearchError(f"{leave_out!r} sets a single video apart, {group}; its features have no mean of their own")
+        found = retrieval_hits(features[mine], labels[mine], features[~mine], labels[~mine], RECALL_AT, center=bool(leave_out))
         for k in RECALL_AT:
             hits[k].append(found[k])
     return {k: float(np.concatenate(parts).mean()) for k, parts in hits.items()}

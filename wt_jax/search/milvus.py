@@ -19,11 +19,26 @@ _INSERTED = 5000  # rows at once
 _CANDIDATES = 50  # ranked again in float32 by who asks
 
 
-def freeze_center(store: Store) -> None:
-    """Keep the mean of what is indexed so far as the center of all features from now on."""
+def freeze_center(store: Store, like: Store | None = None) -> None:
+    """Keep a center of all features from now on: that of the index `like`, else the mean of what is indexed so far.
+
+    Raises:
+      SearchError: the index has another center than `like` already, or `like` has none.
+    """
     with store.lock():
-        if "center" not in store.settings():
-            store.set_setting("center", center_of(store.snapshot()).tolist())
+        own, wanted = store.settings().get("center"), like and like.settings().get("center")
+        if like and not wanted:
+            raise SearchError(f"{like.folder} has not kept its center yet; write its own Parquet files first")
+        if own and wanted and own != wanted:
+            raise SearchError(f"{store.folder} has another center already: its moments cannot be mixed with others")
+        if not own:
+            store.set_setting("center", wanted or center_of(store.snapshot()).tolist())
+
+
+def check_center(scan: Scan) -> None:
+    """Raise SearchError where the center may still move."""
+    if "center" not in scan.snapshot.settings:
+        raise SearchError("the center of this index may still move; keep it first: wt_jax.search.milvus.freeze_center")
 
 
 class MilvusIndex:
@@ -64,8 +79,7 @@ class MilvusIndex:
         Raises:
           SearchError: the center of the index may still move.
         """
-        if "center" not in scan.snapshot.settings:
-            raise SearchError("the center of this index may still move; keep it first: wt_jax.search.milvus.freeze_center")
+        check_center(scan)
         dim = scan.snapshot.features.shape[1]
         if not self._client.has_collection(self._name):
             schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)

@@ -39,41 +39,43 @@ class Copies:
     total: int
 
 
-def locate(scan: Scan, clip: np.ndarray, count: int, allowed: np.ndarray | None = None) -> Hits:
+def locate(scan: Scan, rows: Sequence[np.ndarray], count: int, allowed: np.ndarray | None = None) -> Hits:
     """Where a clip lies within the videos: its windows in a row against moments in a row, at several speeds.
 
     Args:
       scan: the index.
-      clip: (n, D) float32 of length 1, the clip's windows as far apart as the index's moments.
+      rows: each (n, D) float32 of length 1: a clip's windows, as far apart as the index's moments, begun at one or more phases.
       count: how many places at most; those of a video that overlap count once.
       allowed: (N,) bool, moments of the videos to look into; None: all.
 
     Returns:
-      Hits at the first moment of each stretch, scored by the mean cosine over the clip's windows.
+      Hits at the first moment of each stretch, scored by the mean cosine over the clip's windows at the best phase and speed.
     """
-    places = _candidates(scan, clip, allowed)
+    places = _candidates(scan, rows[0], allowed)
     ids = scan.snapshot.video_ids[places]
-    products = scan.scores(clip, places)
     best = np.full(len(places), -np.inf, np.float32)
-    for speed in _SPEEDS:
-        offsets = np.round(np.arange(len(clip)) / speed).astype(int)
-        total, inside = np.zeros(len(places), np.float32), np.ones(len(places), bool)
-        for row, offset in enumerate(offsets.tolist()):
-            last = len(places) - offset
-            if last <= 0:
-                inside[:] = False
-                break
-            total[:last] += products[row, offset:]
-            inside[last:] = False
-            inside[:last] &= ids[offset:] == ids[:last]
-        best = np.where(inside, np.maximum(best, total / len(clip)), best)
-    chosen: list[int] = []
+    for clip in rows:
+        products = scan.scores(clip, places)
+        for speed in _SPEEDS:
+            best = np.maximum(best, _in_a_row(products, np.round(np.arange(len(clip)) / speed).astype(int), ids))
+    chosen, least = [], max(len(rows[0]), 2)
     for place in np.argsort(-best, kind="stable").tolist():
         if len(chosen) == count or best[place] == -np.inf:
             break
-        if all(ids[place] != ids[other] or abs(place - other) >= max(len(clip), 2) for other in chosen):
+        if all(ids[place] != ids[other] or abs(place - other) >= least for other in chosen):
             chosen.append(place)
     return Hits(places[chosen], best[chosen])
+
+
+def _in_a_row(products: np.ndarray, offsets: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """The mean of products (n, N) of a clip's windows with moments, window i so many places on; -inf beyond the video's end."""
+    total, inside = np.zeros(len(ids), np.float32), np.ones(len(ids), bool)
+    for row, offset in zip(products, offsets.tolist(), strict=True):
+        last = max(len(ids) - offset, 0)
+        total[:last] += row[offset:]
+        inside[last:] = False
+        inside[:last] &= ids[offset:] == ids[:last]
+    return np.where(inside, total / len(products), -np.inf)
 
 
 def _candidates(scan: Scan, clip: np.ndarray, allowed: np.ndarray | None) -> np.ndarray:

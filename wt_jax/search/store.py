@@ -16,6 +16,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ from wt_jax.files import atomic_path
 DATABASE, ENCODER, CACHE = "index.sqlite", "encoder.wtx", "cache"
 FORMAT = 1
 _LEAST_DEAD = 1024  # rows that are worth a rewriting
+_LEAST_FREE = 1 << 20  # bytes that SQLite needs to open a file
 
 _SCHEMA = """
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -357,6 +359,9 @@ def open_store(folder: Path) -> Store:
         if settings["format"] != FORMAT:
             raise SearchError(f"{folder} has format {settings['format']}, this version reads {FORMAT}; index it anew")
         _mapped(store._features_path(), settings["rows"], settings["dim"])
+    except sqlite3.OperationalError as error:  # the file is whole, as far as is known
+        reason = "its disk is full; make room" if shutil.disk_usage(folder).free < _LEAST_FREE else f"{error}; mend that"
+        raise SearchError(f"{folder}: the index cannot be read now: {reason}. Nothing of it is lost") from None
     except (sqlite3.DatabaseError, KeyError) as error:
         raise SearchError(f"{folder}: the index is damaged ({error}); remove the folder and index anew") from None
     return store

@@ -4,12 +4,14 @@
 
 VIDEOS is anything that training takes: a folder, a list, packed shards. The same command goes on after an interruption, and
 later reads only what is new or has changed. On several machines each indexes a part into a folder of its own (--part=2/8),
-and `--merge=DIR,DIR...` joins these. `wt-jax search-query` asks, `wt-jax search` shows.
+and `--merge=DIR,DIR...` joins these. `--parquet=FOLDER` writes an index for the bulk import of a Milvus server.
+`wt-jax search-query` asks, `wt-jax search` shows.
 """
 
 import argparse
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from wt_jax.cli import parse_arguments, set_up_logging, user_errors
@@ -47,7 +49,7 @@ def index(args: argparse.Namespace, location: str) -> list[str]:
     videos = _part(open_source(location, args.root, max_bad_fraction=1.0), getattr(args, "part", ""))
     with build.opened_for_writing(
         args.index,
-        lambda out: _export(args, out),
+        lambda out: export(args, out),
         args.encoder is not None,
         location,
         build.roots_of(location, videos, args.root),
@@ -67,7 +69,22 @@ def _part(videos: VideoList, part: str) -> VideoList:
     return videos.select(range(int(number) - 1, len(videos), int(count)))
 
 
-def _export(args: argparse.Namespace, out: Path) -> None:
+def _write_parquet(args: argparse.Namespace) -> list[Path]:
+    try:
+        from wt_jax.search.parquet import write_parquet
+    except ImportError:
+        raise SearchError("--parquet needs the extra `milvus`: pip install 'wt_jax[milvus]'") from None
+    from wt_jax.search.milvus import freeze_center
+    from wt_jax.search.scan import Scan
+    from wt_jax.search.store import open_store
+
+    with ExitStack() as stack:
+        store = stack.enter_context(open_store(args.index))
+        freeze_center(store, stack.enter_context(open_store(args.center)) if args.center else None)
+        return write_parquet(Scan(store.snapshot()), args.parquet, int(args.part.partition("/")[0] or 1) - 1)
+
+
+def export(args: argparse.Namespace, out: Path) -> None:
     """Write the encoder that the options name."""
     place = args.encoder
     if place is None:
@@ -102,10 +119,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--merge", default="", metavar="DIR,DIR...", help="indexes to join into --index")
     parser.add_argument("--recall", action="store_true", help="print R@1, 5 and 10 of the labeled videos")
     parser.add_argument("--leave_out", default="", metavar="COLUMN", help="recall among videos of another value of this column")
+    parser.add_argument("--parquet", type=Path, metavar="FOLDER", help="write the moments as Parquet files for Milvus")
+    parser.add_argument("--center", type=Path, metavar="DIR", help="index whose center these take, as all of a collection must")
     args = parser.parse_args(argv)
     set_up_logging()
     with user_errors():
-        if args.index is None or not (args.source or args.merge or args.recall):
+        if args.index is None or not (args.source or args.merge or args.recall or args.parquet):
             raise SearchError("usage: wt-jax search-index VIDEOS --index=DIR; see --help")
         if args.merge:
             from wt_jax.search.merge import merge
@@ -113,6 +132,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"{merge([Path(folder) for folder in args.merge.split(',')], args.index):,} videos joined in {args.index}")
         if args.source:
             print("\n".join(index(args, args.source)))
+        if args.parquet:
+            files = _write_parquet(args)
+            print(f"{len(files):,} Parquet files of this index in {args.parquet}")
         if args.recall:
             from wt_jax.search.engine import Engine, recall
 

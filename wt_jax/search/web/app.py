@@ -37,7 +37,7 @@ from wt_jax.search.store import VideoEntry
 from wt_jax.search.web.errors import Refused
 from wt_jax.search.web.exports import export
 from wt_jax.search.web.library import Library, name_below
-from wt_jax.search.web.requests import MOST_RESULTS, Asked, asked, count_of, number, places
+from wt_jax.search.web.requests import MOST_RESULTS, Asked, asked, count_of, number, places, to_locate
 from wt_jax.search.web.security import Gate, Tokens
 from wt_jax.search.web.uploads import Uploads
 
@@ -161,7 +161,7 @@ def create_app(engine: Engine, tokens: Tokens, hosts: Sequence[str], limits: Lim
         site.threads = anyio.CapacityLimiter(_THREADS)
         site.pool.warm_up()
         site.upload_pool.warm_up()
-        task = asyncio.create_task(_refresh(engine))
+        task = asyncio.create_task(_refresh(site))
         try:
             yield
         finally:
@@ -196,12 +196,13 @@ def create_app(engine: Engine, tokens: Tokens, hosts: Sequence[str], limits: Lim
     return app
 
 
-async def _refresh(engine: Engine) -> None:
-    """Take over what is indexed meanwhile."""
+async def _refresh(site: Site) -> None:
+    """Take over what is indexed meanwhile, notice a full disk."""
     while True:
         await asyncio.sleep(_REFRESH_SECONDS)
         try:
-            await anyio.to_thread.run_sync(engine.refresh)
+            await anyio.to_thread.run_sync(site.engine.refresh)
+            await anyio.to_thread.run_sync(site.library.check_disk)
         except Exception:
             log.exception("the index cannot be read anew; what is in memory is served on")
 
@@ -318,11 +319,10 @@ async def _find(request: Request) -> Response:
     def find() -> dict[str, Any]:
         scan = site.engine.scan
         query = _asked(site, request, scan)
-        if not len(query.examples):
-            raise Refused(400, "Give the clip to find.")
-        hits = locate(scan, query.examples, query.count, allowed_moments(scan.snapshot, query.filters))
+        rows = to_locate(request.query_params, request.scope["session"], query, scan, site.uploads)
+        hits = locate(scan, rows, query.count, allowed_moments(scan.snapshot, query.filters))
         results = results_of(scan, hits, query.threshold)
-        length = (len(query.examples) - 1) * site.engine.windows.every
+        length = (len(rows[0]) - 1) * site.engine.windows.every
         fields = site.result_fields(scan, results)
         for result in fields:
             result["end"] = round(min(result["end"] + length, result["video"]["duration"]), 3)

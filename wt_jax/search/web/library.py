@@ -4,6 +4,7 @@ import collections
 import hashlib
 import logging
 import os
+import shutil
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 
 _THUMB_SECONDS, _FACTS_SECONDS = 20.0, 20.0
 _KEPT_TROUBLE = 100
+_LEAST_FREE = 16 << 20  # bytes of the disk of the index
 
 
 class Library:
@@ -30,6 +32,7 @@ class Library:
         self._facts: dict[tuple[str, str], dict] = {}
         self._lock = threading.Lock()
         self._trouble: collections.OrderedDict[str, str] = collections.OrderedDict()
+        self._folder, self._disk = folder, ""
 
     def name(self, video: VideoEntry, snapshot: Snapshot) -> str:
         """Its path below the root that holds it, or its file name; text that any encoding takes."""
@@ -88,10 +91,20 @@ class Library:
         return content
 
     def trouble(self) -> list[tuple[str, str]]:
-        """Videos that could not be shown, and why, the newest first; also what the cache says."""
+        """What could not be shown or kept, and why, the newest first."""
         with self._lock:
             found = list(reversed(self._trouble.items()))
-        return ([("the cache of thumbnails", self._cache.fault)] if self._cache.fault else []) + found
+        general = {"the disk of the index": self._disk, "the cache of thumbnails": self._cache.fault}
+        return [(name, fault) for name, fault in general.items() if fault] + found
+
+    def check_disk(self) -> None:
+        """Note in the log and for the page when the disk of the index becomes full, or has room again."""
+        free = shutil.disk_usage(self._folder).free
+        left = f"it is full ({free >> 20} MiB are left): nothing more can be indexed until there is room"
+        fault = left if free < _LEAST_FREE else ""
+        if bool(fault) != bool(self._disk):
+            log.warning("the disk of the index: %s", fault or "there is room again")
+        self._disk = fault
 
     def _note(self, video: VideoEntry, snapshot: Snapshot, reason: str) -> None:
         name = self.name(video, snapshot)

@@ -69,6 +69,21 @@ def asked(parameters: QueryParams, session: str, engine: Engine, scan: Scan, upl
     )
 
 
+def to_locate(parameters: QueryParams, session: str, asked: Asked, scan: Scan, uploads: Uploads) -> list[np.ndarray]:
+    """Rows of features (n, D) of length 1 of what is to be found within the videos: a clip's at several phases.
+
+    Raises:
+      Refused: nothing is to be found.
+    """
+    clips = [match for text in parameters.getlist("q") if (match := _EXAMPLE.fullmatch(text)) and match["clip"]]
+    if len(clips) == 1 and not clips[0]["sign"]:
+        found = uploads.phases(session, clips[0]["clip"], _float(clips[0]["start"]), _float(clips[0]["end"]))
+        return [scan.normalized(row) for row in found]
+    if not len(asked.examples):
+        raise Refused(400, "Give the clip to find.")
+    return [asked.examples]
+
+
 def moments(scan: Scan, names: list[int]) -> np.ndarray:
     """Features of moments of the index; Refused where one is not there any more."""
     return scan.unit(places(scan, names))

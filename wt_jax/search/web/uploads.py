@@ -1,18 +1,22 @@
 """Clips that people drop on the page: counted while they arrive, read in a process with limits, forgotten after a while."""
 
 import collections
+import fcntl
+import os
 import secrets
 import shutil
 import tempfile
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from starlette.concurrency import run_in_threadpool
 
-from wt_jax.search.clips import Windows, chosen_times
+from wt_jax.search.clips import Windows, chosen_times, phased_times
 from wt_jax.search.engine import Engine
 from wt_jax.search.exported import VIEW_FIELDS
 from wt_jax.search.media import MediaError, MediaPool
@@ -22,6 +26,7 @@ _PER_SESSION, _IN_ALL = 8, 64
 _FACTS_SECONDS, _CLIPS_SECONDS = 15.0, 30.0
 _MOST_SECONDS = 600.0  # of a clip that are encoded for one query
 _KEPT_FEATURES = 256
+_PREFIX, _LOCK = "wt_jax-clips-", "lock"
 
 
 @dataclass(frozen=True)
@@ -38,13 +43,17 @@ class Uploads:
 
     def __init__(self, engine: Engine, pool: MediaPool, most_bytes: int):
         self._engine, self._pool, self._most_bytes = engine, pool, most_bytes
-        self._folder = Path(tempfile.mkdtemp(prefix="wt_jax-clips-"))
+        _remove_leftovers()
+        self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        self._held = _locked(self._folder / _LOCK)
         self._clips: collections.OrderedDict[str, Clip] = collections.OrderedDict()
-        self._features: collections.OrderedDict[tuple[str, float, float], np.ndarray] = collections.OrderedDict()
+        self._features: collections.OrderedDict[tuple[str, bytes], list[np.ndarray]] = collections.OrderedDict()
         self._lock = threading.Lock()
 
     def close(self) -> None:
         """Remove all clips."""
+        if self._held:
+            self._held.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     async def receive(self, session: str, stream: AsyncIterator[bytes]) -> tuple[str, dict]:
@@ -88,16 +97,28 @@ class Uploads:
 
     def features(self, session: str, key: str, start: float, end: float) -> np.ndarray:
         """Features (n, D) of the windows of a clip between two times; Refused where it cannot be read."""
+        (features,) = self._rows(session, key, start, end, lambda *times: [chosen_times(*times)])
+        return features
+
+    def phases(self, session: str, key: str, start: float, end: float) -> list[np.ndarray]:
+        """Features (n, D) of the rows of windows of `phased_times`; Refused where the clip cannot be read."""
+        return self._rows(session, key, start, end, phased_times)
+
+    def _rows(
+        self, session: str, key: str, start: float, end: float, rows: Callable[[float, float, Windows], list[np.ndarray]]
+    ) -> list[np.ndarray]:
         clip = self.find(session, key)
         end = min(end, clip.duration)
         if not 0 <= start < end or end - start > _MOST_SECONDS:
             raise Refused(400, f"Choose some seconds of the clip, at most {_MOST_SECONDS:.0f}.")
-        place = key, round(start, 3), round(end, 3)
+        times = rows(start, end, self._engine.windows)
+        place = key, np.concatenate(times).tobytes()
         with self._lock:
             if place in self._features:
                 self._features.move_to_end(place)
                 return self._features[place]
-        features = self._engine.encode(read_clips(self._pool, str(clip.path), start, end, self._engine.windows))
+        clips = read_clips(self._pool, str(clip.path), np.concatenate(times), self._engine.windows)
+        features = np.split(self._engine.encode(clips), np.cumsum([len(row) for row in times])[:-1])
         with self._lock:
             self._features[place] = features
             while len(self._features) > _KEPT_FEATURES:
@@ -105,17 +126,36 @@ class Uploads:
         return features
 
 
-def read_clips(pool: MediaPool, path: str, start: float, end: float, windows: Windows) -> np.ndarray:
-    """Clips of the windows between two times, uint8 (n, clips, T, S, S, 3), read in a process with limits.
+def read_clips(pool: MediaPool, path: str, times: np.ndarray, windows: Windows) -> np.ndarray:
+    """Clips of windows, times (n, 2): uint8 (n, clips, T, S, S, 3), read in a process with limits.
 
     Raises:
       Refused: the file cannot be read there.
     """
     view = {name: getattr(windows.view, name) for name in VIEW_FIELDS}
     division = {"length": windows.length, "every": windows.every, "clips": windows.clips}
-    times = chosen_times(start, end, windows).tolist()
     try:
-        fields, content = pool.run("clips", path, seconds=_CLIPS_SECONDS, view=view, windows=division, times=times)
+        fields, content = pool.run("clips", path, seconds=_CLIPS_SECONDS, view=view, windows=division, times=times.tolist())
     except MediaError as error:
         raise Refused(415, f"This clip cannot be used: {error}.") from None
     return np.frombuffer(content, np.uint8).reshape(fields["shape"])
+
+
+def _remove_leftovers() -> None:
+    """Remove the clips of servers that were killed: nobody holds the locks of their folders."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_LOCK}"):
+        with suppress(OSError):
+            if path.parent.lstat().st_uid == os.getuid() and (lock := _locked(path)):
+                shutil.rmtree(path.parent, ignore_errors=True)
+                lock.close()
+
+
+def _locked(path: Path) -> IO[bytes] | None:
+    """An open file with a lock that ends with this process; None where another process has it."""
+    file = path.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file

@@ -330,6 +330,9 @@ function searchPage() {
         byId("column-fields").append(make("label", {}, name, select));
       }
       if (!info.videos) byId("results-title").textContent = "This index is empty";
+      const faults = [[info.num_failures, "could not be indexed"], [info.trouble.length, "could not be shown or kept"]].filter(([count]) => count);
+      byId("notice").hidden = !faults.length;
+      byId("notice").replaceChildren(make("a", { href: "/about" }, faults.map(([count, text]) => `${count} ${text}`).join(", ")));
     } catch (error) { say(error.message, true); }
     writeForm();
   }
@@ -516,7 +519,7 @@ async function aboutPage() {
   try { info = await askJson("/api/info"); } catch (error) { say(error.message, true); return; }
   const rows = {
     Moments: `${info.moments.toLocaleString()}, each ${info.windows.length} s long, one every ${info.windows.every} s`,
-    Videos: `${info.videos.toLocaleString()}, ${(info.seconds / 3600).toFixed(2)} hours`,
+    Videos: `${info.videos.toLocaleString()}, ${info.seconds < 7200 ? `${(info.seconds / 60).toFixed(1)} minutes` : `${(info.seconds / 3600).toFixed(1)} hours`}`,
     Encoder: `${info.encoder.name}, ${info.encoder.dim} numbers per moment, weights ${info.encoder.fingerprint}`,
     "Alike from": `a score of ${info.least_alike.toFixed(3)}: 98 % of the moments here have one as near in another video`,
     Labels: Object.entries(info.labels).map(([name, count]) => `${name} (${count})`).join(", ") || "none",
