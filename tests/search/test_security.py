@@ -169,8 +169,9 @@ def test_no_address_takes_a_path(person, archive):
         "/thumb/..%2f1.mp4",
         "/clip/..%2f..%2fetc%2fpasswd.mp4",
     ):
-        answer = person.send(httpx.Request("GET", httpx.URL(BASE).copy_with(raw_path=address.encode()), headers=person.headers))
-        assert answer.status_code in (401, 404, 410), address
+        headers = {"authorization": f"Bearer {TOKENS.token}"}  # a request that is built by hand carries no cookie
+        answer = person.send(httpx.Request("GET", httpx.URL(BASE).copy_with(raw_path=address.encode()), headers=headers))
+        assert answer.status_code in (404, 410), address
         assert "secret" not in answer.text.replace(str(secret), "")
         assert "import" not in answer.text
 

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise SearchError("the page needs the extra `search`: pip install 'wt_jax[search]'") from None
         source = args.source or _embedded(args)
         if args.index is None:
-            name = re.sub(r"[^\w.-]+", "-", Path(source).name or "videos").strip("-")[-40:]
+            name = re.sub(r"[^\w.-]+", "-", Path(args.source or "quickstart").name or "videos").strip("-")[-40:]
             args.index = Path("runs/search") / f"{name}-{hashlib.sha256(str(source).encode()).hexdigest()[:8]}"
         if not args.no_index:
             print("\n".join(index(args, source)), flush=True)
