@@ -155,3 +155,13 @@ def _importable(name: str) -> bool:
         if spec and (module == name or re.search(rf"\b{last}\b", Path(spec.origin).read_text())):
             return True
     return False
+
+
+def test_the_table_of_odd_inputs_names_each_test_of_them_and_no_other():
+    foreign = {
+        file: set(re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE)) for file in ROOT.glob("tests/**/test_*.py")
+    }
+    wanted = set().union(*(tests for file, tests in foreign.items() if file.name.startswith("test_foreign_")))
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "data.md").read_text()))
+    assert not wanted - named - {"test_every_codec_is_written_as_it_should_be"}  # of the writer of the other tests' files
+    assert not named - set().union(*foreign.values())
