@@ -16,6 +16,7 @@ import pytest
 
 from wt_jax.errors import ConfigError
 from wt_jax.eval.final import evaluate_run
+from wt_jax.eval.protocols.knn import Knn
 from wt_jax.eval.report import Subject, pictures, write_report
 from wt_jax.eval.report.curves import number, panels
 from wt_jax.eval.report.media import FRAMES, SIDE, data_uri, sheet, strip
@@ -175,6 +176,23 @@ def test_the_report_is_the_same_from_the_command(run_folder):
     again = open_subject(workdir)
     np.testing.assert_array_equal(again.features.test.values, subject.features.test.values)
     assert int(again.state.step) == 2
+
+
+def test_a_protocol_that_fails_leaves_the_others_and_the_report(run_folder, tmp_path, monkeypatch, caplog):
+    def fail(*_, **__):
+        raise ValueError("every training label is unique")
+
+    monkeypatch.setattr(Knn, "run", fail)
+    _, subject = run_folder
+    results, features = evaluate_run(subject.run, subject.state, tmp_path)
+    assert "pre-trained, knn: every training label is unique" in caplog.text
+    scored = {name for protocols in results.encoders.values() for name in protocols}
+    assert "knn" not in scored
+    assert {"linear", "retrieval"} <= scored
+    shutil.copy(run_folder[0] / "config.json", tmp_path)
+    page = Page(write_report(tmp_path, Subject(subject.run, subject.state, features)).read_text())
+    assert "every training label is unique" in page.text["results"]
+    assert "R@1" in page.text["results"]
 
 
 def test_without_labels_classes_and_scores_say_so(small_set, run_folder, tmp_path):
