@@ -15,6 +15,7 @@ OPTIONAL = {
     "apache_beam": "apache-beam",
     "decord": "decord",
     "faiss": "faiss-cpu",
+    "pyarrow": "pyarrow",
     "pymilvus": "pymilvus",
     "starlette": "starlette",
     "tensorboardX": "tensorboardx",

@@ -56,11 +56,11 @@ def main() -> None:
             for content in JOBS[job.pop("kind")](**job):
                 _answer(answers, content if isinstance(content, dict) else {}, b"" if isinstance(content, dict) else content)
             _answer(answers, {"done": True})
+        except MemoryError:  # FFmpeg's too
+            _answer(answers, {"done": True, "reason": "decoding it needs too much memory"})
         except (VideoError, IndexError, ValueError, av.error.FFmpegError, cv2.error) as error:
             reason = str(error).removeprefix(f"{job['path']}: ") if isinstance(error, VideoError) else "it cannot be decoded"
             _answer(answers, {"done": True, "reason": reason.replace(job["path"], "the file")})
-        except MemoryError:
-            _answer(answers, {"done": True, "reason": "decoding it needs too much memory"})
 
 
 def _answer(answers: BinaryIO, fields: dict[str, Any], content: bytes = b"") -> None:
@@ -83,7 +83,9 @@ def _check_container(path: str) -> None:
         ) as container:
             name = container.format.name
             pixels = max((stream.width * stream.height for stream in container.streams.video), default=0)
-    except av.error.FFmpegError:
+    except av.error.FFmpegError as error:
+        if isinstance(error, MemoryError):
+            raise
         raise VideoError(f"{path}: it is no video of a kind that is read here") from None
     if name not in CONTAINERS:
         raise VideoError(f"{path}: it is no video of a kind that is read here")
