@@ -8,6 +8,7 @@ CoCLR's InfoNCE setting for UCF101: 64 clips per step (2 GPUs x 32), queue 2,048
 """
 
 from ml_collections import ConfigDict
+from wt_jax.configs.k400 import RECIPES
 from wt_jax.configs.k400 import get_config as get_k400_config
 
 from wt_jax.config import adapt
@@ -19,4 +20,5 @@ def get_config(method: str = "weak_teacher") -> ConfigDict:
     adapt(config.method, {"queue.size": 2048, "prototypes": 500})
     config.train.batch_size = 64
     config.optim.learning_rate = 4e-3  # 1e-3 at 64 clips
+    config.update_from_flattened_dict(RECIPES.get(method, {}))
     return config

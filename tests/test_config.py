@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from support.training import teacher_folder
+from support.training import name_folders
 
 from wt_jax.config import steps_of, to_dict
 from wt_jax.errors import ConfigError
@@ -24,8 +24,7 @@ CASES = [*((name, "weak_teacher") for name in SHIPPED), *(("quickstart", method)
 @pytest.mark.parametrize(("name", "method"), [*CASES, ("supervised", "")])
 def test_every_shipped_config_makes_a_state_and_a_step(name, method):
     config = importlib.import_module(f"configs.{name}").get_config(*filter(None, [method]))
-    if method == "seed":
-        config.method.teacher_weights = teacher_folder()
+    name_folders(config)
     config = resolve(config)
     built = build_method(config, 100, num_classes=2)
     schedule = learning_rate(config.optim, batch_size=config.train.batch_size, num_steps=100, steps_per_epoch=10)
@@ -51,8 +50,7 @@ def test_config_survives_json(name):
 def test_every_shipped_config_serves_every_method(name):
     for method in METHODS:
         config = importlib.import_module(f"configs.{name}").get_config(method)
-        if method == "seed":
-            config.method.teacher_weights = teacher_folder()
+        name_folders(config)
         config = resolve(config)
         assert config.method_name == method
         assert build_method(config, 100).views

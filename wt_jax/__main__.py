@@ -17,6 +17,7 @@ COMMANDS = {
     "report": ("wt_jax.tools.report", [], "write the report of a run or an evaluation"),
     "export-weights": ("wt_jax.tools.export_weights", [], "write the encoder of a run as safetensors with a model card"),
     "convert-weights": ("wt_jax.tools.convert_weights", [], "turn published weights into one of our encoders"),
+    "store-clips": ("wt_jax.tools.store_clips", [], "store an encoder's features of the clips of videos, to train on them"),
     "check-videos": ("wt_jax.tools.check_videos", [], "read every video once and write an index of what is usable"),
     "make-lists": ("wt_jax.tools.make_lists", [], "turn a data set's official annotations into list files"),
     "pack": ("wt_jax.tools.pack", [], "re-encode a data set into shards that training reads fast"),

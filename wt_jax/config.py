@@ -42,6 +42,8 @@ class ModelConfig:
       remat: recompute activations in the backward pass, which saves memory and takes time.
       mean, std: normalize RGB in [0, 1].
       weights: folder of exported weights (`wt_jax.weights.folder`) that the encoder starts from; empty: random ones.
+      aggregator: one of `wt_jax.models.AGGREGATORS`, which makes an encoder of whole videos of the clips' encoder; empty: none.
+        The method sets it.
     """
 
     name: str = "s3d"
@@ -53,6 +55,7 @@ class ModelConfig:
     mean: RGB = IMAGENET_MEAN
     std: RGB = IMAGENET_STD
     weights: str = ""
+    aggregator: str = ""
 
 
 @dataclass(frozen=True)
@@ -333,6 +336,8 @@ def check_config(config: Config) -> None:
         )
     if train.profile and (len(train.profile) != 2 or train.profile[0] > train.profile[1]):
         raise ConfigError(f"config.train.profile must be (first step, last step), got {train.profile}")
+    if config.model.aggregator:
+        raise ConfigError("config.model.aggregator is for exported encoders and evaluations; a training's method sets it")
     if config.views.test.crop == "random":
         raise ConfigError("config.views.test.crop must be 'center' or 'resize': evaluation draws nothing")
     for view in ("strong_view", "weak_view", "test_view"):

@@ -109,6 +109,8 @@ class ClipView:
       ramp: last step / first step between samples, which grow or shrink linearly; 1: uniform. The first and the last sample
         are where they are without it.
       reverse: the frames are shown in the reverse order.
+      loop: whether a video that is too short for the clip is looped; otherwise it is a bad video. In a `Choice` a video must be
+        long enough for every view that does not loop: what is shown would name the view if the long ones were missing.
       record: adds "geometry" float32 (7,), how the clip was cut, in the order of `GEOMETRY`: flip 0 or 1; the edges of the
         crop, relative to the height and width of the frame; when the earliest of its frames appears and the latest ends,
         relative to the duration of the video.
@@ -128,6 +130,7 @@ class ClipView:
     pixels: PixelSpec = PixelSpec()
     ramp: float | int | Fraction = 1
     reverse: bool = False
+    loop: bool = True
     record: bool = False
 
     def __post_init__(self):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 
 import flax.linen as nn
 import jax
@@ -267,6 +268,29 @@ def test_features_of_clips_are_stored_and_trained_on(videos, params, expected, t
     extract_to_file(path, make_extractor(ENCODER), params, {}, videos, READING, make_mesh(), {"clips": False})
     assert not clips_path(path).exists()
     assert not geometry_path(path).exists()
+
+
+def test_many_windows_are_read_in_pieces_and_give_the_same(videos, params):
+    reading = Reading(VIEW, windows=34, batch_size=4)
+    assert (reading.pieces, Reading(VIEW, windows=16).pieces, Reading(VIEW, windows=400).pieces) == (17, 1, 25)
+    some = videos.select([0, 3, 5])  # the second cannot be decoded
+    sizes = []
+
+    def of_clips(*arguments):
+        sizes.append(arguments[2].shape[1])
+        return whole.of_clips(*arguments)
+
+    whole = make_extractor(ENCODER, clips=True)
+    (batch,) = feature_batches(replace(whole, of_clips=of_clips), params, {}, some, reading, make_mesh())
+    assert sizes == [2] * 17
+    at_once = next(eval_batches(some, VIEW, windows=34, batch_size=4))
+    expected = whole(params, {}, {name: jnp.asarray(at_once[name]) for name in ("clip", "geometry")})
+    assert batch["video"].tolist() == [0, 2]
+    assert batch["left_out"].tolist() == [1]
+    for name in ("values", "clips"):
+        np.testing.assert_allclose(batch[name], expected[name][np.array([0, 2])], rtol=2e-3, atol=1e-3)
+    for name in ("geometry", "time"):
+        np.testing.assert_array_equal(batch[name], at_once[name][[0, 2]])
 
 
 class OfVideo(nn.Module):

@@ -13,6 +13,7 @@ from wt_jax.eval.protocols.clips import Choice, Predictions
 from wt_jax.eval.protocols.knn import Knn, choose_knn, weighted_knn
 from wt_jax.eval.protocols.linear import Linear, linear_probe
 from wt_jax.eval.protocols.low_shot import LowShot, few_of_each
+from wt_jax.eval.protocols.nonlinear import NonLinear
 from wt_jax.eval.protocols.retrieval import Retrieval
 from wt_jax.eval.protocols.table import FEATURE_PROTOCOLS, PROTOCOLS
 from wt_jax.eval.statistics import join
@@ -23,6 +24,7 @@ CLASSES = ("a", "b", "c", "d", "e", "f")
 QUICK = {
     "linear": Linear(learning_rates=(0.1, 1.0), weight_decays=(1e-3,), epochs=20),
     "low_shot": LowShot((0.1, 0.4), 2, Linear((0.1, 1.0), (1e-3,), epochs=20)),
+    "nonlinear": NonLinear(32, 16, 1e-2, epochs=20),
     "attentive": Attentive((1e-3, 3e-2), (0.01,), epochs=20, batch_size=32),
 }
 TABLE = {**PROTOCOLS, **QUICK}
@@ -248,6 +250,15 @@ def test_low_shot_is_the_linear_probe_on_what_was_drawn():
         probe = linear_probe(encoded.values[drawn], labels[drawn], encoded.values[120:], **vars(protocol.linear), seed=draw)
         expected = probe.predictions == labels[120:]
         np.testing.assert_array_equal(result.values["top1_40%"][result.folds == draw], expected)
+
+
+def test_the_nonlinear_probe_learns_what_a_linear_one_cannot():
+    rng = np.random.default_rng(0)
+    corners = rng.choice([-1.0, 1.0], size=(240, 2))
+    encoded = Encoded(corners + 0.2 * rng.normal(size=corners.shape))
+    labels, split = (corners.prod(axis=1) > 0).astype(np.int32), Split("only", np.arange(160), np.arange(160, 240))
+    assert NonLinear(32, 16, 1e-2).run(encoded, labels, ("a", "b"), [split]).values["top1"].mean() > 0.95
+    assert TABLE["linear"].run(encoded, labels, ("a", "b"), [split]).values["top1"].mean() < 0.75
 
 
 def test_average_precisions_have_an_interval_around_their_mean():

@@ -14,6 +14,7 @@ from wt_jax.experiment import default_config
 from wt_jax.methods import METHODS
 from wt_jax.methods.base import Embeds, encoder_variables, evaluated_tree
 from wt_jax.train.sharding import put_batch
+from wt_jax.weights.folder import encoder_shapes, shapes_of
 
 # Plain gradient descent: what Adam makes of rounding differences says nothing about devices.
 SETTINGS = {"optim__name": "sgd", "optim__learning_rate": 1.0, "optim__warmup": "0 steps"}
@@ -67,9 +68,12 @@ def test_the_evaluated_tree_holds_the_encoder(trained):
     method, state = trained.method, trained.states[-1]
     params, model_state = evaluated_tree(method.evaluated, state)
     batch = finished(method, next(batches(method, 1)))
-    clips = next(batch[name] for name, view in method.views.items() if view.content == "rgb")
-    feature = method.encoder.apply(encoder_variables(params, model_state), clips, False)
+    name = next(name for name, view in method.views.items() if getattr(view, "content", "rgb") == "rgb")
+    clips = batch[name]
+    inputs = (clips, batch[f"{name}.geometry"]) if method.encoder.unit == "video" else (clips,)
+    feature = method.encoder.apply(encoder_variables(params, model_state), *inputs, False)
     assert feature.shape == (len(clips), method.encoder.feature_dim)
+    assert shapes_of(encoder_variables(params, model_state)) == encoder_shapes(method.model)
     if isinstance(method, Embeds):
         found = jax.jit(method.embed)(params, model_state, clips)
         head = {k: part["head"] for k, part in {"params": params, **model_state}.items() if "head" in part}

@@ -2,6 +2,7 @@
 
 import functools
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -10,11 +11,14 @@ import numpy as np
 from jax.sharding import AxisType
 
 from configs.quickstart import get_config
+from wt_jax.augment import finish_views
 from wt_jax.config import ModelConfig, adapt, has_key
+from wt_jax.data.feature_store import CLIPS, choose_rows, clips_path, geometry_path, open_clip_features
 from wt_jax.data.synthetic import MOTIONS, render
 from wt_jax.experiment import build_method, resolve
 from wt_jax.models import MODELS, build_encoder
 from wt_jax.models.small import SmallR2Plus1D
+from wt_jax.specs import Choice, ClipView, FeatureView, PixelSpec
 from wt_jax.train.optim import learning_rate, make_optimizer
 from wt_jax.train.program import load_pretrained
 from wt_jax.train.sharding import AXES, put_batch
@@ -33,22 +37,34 @@ def small_config(method="weak_teacher", **changes):
     config.train.batch_size, config.train.log_every = BATCH, 1
     adapt(config.method, {"queue.size": 16, "head.dim": 16, "head.norm": "", "prototypes": 12})
     adapt(config.method, {"num_classes": 3})  # of the motions in `videos`
-    if has_key(config.method, "teacher_weights"):
-        config.method.teacher_weights = teacher_folder()
+    adapt(config.method, {"dim": 16, "hidden": 32, "target_hidden": 32})
+    name_folders(config)
     for key, value in changes.items():
         config.update_from_flattened_dict({key.replace("__", "."): value})
     return resolve(config)
 
 
+def name_folders(config):
+    """Name the folders that a method reads: of a trained encoder, and of the stored features of its clips."""
+    for key in ("teacher_weights", "store"):
+        if has_key(config.method, key):
+            config.method[key] = trained_folder()
+
+
 @functools.cache
-def teacher_folder():
-    """Exported weights of a teacher that is wider than the student, for the length of the tests."""
-    folder = tempfile.TemporaryDirectory(prefix="teacher")
-    _FOLDERS.append(folder)
+def trained_folder():
+    """Weights of an encoder that is wider than the student, and features of the clips of `videos`, while the tests run."""
+    kept = tempfile.TemporaryDirectory(prefix="trained")
+    _FOLDERS.append(kept)
+    folder, rng = Path(kept.name), np.random.default_rng(7)
     model = ModelConfig("tiny", width=12, norm="batch")
-    clips = jnp.zeros((1, 4, 16, 16, 3))
-    save_encoder(Path(folder.name), model, build_encoder(model).init(jax.random.key(7), clips, False))
-    return folder.name
+    encoder, clips = build_encoder(model), jnp.zeros((1, 4, 16, 16, 3))
+    save_encoder(folder, model, encoder.init(jax.random.key(7), clips, False))
+    np.savez(folder / CLIPS, path=np.array([str(i) for i in range(12)]))
+    features = rng.normal(size=(12, 1, encoder.feature_dim)) + rng.normal(size=(12, 20, encoder.feature_dim))
+    np.save(clips_path(folder / CLIPS), features.astype(np.float16))
+    np.save(geometry_path(folder / CLIPS), np.sort(rng.random((12, 20, 7)).astype(np.float32)))
+    return kept.name
 
 
 _FOLDERS = []  # kept alive, removed at exit
@@ -72,17 +88,46 @@ def batches(method, count, seed=0):
         video = rng.permutation(12)[:BATCH].astype(np.int32)
         starts = dict(zip("abc", rng.integers(20, size=3), strict=True))
         windows = dict(zip(dict.fromkeys(view.window for view in method.views.values()), "abc", strict=False))
-        views = {name: _clips(video, starts[windows[view.window]], view) for name, view in method.views.items()}
+        views = {}
+        for name, view in method.views.items():
+            for suffix, array in _SHOWN[type(view)](video, starts[windows[view.window]], view, rng).items():
+                views[f"{name}.{suffix}" if suffix else name] = array
         yield {**views, "video": video, "label": video % 3, "failed": np.full(BATCH, -1, np.int32)}
 
 
-def _clips(video, start, view):
-    return videos()[video, start : start + view.num_frames]
+def _clips(video, start, view, rng):
+    shown = videos()[video, start : start + view.num_frames]
+    scale = -(-view.size // shown.shape[2])
+    return {"": shown.repeat(scale, axis=2).repeat(scale, axis=3)[:, :, : view.size, : view.size]}
+
+
+def _choice(video, start, view, rng):
+    drawn = rng.integers(len(view.views), size=len(video)).astype(np.int32)
+    frames = [start + np.arange(v.num_frames) * round(v.stride) for v in view.views]
+    clips = [videos()[v, frames[choice] % 24] for v, choice in zip(video, drawn, strict=True)]
+    return {"": np.stack(clips), "choice": drawn}
+
+
+def _features(video, start, view, rng):
+    stored = open_clip_features(view.store)
+    rows = np.stack([choose_rows(view, stored.clips.shape[1], rng) for _ in video])
+    return {"": stored.clips[video[:, None], rows], "geometry": stored.geometry[video[:, None], rows]}
+
+
+# What shows each kind of view; see `wt_jax.data.pipeline.VIEW_READERS`.
+_SHOWN = {ClipView: _clips, Choice: _choice, FeatureView: _features}
 
 
 def finished(method, batch):
     """A batch as `method.loss` reads it, without any change to its pixels but the scale."""
-    return {k: jnp.asarray(v, jnp.float32) / 255 if v.ndim == 5 else jnp.asarray(v) for k, v in batch.items()}
+    plain = {name: jnp.asarray(array) for name, array in batch.items()}
+    return finish_views(plain, {name: _plain(view) for name, view in method.views.items()}, jax.random.key(0))
+
+
+def _plain(view):
+    if isinstance(view, Choice):
+        return Choice(tuple(_plain(each) for each in view.views))
+    return replace(view, pixels=PixelSpec()) if isinstance(view, ClipView) else view
 
 
 def parts(config):

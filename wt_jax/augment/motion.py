@@ -4,8 +4,11 @@ Clips are (B, T, H, W, 3) float32 in [0, 1]. Where something is drawn, each clip
 index, so a clip looks the same wherever in the global batch it stands.
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 
@@ -43,6 +46,24 @@ def mix_frame(clips: Array, videos: Array, key: Array, largest: float) -> Array:
 def shuffle_frames(clips: Array, videos: Array, key: Array) -> Array:
     """The frames of each clip in a random order of its own: what is seen stays, when it is seen is lost."""
     return jax.vmap(lambda clip, clip_key: jax.random.permutation(clip_key, clip))(clips, _clip_keys(key, videos))
+
+
+def frame_orders(count: int) -> np.ndarray:
+    """All orders of `count` frames, int32 (count!, count): first one of each pair of an order and its reverse, in lexicographic
+    order, then the reverses. Order i is of class i modulo half of them: a class is a pair.
+    """
+    pairs = np.array([order for order in itertools.permutations(range(count)) if order[0] < order[-1]], np.int32)
+    return np.concatenate([pairs, pairs[:, ::-1]])
+
+
+def reorder_frames(clips: Array, videos: Array, key: Array) -> tuple[Array, Array]:
+    """The frames of each clip in one of all orders, equally often, and the class of the order (B,) int32, see `frame_orders`.
+
+    Clips are of 2 frames or more, and of few: T frames have T! / 2 classes.
+    """
+    orders = jnp.asarray(frame_orders(clips.shape[1]))
+    drawn = jax.vmap(lambda clip_key: jax.random.randint(clip_key, (), 0, len(orders), jnp.int32))(_clip_keys(key, videos))
+    return jax.vmap(lambda clip, order: clip[order])(clips, orders[drawn]), drawn % (len(orders) // 2)
 
 
 def _clip_keys(key: Array, videos: Array) -> Array:

@@ -19,6 +19,8 @@ import numpy as np
 from wt_jax.errors import SourceError
 from wt_jax.specs import GEOMETRY, FeatureView
 
+CLIPS = "clips.npz"  # the store in a folder that `wt_jax.tools.store_clips` wrote
+
 _lock = threading.Lock()
 
 

@@ -24,7 +24,7 @@ from wt_jax.data.boxes import LEAST_AREA, check_box_view, crop_boxes, find_boxes
 from wt_jax.data.feature_store import check_feature_view, choose_rows, open_clip_features
 from wt_jax.data.optical_flow import encode_motion
 from wt_jax.data.records import TIME, Record, VideoList
-from wt_jax.data.sampling import centered_start, extent, frame_indices, random_windows, spread_windows
+from wt_jax.data.sampling import centered_start, extent, fits, frame_indices, random_windows, spread_windows
 from wt_jax.data.video.reader import Reader, Video, find_video, open_video
 from wt_jax.data.video.yuv420 import Crop, Planes, crop_planes
 from wt_jax.data.views import check_crops, crop_frame, crop_geometry, draw_crop
@@ -101,6 +101,7 @@ def eval_batches(
     workers: int = 0,
     threads: int = 2,
     start: int = 0,
+    pieces: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields this host's part of the evaluation batches: over all hosts each video once, in the order of the list.
 
@@ -114,7 +115,9 @@ def eval_batches(
       num_hosts: hosts that share the global batch.
       workers: worker processes; 0 works in threads of this process.
       threads: batches under way at once, per process.
-      start: the first batch to yield.
+      start: the first batch of videos to yield.
+      pieces: each batch of videos comes as so many batches, one after the other, of windows / pieces windows each: a bound of
+        the memory that many windows take.
 
     Yields:
       "clip" uint8 [b, windows * crops, num_frames, size, size, 3], with b = batch_size // num_hosts; "geometry" float32
@@ -124,9 +127,11 @@ def eval_batches(
       last is padded with video and label -1 and valid False. A video that cannot be decoded has zeros and valid False.
 
     Raises:
-      ValueError: the view is random or cannot have that many crops, there are several windows of a record with a time, or the
-        batch cannot be shared evenly by the hosts.
+      ValueError: the view is random or cannot have that many crops, there are several windows of a record with a time, the
+        batch cannot be shared evenly by the hosts, or the windows cannot by the pieces.
     """
+    if windows % pieces:
+        raise ValueError(f"{windows} windows cannot be cut into {pieces} equal pieces")
     if view.crop == "random" or view.flip_probability:
         raise ValueError("eval_batches needs a view without randomness: crop 'center' or 'resize', flip_probability 0")
     check_crops(view.crop, crops)
@@ -134,10 +139,11 @@ def eval_batches(
         raise ValueError(f"windows must be 1 where records have a time, got {windows}")
     share = _share(batch_size, host, num_hosts)
     padded = -(-len(videos) // batch_size) * batch_size
-    elements = grain.MapDataset.range(padded).map(_EvalClips(videos, view, windows, crops))
+    clips = _EvalClips(videos, view, windows, crops, pieces, batch_size)
+    elements = grain.MapDataset.range(padded * pieces).map(clips)
     if start * batch_size >= padded:
         return iter(())
-    return iterate(elements.batch(share)[start * num_hosts + host :: num_hosts], workers, threads)
+    return iterate(elements.batch(share)[start * pieces * num_hosts + host :: num_hosts], workers, threads)
 
 
 def check_views(videos: VideoList, views: Mapping[str, View]) -> None:
@@ -260,6 +266,7 @@ def read_views(record: Record, views: Mapping[str, View], rng: np.random.Generat
     Raises:
       VideoError: one of the views cannot be read.
     """
+    unlooped = {name: [clip for clip in _clips_of(view) if not clip.loop] for name, view in views.items()}
     views = {name: _draw(name, view, rng, out) if type(view) is Choice else view for name, view in views.items()}
     readers: dict[Callable, dict[str, Any]] = {}
     for name, view in views.items():
@@ -267,11 +274,19 @@ def read_views(record: Record, views: Mapping[str, View], rng: np.random.Generat
     timed: dict[str, Any] = {name: view for name, view in views.items() if isinstance(view, _TIMED)}
     video = find_video(record.path) if timed else None
     with video.open() if video else nullcontext() as reader:
+        for name, clips in unlooped.items() if reader else ():
+            if not all(fits(reader.info, clip) for clip in clips):
+                raise VideoError(f"{record.path}: its {reader.info.num_frames} frames are too few for view {name!r}")
         windows = random_windows(reader.info, timed, rng, _time_of(record, reader)) if reader else None
         shown = _Shown(record, views, rng, out, video, reader, windows)
         for read in _ORDER:
             if read in readers:
                 read(shown, readers[read])
+
+
+def _clips_of(view: View) -> Sequence[ClipView]:
+    """The clips that a view may be."""
+    return view.views if isinstance(view, Choice) else (view,) if isinstance(view, ClipView) else ()
 
 
 def _draw(name: str, view: Choice, rng: np.random.Generator, out: dict[str, np.ndarray]) -> ClipView:
@@ -346,23 +361,27 @@ _TIMED = (ClipView, Choice, AudioView)  # kinds that begin at a moment of the vi
 class _EvalClips:
     """Makes one evaluation element; a class, because it travels to worker processes."""
 
-    def __init__(self, videos: VideoList, view: ClipView, windows: int, crops: int):
+    def __init__(self, videos: VideoList, view: ClipView, windows: int, crops: int, pieces: int, batch_size: int):
         self.videos = videos
         self.view = view
         self.windows = windows
         self.crops = crops
+        self.pieces = pieces
+        self.batch_size = batch_size
 
-    def __call__(self, index: int) -> dict[str, Any]:
-        size = self.view.size
-        clip = np.zeros((self.windows * self.crops, self.view.num_frames, size, size, 3), np.uint8)
-        geometry = np.zeros((self.windows * self.crops, len(GEOMETRY)), np.float32)
-        time = np.zeros((self.windows, 2), np.float32)
+    def __call__(self, element: int) -> dict[str, Any]:
+        batch, place = divmod(element, self.batch_size)
+        index, piece = batch // self.pieces * self.batch_size + place, batch % self.pieces
+        size, windows = self.view.size, self.windows // self.pieces
+        clip = np.zeros((windows * self.crops, self.view.num_frames, size, size, 3), np.uint8)
+        geometry = np.zeros((windows * self.crops, len(GEOMETRY)), np.float32)
+        time = np.zeros((windows, 2), np.float32)
         label, video, valid = -1, -1, False
         if index < len(self.videos):
             record = self.videos[index]
             label, video = record.label, record.index
             try:
-                clip, geometry, time = self._clips(record)
+                clip, geometry, time = self._clips(record, slice(piece * windows, (piece + 1) * windows))
                 valid = True
             except VideoError:
                 pass  # Named by the main process, which sees that a video is not valid.
@@ -375,18 +394,18 @@ class _EvalClips:
             "valid": np.bool_(valid),
         }
 
-    def _clips(self, record: Record) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The clips of a video, how they were cut, and when they begin and end."""
+    def _clips(self, record: Record, part: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The clips of these windows of a video, how they were cut, and when they begin and end."""
         halves = {"middle": 1} if self.crops == 1 else {"first": 0, "middle": 1, "last": 2}
         views = dict.fromkeys(halves, replace(self.view, record=True))
         with open_video(record.path) as reader:
             info = reader.info
-            frames = np.stack(self._windows(record, reader))
+            frames = np.stack(self._windows(record, reader)[part])
             read = crop_clips(reader, dict.fromkeys(halves, frames.ravel()), views, None, halves)
         time = (info.pts[frames[:, [0, -1]]] - info.pts[0]) * float(info.time_base)
         # Windows first, then the crops of each.
         clips = np.stack([read[name].reshape(*frames.shape, *read[name].shape[1:]) for name in halves], axis=1)
-        geometry = np.stack([np.tile(read[f"{name}.geometry"], (self.windows, 1)) for name in halves], axis=1)
+        geometry = np.stack([np.tile(read[f"{name}.geometry"], (len(frames), 1)) for name in halves], axis=1)
         geometry[..., -2:] = np.array([extent(info, window) for window in frames])[:, None]
         return clips.reshape(-1, *clips.shape[2:]), geometry.reshape(-1, len(GEOMETRY)), time.astype(np.float32)
 

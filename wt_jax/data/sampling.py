@@ -116,6 +116,12 @@ def extent(info: VideoInfo, indices: np.ndarray) -> tuple[float, float]:
     return (int(info.pts[first]) - begin) / duration, (end - begin) / duration
 
 
+def fits(info: VideoInfo, view: ClipView) -> bool:
+    """Whether the video is long enough for a clip that does not loop."""
+    span, length = int(_steps(info, view)[-1]), info.num_frames
+    return span < (info.end - int(info.pts[0]) if _in_seconds(view) else length)
+
+
 def _in_seconds(view: ClipView | AudioView) -> bool:
     return isinstance(view, AudioView) or view.unit == "seconds"
 

@@ -18,7 +18,7 @@ from wt_jax.eval.config import EvaluationConfig
 from wt_jax.eval.features.extract import EMBEDDING, Extractor, make_extractor
 from wt_jax.experiment import build_method
 from wt_jax.methods.base import Method, Tree, encoder_variables
-from wt_jax.models import build_encoder
+from wt_jax.models import build_encoder, first_encoder_variables
 from wt_jax.train.checkpoint import read_evaluated
 from wt_jax.train.workdir import read_config
 from wt_jax.weights.folder import load_encoder, save_encoder
@@ -97,7 +97,7 @@ def load_candidate(name: str, path: str, config: EvaluationConfig) -> Candidate:
     if path == RANDOM:
         model = config.model
         clip = jnp.zeros((1, config.clip.num_frames, config.clip.size, config.clip.size, 3))
-        init = jax.jit(lambda key: build_encoder(model).init(key, clip, False))
+        init = jax.jit(lambda key: first_encoder_variables(build_encoder(model), key, clip))
         return _alone(name, model, jax.tree.map(np.asarray, init(jax.random.key(config.seed))))
     if (folder / "model.json").exists():
         model, variables = load_encoder(folder)
@@ -106,7 +106,7 @@ def load_candidate(name: str, path: str, config: EvaluationConfig) -> Candidate:
         run = read_config(folder)
         method = build_method(run)
         _, params, model_state = read_evaluated(folder, method.evaluated)
-        return Candidate(name, run.model, params, model_state, method)
+        return Candidate(name, method.model, params, model_state, method)
     raise ConfigError(f"encoder {path}: neither 'random', nor the workdir of a run, nor a folder of exported weights")
 
 

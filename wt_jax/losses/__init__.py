@@ -5,6 +5,7 @@ from wt_jax.losses.contrastive import info_nce, nt_xent, similarities, similarit
 from wt_jax.losses.hdc import in_batch_info_nce, invariance_weights
 from wt_jax.losses.modist import modist_loss, modist_terms
 from wt_jax.losses.relational import clsa_loss, co2_loss, consistency, relational_loss, seed_loss
+from wt_jax.losses.scale import masked_clip_loss, set_contrast
 from wt_jax.losses.swav import sinkhorn, swapped_prediction
 from wt_jax.losses.targets import artificial_labels, label_smoothing, relations, similarity_labels
 from wt_jax.losses.vtdl import vtdl_loss
@@ -20,12 +21,14 @@ __all__ = [
     "info_nce",
     "invariance_weights",
     "label_smoothing",
+    "masked_clip_loss",
     "modist_loss",
     "modist_terms",
     "nt_xent",
     "relational_loss",
     "relations",
     "seed_loss",
+    "set_contrast",
     "similarities",
     "similarity_labels",
     "similarity_logits",

@@ -12,11 +12,14 @@ from wt_jax.methods.co2 import CO2, CO2Settings
 from wt_jax.methods.hdc import HDC, HDCSettings
 from wt_jax.methods.moco import MoCo, MoCoSettings
 from wt_jax.methods.modist import MoDist, MoDistSettings
+from wt_jax.methods.order_geometry import OrderGeometry, OrderGeometrySettings
 from wt_jax.methods.ressl import ReSSL, ReSSLSettings
+from wt_jax.methods.scale import Scale, ScaleSettings
 from wt_jax.methods.seed import SEED, SEEDSettings
 from wt_jax.methods.simclr import SimCLR, SimCLRSettings
 from wt_jax.methods.supervised import Supervised, SupervisedSettings
 from wt_jax.methods.swav import SwAV, SwAVSettings
+from wt_jax.methods.v3s import V3S, V3SSettings
 from wt_jax.methods.vtdl import VTDL, VTDLSettings
 from wt_jax.methods.weak_teacher import WeakTeacher, WeakTeacherSettings
 
@@ -46,6 +49,9 @@ METHODS: dict[str, Entry] = {
     "modist": Entry(MoDist, MoDistSettings),
     "hdc": Entry(HDC, HDCSettings),
     "vtdl": Entry(VTDL, VTDLSettings),
+    "v3s": Entry(V3S, V3SSettings),
+    "order_geometry": Entry(OrderGeometry, OrderGeometrySettings),
+    "scale": Entry(Scale, ScaleSettings),
     "supervised": Entry(Supervised, SupervisedSettings),
 }
 

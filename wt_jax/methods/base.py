@@ -26,8 +26,8 @@ class MethodState(NamedTuple):
 
     Attributes:
       params: trained by the optimizer; the entry "encoder" is the encoder's.
-      model_state: changed by a forward pass of the student (BatchNorm statistics), by flax collection, each again with an
-        entry "encoder" where the encoder has any.
+      model_state: what is no parameter, by flax collection, each again with an entry "encoder" where the encoder has any:
+        changed by a forward pass of the student (BatchNorm statistics), or constant (a frozen part of the encoder).
       teacher: returned by `update_teacher`, as {"params": ...} and collections like `model_state`; empty if there is none.
       buffers: queues and running centers, returned by `loss`.
     """
@@ -88,8 +88,13 @@ class Method(Protocol):
         ...
 
     @property
+    def model(self) -> ModelConfig:
+        """What describes `encoder`: an export holds it."""
+        ...
+
+    @property
     def encoder(self) -> nn.Module:
-        """The module of `params["encoder"]`: what is pre-trained, evaluated and exported."""
+        """The module of `params["encoder"]`, `build_encoder(model)`: what is pre-trained, evaluated and exported."""
         ...
 
     @property
@@ -167,9 +172,14 @@ class Built:
         raise NotImplementedError
 
     @property
+    def model(self) -> ModelConfig:
+        """That of the configuration."""
+        return self.setup.model
+
+    @property
     def encoder(self) -> nn.Module:
-        """The encoder that the configuration names."""
-        return build_encoder(self.setup.model)
+        """The encoder that the model names."""
+        return build_encoder(self.model)
 
     @property
     def evaluated(self) -> Literal["student", "teacher"]:

@@ -12,8 +12,10 @@ feature is that of one clip, and a video's is the mean over its clips. `train=Tr
 import difflib
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from wt_jax.config import ModelConfig
@@ -22,11 +24,12 @@ from wt_jax.models.heads import MLP
 from wt_jax.models.norm import KINDS, Norm
 from wt_jax.models.resnet import mc3_18, r2plus1d_10, r2plus1d_18, r3d_18, r3d_34, r3d_50, slow_r50
 from wt_jax.models.s3d import s3d, s3d_coclr, s3dg
+from wt_jax.models.set_transformer import SetEncoder
 from wt_jax.models.small import SmallR2Plus1D
 from wt_jax.models.vit import vit_base, vit_large, vit_small
 from wt_jax.ops.conv3d import conv3d
 
-__all__ = ["MLP", "MODELS", "Norm", "build_encoder", "conv3d", "forward_flops"]
+__all__ = ["AGGREGATORS", "MLP", "MODELS", "Norm", "build_encoder", "conv3d", "first_encoder_variables", "forward_flops"]
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "s3d": s3d,
@@ -48,6 +51,9 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "vit_large_fc_norm": partial(vit_large, fc_norm=True),
 }
 
+# What makes an encoder of whole videos of an encoder of clips, which stays frozen.
+AGGREGATORS: dict[str, Callable[[nn.Module], nn.Module]] = {"set_transformer": SetEncoder}
+
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -61,7 +67,13 @@ def build_encoder(config: ModelConfig) -> nn.Module:
     if config.sub_batches < 1 or (config.sub_batches > 1 and kind != "sub_batch"):
         raise ValueError(f"sub_batches={config.sub_batches} is not possible with norm={kind!r}")
     norm = partial(Norm, kind=kind, sub_batches=config.sub_batches, dtype=dtype)
-    return constructor(width=config.width, norm=norm, remat=config.remat, mean=config.mean, std=config.std)
+    encoder = constructor(width=config.width, norm=norm, remat=config.remat, mean=config.mean, std=config.std)
+    return _choose("aggregator", config.aggregator, AGGREGATORS)(encoder) if config.aggregator else encoder
+
+
+def first_encoder_variables(encoder: nn.Module, key: jax.Array, clips: jax.Array) -> Any:
+    """Fresh variables of an encoder of either unit, for clips like these (B, T, H, W, 3)."""
+    return encoder.init(key, clips, False, method="of_clip" if encoder.unit == "video" else None)
 
 
 def _choose(what: str, name: str, choices: dict):

@@ -39,17 +39,19 @@ def export_encoder(place: Path, out: Path, view: ClipView | None = None) -> None
             raise SearchError(f"{place} does not say which clips its encoder takes; add --frames, --stride and --size")
     elif (place / "config.json").exists():
         config = read_config(place)
-        _, params, model_state = read_evaluated(place, build_method(config).evaluated)
-        model, variables = config.model, encoder_variables(params, model_state)
+        method = build_method(config)
+        _, params, model_state = read_evaluated(place, method.evaluated)
+        model, variables = method.model, encoder_variables(params, model_state)
         view = view or config.test_view
     else:
         raise SearchError(f"encoder {place}: neither the workdir of a run, nor a folder of weights, nor an exported file")
     encoder = build_encoder(model)
+    of_clips = "of_clip" if encoder.unit == "video" else None  # a moment is a video of one clip
 
     def apply(variables, clips):
         still = jnp.zeros(clips.shape[:1], jnp.int32)
         finished = finish_view(clips, still, jax.random.key(0), PixelSpec())
-        return jnp.asarray(encoder.apply(variables, finished, False), jnp.float32)
+        return jnp.asarray(encoder.apply(variables, finished, False, method=of_clips), jnp.float32)
 
     with implementation(PORTABLE):  # native code exists on one platform alone
         write_exported(out, f"{model.name} of {place.name}", dataclasses.replace(view, flip_probability=0.0), apply, variables)

@@ -28,18 +28,20 @@ def export_weights(workdir: Path, out: Path, *, best: bool = False, licence: str
     """
     new_folder(out)
     config = read_config(workdir)
-    step, params, model_state = read_evaluated(workdir, build_method(config).evaluated, best=best)
+    method = build_method(config)
+    model = method.model
+    step, params, model_state = read_evaluated(workdir, method.evaluated, best=best)
     variables = encoder_variables(params, model_state)
     found = shapes_of(variables)
-    faults = differences(found, encoder_shapes(config.model), config.model.name)
+    faults = differences(found, encoder_shapes(model), model.name)
     if faults:
         raise CheckpointError(
             f"the checkpoint of step {step} in {workdir} does not fit its config.json: {first_faults(faults)}"
         )
     count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     card = model_card(
-        f"{config.model.name}, {config.method_name}, {step} steps",
-        config.model,
+        f"{model.name}, {config.method_name}, {step} steps",
+        model,
         parameters=count,
         clip=_clip(config),
         origin=_origin(config, workdir, step, best),
@@ -48,8 +50,8 @@ def export_weights(workdir: Path, out: Path, *, best: bool = False, licence: str
         results=None if best else _read(workdir / "results.json"),
         run=to_dict(config),
     )
-    save_encoder(out, config.model, variables, card)
-    log.info("wrote %s: %s of step %d, %s parameters", out, config.model.name, step, f"{count:,}")
+    save_encoder(out, model, variables, card)
+    log.info("wrote %s: %s of step %d, %s parameters", out, model.name, step, f"{count:,}")
 
 
 def _clip(config: Config) -> str:

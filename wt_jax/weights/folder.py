@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save
 from wt_jax.config import ModelConfig
 from wt_jax.errors import WeightsError
 from wt_jax.files import write_atomic
-from wt_jax.models import build_encoder
+from wt_jax.models import build_encoder, first_encoder_variables
 
 Variables = Mapping[str, Any]
 
@@ -29,7 +29,7 @@ def encoder_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of every variable of an encoder; nothing is computed."""
     encoder = build_encoder(config)
     clips = jnp.zeros((1, 2, 16, 16, 3), jnp.float32)
-    variables = jax.eval_shape(lambda: encoder.init(jax.random.key(0), clips, False))
+    variables = jax.eval_shape(lambda: first_encoder_variables(encoder, jax.random.key(0), clips))
     return shapes_of(variables)
 
 
@@ -72,6 +72,19 @@ def save_encoder(folder: Path, config: ModelConfig, variables: Variables, card: 
         write_atomic(folder / "README.md", card.encode())
 
 
+def read_model(folder: Path) -> ModelConfig:
+    """The model of a folder of weights.
+
+    Raises:
+      WeightsError: the folder has no model.json, or it cannot be read.
+    """
+    try:
+        fields: dict[str, Any] = json.loads((folder / "model.json").read_text())
+        return ModelConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    except (OSError, TypeError, ValueError) as error:
+        raise WeightsError(f"{folder} holds no exported encoder that can be read ({error})") from None
+
+
 def load_encoder(folder: Path) -> tuple[ModelConfig, Variables]:
     """The inverse of `save_encoder`; arrays are NumPy's.
 
@@ -79,10 +92,8 @@ def load_encoder(folder: Path) -> tuple[ModelConfig, Variables]:
       WeightsError: the folder holds no such files, they cannot be read, or they are not those of the encoder that its
         model.json names (each tensor by name).
     """
+    config = read_model(folder)
     try:
-        fields: dict[str, Any] = json.loads((folder / "model.json").read_text())
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-        config = ModelConfig(**fields)
         tensors = load_file(folder / "weights.safetensors")
         wanted = encoder_shapes(config)
     except (OSError, TypeError, ValueError, SafetensorError) as error:

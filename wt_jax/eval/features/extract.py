@@ -5,7 +5,7 @@ head. For attentive probes the feature map can be kept as tokens, those of all c
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,9 +32,27 @@ log = logging.getLogger(__name__)
 
 EMBEDDING = "embedding"
 
-# (params, model_state, batch of `eval_batches`) -> {"values": (B, D) float32[, "tokens": (B, M, C) float16]
-# [, "clips": (B, W, D) float16]}
-Extractor = Callable[[Tree, Tree, Mapping[str, Array]], dict[str, Array]]
+_AT_ONCE = 16  # windows of a video that are decoded at once
+
+Clips = dict[str, Array]  # "values" (B, w, D) float32 and, where they are kept, "tokens" (B, w * M, C) float16
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """From clips to features, in two jitted steps, between which the clips of a video may come in pieces.
+
+    Attributes:
+      of_clips: (params, model_state, clips (B, w, T, S, S, 3) uint8) -> `Clips`.
+      of_videos: (params, model_state, `Clips` of all pieces, their geometries (B, w, 7)) -> "values" (B, D) float32
+        [, "tokens" (B, M, C) float16] [, "clips" (B, W, D) float16].
+    """
+
+    of_clips: Callable[[Tree, Tree, Array], Clips]
+    of_videos: Callable[[Tree, Tree, Sequence[Clips], Sequence[Array]], dict[str, Array]]
+
+    def __call__(self, params: Tree, model_state: Tree, batch: Mapping[str, Array]) -> dict[str, Array]:
+        """The features of a batch of `eval_batches` that holds all clips of its videos."""
+        return self.of_videos(params, model_state, [self.of_clips(params, model_state, batch["clip"])], [batch["geometry"]])
 
 
 @dataclass(frozen=True)
@@ -64,6 +82,11 @@ class Reading:
     batch_size: int = 64
     workers: int = 0
     threads: int = 2
+
+    @property
+    def pieces(self) -> int:
+        """Equal pieces of at most 16 windows, in which the windows of a video are read."""
+        return next(n for n in range(1, self.windows + 1) if self.windows % n == 0 and self.windows // n <= _AT_ONCE)
 
     @classmethod
     def of(cls, view: ClipView, features: FeatureConfig, workers: int, threads: int) -> "Reading":
@@ -157,24 +180,27 @@ def _over_clips(
 ) -> Extractor:
     """Values are averaged over the clips of a video, or given to `of_video` with their geometry; tokens are put in a row."""
 
-    def extract(params: Tree, model_state: Tree, batch: Mapping[str, Array]) -> dict[str, Array]:
+    @jax.jit
+    def of_clips(params: Tree, model_state: Tree, videos: Array) -> Clips:
         def one(clips: Array) -> dict[str, Array]:
             still = jnp.zeros(clips.shape[:1], jnp.int32)
             return forward(params, model_state, finish_view(clips, still, jax.random.key(0), PixelSpec()))
 
-        seen = jax.lax.map(one, rearrange(batch["clip"], "b w t h c d -> w b t h c d"))
-        values = rearrange(seen["values"], "w b d -> b w d")
-        if of_video is None:
-            features = {"values": jnp.mean(seen["values"], axis=0)}
-        else:
-            features = {"values": of_video(params, model_state, values, batch["geometry"])}
-        if clips:
-            features["clips"] = values.astype(jnp.float16)
-        if "tokens" in seen:
-            features["tokens"] = rearrange(seen["tokens"], "w b m c -> b (w m) c")
-        return features
+        seen = jax.lax.map(one, rearrange(videos, "b w t h c d -> w b t h c d"))
+        shapes = {"values": "w b d -> b w d", "tokens": "w b m c -> b (w m) c"}
+        return {name: rearrange(array, shapes[name]) for name, array in seen.items()}
 
-    return jax.jit(extract)
+    @jax.jit
+    def of_videos(params: Tree, model_state: Tree, pieces: Sequence[Clips], geometry: Sequence[Array]) -> dict[str, Array]:
+        whole = {name: jnp.concatenate([piece[name] for piece in pieces], axis=1) for name in pieces[0]}
+        values = whole.pop("values")
+        if of_video is None:
+            features = {"values": jnp.mean(values, axis=1)}
+        else:
+            features = {"values": of_video(params, model_state, values, jnp.concatenate(list(geometry), axis=1))}
+        return {**features, **whole, **({"clips": values.astype(jnp.float16)} if clips else {})}
+
+    return Extractor(of_clips, of_videos)
 
 
 def feature_batches(
@@ -215,6 +241,7 @@ def feature_batches(
         workers=reading.workers,
         threads=reading.threads,
         start=start,
+        pieces=reading.pieces,
     )
 
     def settle(batch: dict[str, np.ndarray], features: dict[str, Array]) -> dict[str, np.ndarray]:
@@ -229,14 +256,25 @@ def feature_batches(
         return {**rows, **{name: batch[name][valid] for name in ("video", "time", "geometry")}, "left_out": left_out}
 
     pending = None
-    for batch in batches:
-        inputs = {"clip": batch.pop("clip"), "geometry": batch["geometry"]}
-        features = extractor(params, model_state, put_batch(inputs, mesh))
+    for parts in zip(*[batches] * reading.pieces, strict=True):  # the pieces of each batch of videos
+        seen: list[Clips] = []
+        for part in parts:
+            jax.block_until_ready(seen[-2:-1])  # of many pieces two at a time are on their way
+            clips = put_batch({"clip": part.pop("clip")}, mesh)["clip"]
+            seen.append(extractor.of_clips(params, model_state, clips))
+        geometry = [put_batch({"geometry": part["geometry"]}, mesh)["geometry"] for part in parts]
+        features = extractor.of_videos(params, model_state, seen, geometry)
         if pending is not None:
             yield settle(*pending)
-        pending = (batch, features)
+        pending = (_joined(parts), features)
     if pending is not None:
         yield settle(*pending)
+
+
+def _joined(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The pieces of a batch of videos as one; a video is valid where all of it could be decoded."""
+    joined = {name: np.concatenate([part[name] for part in parts], axis=1) for name in ("geometry", "time")}
+    return {**parts[0], **joined, "valid": np.logical_and.reduce([part["valid"] for part in parts])}
 
 
 def extract_features(

@@ -12,6 +12,7 @@ from wt_jax.eval.protocols.knn import Knn
 from wt_jax.eval.protocols.linear import Linear
 from wt_jax.eval.protocols.linear_clips import MACLR_LINEAR
 from wt_jax.eval.protocols.low_shot import LowShot
+from wt_jax.eval.protocols.nonlinear import NonLinear
 from wt_jax.eval.protocols.retrieval import Retrieval
 
 
@@ -21,6 +22,7 @@ class FeatureProtocols:
 
     knn: Knn = Knn()
     linear: Linear = Linear()
+    nonlinear: NonLinear = NonLinear()
     low_shot: LowShot = LowShot()
     retrieval: Retrieval = Retrieval()
 
