@@ -196,7 +196,8 @@ class Choice:
 
 @dataclass(frozen=True)
 class AudioView:
-    """The sound of a video from the start of a window: int16 (rate * seconds,), mono; log-mel on the device.
+    """The sound of a video from the start of a window: int16 (rate * seconds,), mono; log-mel on the device. And "voiced"
+    float32 (): the fraction of its hundredths of a second that are louder than `voice_level`.
 
     The samples begin when the window's first frame appears. Where the track has none, before its start or after its end, they
     are 0. A video without an audio track is a bad video.
@@ -207,6 +208,7 @@ class AudioView:
       rate: samples per second.
       bands: mel bands of the spectrogram.
       hop, span: seconds between two columns of the spectrogram, and seconds that each covers.
+      voice_level: decibels relative to full scale, of the root mean square.
     """
 
     window: str = "a"
@@ -215,6 +217,7 @@ class AudioView:
     bands: int = 64
     hop: float = 0.010
     span: float = 0.025
+    voice_level: float = -40.0
 
     def __post_init__(self):
         _check(bool(self.window), "window", "must not be empty", self.window)
@@ -239,8 +242,8 @@ class AudioView:
 
     @property
     def arrays(self) -> Arrays:
-        """The samples."""
-        return {"": ((self.samples,), "int16")}
+        """The samples, and how much of them is voiced."""
+        return {"": ((self.samples,), "int16"), "voiced": ((), "float32")}
 
 
 FEATURE_DRAWS = ("random", "spread")

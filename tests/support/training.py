@@ -18,7 +18,7 @@ from wt_jax.data.synthetic import MOTIONS, render
 from wt_jax.experiment import build_method, resolve
 from wt_jax.models import MODELS, build_encoder
 from wt_jax.models.small import SmallR2Plus1D
-from wt_jax.specs import Choice, ClipView, FeatureView, PixelSpec
+from wt_jax.specs import AudioView, Choice, ClipView, FeatureView, PixelSpec
 from wt_jax.train.optim import learning_rate, make_optimizer
 from wt_jax.train.program import load_pretrained
 from wt_jax.train.sharding import AXES, put_batch
@@ -37,7 +37,10 @@ def small_config(method="weak_teacher", **changes):
     config.train.batch_size, config.train.log_every = BATCH, 1
     adapt(config.method, {"queue.size": 16, "head.dim": 16, "head.norm": "", "prototypes": 12})
     adapt(config.method, {"num_classes": 3})  # of the motions in `videos`
-    adapt(config.method, {"dim": 16, "hidden": 32, "target_hidden": 32})
+    adapt(
+        config.method,
+        {"dim": 16, "hidden": 32, "target_hidden": 32, "seconds": 0.2, "rate": 8000, "bands": 16, "sound_width": 8},
+    )
     name_folders(config)
     for key, value in changes.items():
         config.update_from_flattened_dict({key.replace("__", "."): value})
@@ -108,6 +111,13 @@ def _choice(video, start, view, rng):
     return {"": np.stack(clips), "choice": drawn}
 
 
+def _sound(video, start, view, rng):
+    """A tone for each video, and silence for every fifth."""
+    pitch, times = 200.0 * (1 + video[:, None]), np.arange(view.samples) / view.rate
+    loud = (video % 5 > 0)[:, None]
+    return {"": (loud * 9000 * np.sin(2 * np.pi * pitch * times)).astype(np.int16), "voiced": loud[:, 0].astype(np.float32)}
+
+
 def _features(video, start, view, rng):
     stored = open_clip_features(view.store)
     rows = np.stack([choose_rows(view, stored.clips.shape[1], rng) for _ in video])
@@ -115,7 +125,7 @@ def _features(video, start, view, rng):
 
 
 # What shows each kind of view; see `wt_jax.data.pipeline.VIEW_READERS`.
-_SHOWN = {ClipView: _clips, Choice: _choice, FeatureView: _features}
+_SHOWN = {ClipView: _clips, Choice: _choice, AudioView: _sound, FeatureView: _features}
 
 
 def finished(method, batch):

@@ -25,7 +25,8 @@ from wt_jax.data.feature_store import check_feature_view, choose_rows, open_clip
 from wt_jax.data.optical_flow import encode_motion
 from wt_jax.data.records import TIME, Record, VideoList
 from wt_jax.data.sampling import centered_start, extent, fits, frame_indices, random_windows, spread_windows
-from wt_jax.data.video.reader import Reader, Video, find_video, open_video
+from wt_jax.data.video.audio import voiced_fraction
+from wt_jax.data.video.reader import Reader, Video, find_video
 from wt_jax.data.video.yuv420 import Crop, Planes, crop_planes
 from wt_jax.data.views import check_crops, crop_frame, crop_geometry, draw_crop
 from wt_jax.data.workers.pool import iterate
@@ -102,6 +103,7 @@ def eval_batches(
     threads: int = 2,
     start: int = 0,
     pieces: int = 1,
+    sound: AudioView | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields this host's part of the evaluation batches: over all hosts each video once, in the order of the list.
 
@@ -118,12 +120,14 @@ def eval_batches(
       start: the first batch of videos to yield.
       pieces: each batch of videos comes as so many batches, one after the other, of windows / pieces windows each: a bound of
         the memory that many windows take.
+      sound: the sound of each window, to be read too; None: none is.
 
     Yields:
       "clip" uint8 [b, windows * crops, num_frames, size, size, 3], with b = batch_size // num_hosts; "geometry" float32
       [b, windows * crops, 7], how each was cut, see `wt_jax.specs.GEOMETRY`; "time" float32 [b, windows, 2], when the first
       and the last frame of each window appear, in seconds from the video's first frame (the last before the first where a
-      short video is looped); "label" and "video" int32 [b]; "valid" bool [b]. All hosts see the same number of batches: the
+      short video is looped); "label" and "video" int32 [b]; "valid" bool [b]; with `sound` "sound" int16
+      [b, windows, samples]. All hosts see the same number of batches: the
       last is padded with video and label -1 and valid False. A video that cannot be decoded has zeros and valid False.
 
     Raises:
@@ -139,7 +143,7 @@ def eval_batches(
         raise ValueError(f"windows must be 1 where records have a time, got {windows}")
     share = _share(batch_size, host, num_hosts)
     padded = -(-len(videos) // batch_size) * batch_size
-    clips = _EvalClips(videos, view, windows, crops, pieces, batch_size)
+    clips = _EvalClips(videos, view, windows, crops, pieces, batch_size, sound)
     elements = grain.MapDataset.range(padded * pieces).map(clips)
     if start * batch_size >= padded:
         return iter(())
@@ -321,7 +325,8 @@ def _read_audio(shown: _Shown, views: Mapping[str, AudioView]) -> None:
     info = shown.reader.info
     for name, view in views.items():
         start = int(info.pts[shown.windows[name][0]]) * info.time_base
-        shown.out[name][:] = shown.video.audio(start, view.samples, view.rate)
+        samples = shown.video.audio(start, view.samples, view.rate)
+        shown.out[name][:], shown.out[f"{name}.voiced"][...] = samples, voiced_fraction(samples, view.rate, view.voice_level)
 
 
 def _read_boxes(shown: _Shown, views: Mapping[str, BoxView]) -> None:
@@ -358,16 +363,17 @@ _ORDER = tuple(dict.fromkeys(VIEW_READERS.values()))
 _TIMED = (ClipView, Choice, AudioView)  # kinds that begin at a moment of the video, for which it is opened
 
 
+@dataclass(frozen=True)
 class _EvalClips:
-    """Makes one evaluation element; a class, because it travels to worker processes."""
+    """Makes one evaluation element, as the arguments of `eval_batches` say; a class, because it travels to worker processes."""
 
-    def __init__(self, videos: VideoList, view: ClipView, windows: int, crops: int, pieces: int, batch_size: int):
-        self.videos = videos
-        self.view = view
-        self.windows = windows
-        self.crops = crops
-        self.pieces = pieces
-        self.batch_size = batch_size
+    videos: VideoList
+    view: ClipView
+    windows: int
+    crops: int
+    pieces: int
+    batch_size: int
+    sound: AudioView | None
 
     def __call__(self, element: int) -> dict[str, Any]:
         batch, place = divmod(element, self.batch_size)
@@ -376,12 +382,13 @@ class _EvalClips:
         clip = np.zeros((windows * self.crops, self.view.num_frames, size, size, 3), np.uint8)
         geometry = np.zeros((windows * self.crops, len(GEOMETRY)), np.float32)
         time = np.zeros((windows, 2), np.float32)
+        sound = None if self.sound is None else np.zeros((windows, self.sound.samples), np.int16)
         label, video, valid = -1, -1, False
         if index < len(self.videos):
             record = self.videos[index]
             label, video = record.label, record.index
             try:
-                clip, geometry, time = self._clips(record, slice(piece * windows, (piece + 1) * windows))
+                clip, geometry, time = self._clips(record, slice(piece * windows, (piece + 1) * windows), sound)
                 valid = True
             except VideoError:
                 pass  # Named by the main process, which sees that a video is not valid.
@@ -392,15 +399,20 @@ class _EvalClips:
             "label": np.int32(label),
             "video": np.int32(video),
             "valid": np.bool_(valid),
+            **({} if sound is None else {"sound": sound}),
         }
 
-    def _clips(self, record: Record, part: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The clips of these windows of a video, how they were cut, and when they begin and end."""
+    def _clips(self, record: Record, part: slice, sound: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The clips of these windows of a video, how they were cut, and when they begin and end; `sound` is written to."""
         halves = {"middle": 1} if self.crops == 1 else {"first": 0, "middle": 1, "last": 2}
         views = dict.fromkeys(halves, replace(self.view, record=True))
-        with open_video(record.path) as reader:
+        video = find_video(record.path)
+        with video.open() as reader:
             info = reader.info
             frames = np.stack(self._windows(record, reader)[part])
+            if sound is not None and self.sound is not None:
+                for samples, first in zip(sound, frames.min(axis=1).tolist(), strict=True):
+                    samples[:] = video.audio(int(info.pts[first]) * info.time_base, self.sound.samples, self.sound.rate)
             read = crop_clips(reader, dict.fromkeys(halves, frames.ravel()), views, None, halves)
         time = (info.pts[frames[:, [0, -1]]] - info.pts[0]) * float(info.time_base)
         # Windows first, then the crops of each.

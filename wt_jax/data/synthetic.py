@@ -74,11 +74,11 @@ def motion_path(motion: str, speed: float, time: np.ndarray, rng: np.random.Gene
     return path
 
 
-def _paint_figure(frames: np.ndarray, birth: int, motion: str, speed: float, rng: np.random.Generator) -> None:
+def _paint_figure(frames: np.ndarray, birth: int, life: int, motion: str, speed: float, rng: np.random.Generator) -> None:
     """Paint one figure from its birth to its death over (T, size, size, 3) float32 frames."""
-    alive = frames[max(birth, 0) : birth + LIFE]
+    alive = frames[max(birth, 0) : birth + life]
     size = frames.shape[1]
-    dx, dy, dsize, dangle = motion_path(motion, speed, np.arange(LIFE), rng)[:, -birth if birth < 0 else 0 :][:, : len(alive)]
+    dx, dy, dsize, dangle = motion_path(motion, speed, np.arange(life), rng)[:, -birth if birth < 0 else 0 :][:, : len(alive)]
     grid = (np.arange(size, dtype=np.float32) + 0.5) / size
     low, high = np.log(_RADII)
     # Past the end of the size range the phase runs back, so that a uniform start stays uniform.
@@ -95,13 +95,16 @@ def _paint_figure(frames: np.ndarray, birth: int, motion: str, speed: float, rng
     alive += cover * (np.where((u > 0)[..., None], _BODY, _MARK) - alive)
 
 
-def render(motion: str, rng: np.random.Generator, *, frames: int = 96, size: int = 32) -> np.ndarray:
-    """One video of the motion, (frames, size, size, 3) uint8 RGB, one speed throughout."""
+def render(motion: str, rng: np.random.Generator, *, frames: int = 96, size: int = 32, life: int = LIFE) -> np.ndarray:
+    """One video of the motion, (frames, size, size, 3) uint8 RGB, one speed throughout.
+
+    Figures live `life` frames; from `frames` on they live as long as the video.
+    """
     speed = rng.uniform(0.6, 1.6)
     picture = np.broadcast_to(_GROUND, (frames, size, size, 3)).copy()
     for _ in range(_ON_STAGE):
-        for birth in range(-int(rng.integers(LIFE)), frames, LIFE):
-            _paint_figure(picture, birth, motion, speed, rng)
+        for birth in range(-int(rng.integers(life)), frames, life) if life < frames else (0,):
+            _paint_figure(picture, birth, life, motion, speed, rng)
     return (picture + np.float32(0.5)).astype(np.uint8)
 
 

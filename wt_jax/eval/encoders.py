@@ -15,10 +15,11 @@ from wt_jax.cluster.processes import barrier, is_primary_process
 from wt_jax.config import ModelConfig
 from wt_jax.errors import ConfigError
 from wt_jax.eval.config import EvaluationConfig
-from wt_jax.eval.features.extract import EMBEDDING, Extractor, make_extractor
+from wt_jax.eval.features.extract import EMBEDDING, Extractor, make_extractor, make_pair_extractor
 from wt_jax.experiment import build_method
-from wt_jax.methods.base import Method, Tree, encoder_variables
+from wt_jax.methods.base import EmbedsSound, Method, Tree, encoder_variables
 from wt_jax.models import build_encoder, first_encoder_variables
+from wt_jax.specs import AudioView
 from wt_jax.train.checkpoint import read_evaluated
 from wt_jax.train.workdir import read_config
 from wt_jax.weights.folder import load_encoder, save_encoder
@@ -46,6 +47,11 @@ class Candidate:
     def extractor(self, layer: str, *, tokens: bool) -> Extractor:
         """The function from clips to features; raises ConfigError for a layer that this encoder lacks."""
         return make_extractor(build_encoder(self.model), layer, method=self.method, tokens=tokens)
+
+    @property
+    def pairs(self) -> tuple[Extractor, AudioView] | None:
+        """What embeds clips and their sound, and which sound; None where the method has no sound."""
+        return (make_pair_extractor(self.method), self.method.sound) if isinstance(self.method, EmbedsSound) else None
 
     def fingerprint(self, layer: str) -> str:
         """Changes with the variables that the features depend on."""

@@ -1,8 +1,9 @@
 """The evaluation command's core: all protocols for all encoders, each done once however often it is interrupted.
 
-Below the output folder: `features_ENCODER.npz` (and its tokens), `outcomes/`, `weights/` (what trainings on clips start from),
-their workdirs `linear_clips/` and `finetune/`, `evaluation.json`, `results.json`, `results.md`. What was made with other
-weights, videos or settings than those asked for is made anew.
+Below the output folder: `features_ENCODER.npz` (and its tokens), `sounds_ENCODER.npz` (embeddings of clips and their sound),
+`outcomes/`, `weights/` (what trainings on clips start from), their workdirs `linear_clips/` and `finetune/`,
+`evaluation.json`, `results.json`, `results.md`. What was made with other weights, videos or settings than those asked for is
+made anew.
 
 A protocol that fails leaves the others: its reason is logged and written to the results.
 """
@@ -11,7 +12,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from wt_jax.errors import ConfigError, EvaluationError, UserError
 from wt_jax.eval.clip_training import VideoClassifier
 from wt_jax.eval.config import EvaluationConfig
 from wt_jax.eval.encoders import Candidate, load_candidate
-from wt_jax.eval.features.extract import Reading, item_shapes
+from wt_jax.eval.features.extract import EMBEDDING, Reading, item_shapes
 from wt_jax.eval.features.store import FeatureFile, extract_to_file, is_current, read_features
 from wt_jax.eval.protocols.base import Encoded, Protocol, Split
 from wt_jax.eval.results import (
@@ -95,10 +96,13 @@ def _check(candidate: Candidate, config: EvaluationConfig, protocols: Mapping[st
     """Raise ConfigError for a layer that the encoder lacks, or a protocol that cannot succeed on its features."""
     tokens = any(protocol.reads == "tokens" for protocol in protocols.values())
     extractor = candidate.extractor(config.features.layer, tokens=tokens)
-    shapes = item_shapes(extractor, candidate.params, candidate.model_state, config.test_view, config.features)
+    trees = candidate.params, candidate.model_state
+    shapes = item_shapes(extractor, *trees, config.test_view, config.features)
+    pairs = candidate.pairs
+    of_pairs = {} if pairs is None else item_shapes(pairs[0], *trees, config.test_view, config.features, pairs[1])
     for name, protocol in protocols.items():
         try:
-            protocol.check(shapes, splits.videos.labels, splits.parts)
+            protocol.check(of_pairs if protocol.reads == "sounds" else shapes, splits.videos.labels, splits.parts)
         except ValueError as error:
             raise ConfigError(f"{candidate.name}, {name}: {error}") from None
 
@@ -112,7 +116,7 @@ class _Evaluation:
     splits: Splits
     folder: Path
     mesh: Mesh
-    _features: FeatureFile | UserError | None = None
+    _features: dict[bool, FeatureFile | UserError] = field(default_factory=dict)
 
     def run(self, name: str, protocol: Protocol) -> Result:
         """The result over all splits, each read from its file if it is there."""
@@ -132,10 +136,10 @@ class _Evaluation:
 
     def on_features(self, name: str, protocol: Protocol, split: Split, about: Mapping[str, Any]) -> Result:
         """A protocol on features; videos that could not be decoded are in neither set."""
-        features, videos = self.features(), self.splits.videos
+        features, videos = self.features(protocol.reads == "sounds"), self.splits.videos
         row = {path: row for row, path in enumerate(videos.paths)}
         items = np.array([row[path] for path in features.paths], np.int64)
-        encoded = Encoded(features.values, features.tokens, np.arange(len(items)))
+        encoded = Encoded(features.values, features.tokens, np.arange(len(items)), features.sounds)
         rows = present([split], items, len(videos))
         result = protocol.run(encoded, videos.labels[items], videos.classes, rows, seed=self.config.seed)
         return replace(result, items=items[result.items])
@@ -156,38 +160,47 @@ class _Evaluation:
         videos = self.splits.videos
         return protocol.run(classifier, videos.labels, videos.classes, [split], seed=self.config.seed)
 
-    def features(self) -> FeatureFile:
-        """The features of all videos, extracted unless they are there.
+    def features(self, sounds: bool = False) -> FeatureFile:
+        """The features of all videos, or the embeddings of clips and sound; extracted unless they are there.
 
         Raises:
           UserError: some are not finite, or no video could be decoded; the same for every protocol that asks.
         """
-        if self._features is None:
+        if sounds not in self._features:
             try:
-                self._features = self._extract()
+                self._features[sounds] = self._extract(sounds)
             except UserError as error:
-                self._features = error
-        if isinstance(self._features, UserError):
-            raise self._features
-        return self._features
+                self._features[sounds] = error
+        found = self._features[sounds]
+        if isinstance(found, UserError):
+            raise found
+        return found
 
-    def _extract(self) -> FeatureFile:
+    def _extract(self, sounds: bool) -> FeatureFile:
         candidate, config, videos = self.candidate, self.config, self.splits.videos
-        path = self.folder / f"features_{candidate.name}.npz"
-        read_tokens = any(getattr(config.settings, name).reads == "tokens" for name in config.protocols)
-        tokens = read_tokens or is_current(path, {**self._source, "tokens": True})
+        path = self.folder / f"{'sounds' if sounds else 'features'}_{candidate.name}.npz"
+        reading = Reading.of(config.test_view, config.features, config.workers, config.threads)
+        if sounds:
+            assert candidate.pairs is not None, "checked before anything was read"
+            extractor, sound = candidate.pairs
+            reading, about = replace(reading, sound=sound), self._pairs
+        else:
+            read_tokens = any(getattr(config.settings, name).reads == "tokens" for name in config.protocols)
+            tokens = read_tokens or is_current(path, {**self._source, "tokens": True})
+            extractor = candidate.extractor(config.features.layer, tokens=tokens)
+            about = {**self._source, "tokens": tokens}
         count = config.features.windows * config.features.crops
         log.info("%s: features of %d videos, %d clips of each", candidate.name, len(videos), count)
         params, model_state = jax.device_put((candidate.params, candidate.model_state), replicated(self.mesh))
         extract_to_file(
             path,
-            candidate.extractor(config.features.layer, tokens=tokens),
+            extractor,
             params,
             model_state,
             videos,
-            Reading.of(config.test_view, config.features, config.workers, config.threads),
+            reading,
             self.mesh,
-            {**self._source, "tokens": tokens},
+            about,
             part_rows=config.part_videos,
         )
         features = read_features(path)
@@ -203,7 +216,7 @@ class _Evaluation:
         """All that the outcome of a protocol on a split depends on."""
         clips = {**self._encoder, "clip": to_dict(self.config.clip)}
         return {
-            **(clips if protocol.reads == "clips" else self._source),
+            **(clips if protocol.reads == "clips" else self._pairs if protocol.reads == "sounds" else self._source),
             "settings": to_dict(protocol),
             "seed": self.config.seed,
             "split": digest(self.splits.videos, split.train, split.test),
@@ -223,6 +236,13 @@ class _Evaluation:
         }
 
     @cached_property
+    def _pairs(self) -> dict[str, Any]:
+        """All that the embeddings of clips and sound depend on."""
+        assert self.candidate.pairs is not None, "checked before anything was read"
+        sound = to_dict(self.candidate.pairs[1])
+        return {**self._source, "layer": EMBEDDING, "weights": self.candidate.fingerprint(EMBEDDING), "sound": sound}
+
+    @cached_property
     def _encoder(self) -> dict[str, Any]:
         weights = self.candidate.fingerprint(self.config.features.layer)
         return {"weights": weights, "model": to_dict(self.candidate.model)}
@@ -233,6 +253,7 @@ _Runner = Callable[[_Evaluation, str, Protocol, Split, Mapping[str, Any]], Resul
 _RUN: dict[str, _Runner] = {
     "features": _Evaluation.on_features,
     "tokens": _Evaluation.on_features,
+    "sounds": _Evaluation.on_features,
     "clips": _Evaluation.on_clips,
 }
 

@@ -8,6 +8,7 @@ from wt_jax.losses.relational import clsa_loss, co2_loss, consistency, relationa
 from wt_jax.losses.scale import masked_clip_loss, set_contrast
 from wt_jax.losses.swav import sinkhorn, swapped_prediction
 from wt_jax.losses.targets import artificial_labels, label_smoothing, relations, similarity_labels
+from wt_jax.losses.video_speech import paced_margin_loss, video_speech_loss
 from wt_jax.losses.vtdl import vtdl_loss
 from wt_jax.losses.weak_teacher import weak_teacher_loss
 
@@ -25,6 +26,7 @@ __all__ = [
     "modist_loss",
     "modist_terms",
     "nt_xent",
+    "paced_margin_loss",
     "relational_loss",
     "relations",
     "seed_loss",
@@ -35,6 +37,7 @@ __all__ = [
     "sinkhorn",
     "soft_cross_entropy",
     "swapped_prediction",
+    "video_speech_loss",
     "vtdl_loss",
     "weak_teacher_loss",
 ]

@@ -20,6 +20,7 @@ from wt_jax.methods.simclr import SimCLR, SimCLRSettings
 from wt_jax.methods.supervised import Supervised, SupervisedSettings
 from wt_jax.methods.swav import SwAV, SwAVSettings
 from wt_jax.methods.v3s import V3S, V3SSettings
+from wt_jax.methods.video_speech import VideoSpeech, VideoSpeechSettings
 from wt_jax.methods.vtdl import VTDL, VTDLSettings
 from wt_jax.methods.weak_teacher import WeakTeacher, WeakTeacherSettings
 
@@ -51,6 +52,7 @@ METHODS: dict[str, Entry] = {
     "vtdl": Entry(VTDL, VTDLSettings),
     "v3s": Entry(V3S, V3SSettings),
     "order_geometry": Entry(OrderGeometry, OrderGeometrySettings),
+    "video_speech": Entry(VideoSpeech, VideoSpeechSettings),
     "scale": Entry(Scale, ScaleSettings),
     "supervised": Entry(Supervised, SupervisedSettings),
 }

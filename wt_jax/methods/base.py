@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from wt_jax.config import ModelConfig
 from wt_jax.models import build_encoder
-from wt_jax.specs import ClipView, View
+from wt_jax.specs import AudioView, ClipView, View
 
 Tree = Any  # a pytree of arrays
 Batch = Mapping[str, Array]
@@ -136,6 +136,20 @@ class Embeds(Protocol):
 
     def embed(self, params: Tree, model_state: Tree, clips: Array) -> Array:
         """Embeddings (B, D) float32 of clips (B, T, S, S, 3) float32 in [0, 1], by the evaluated tree."""
+        ...
+
+
+@runtime_checkable
+class EmbedsSound(Embeds, Protocol):
+    """A method whose head puts clips and sound into one space."""
+
+    @property
+    def sound(self) -> AudioView:
+        """The sound that it reads, of the window of a clip."""
+        ...
+
+    def embed_sound(self, params: Tree, model_state: Tree, spectrograms: Array) -> Array:
+        """Embeddings (B, D) float32 of spectrograms (B, columns, bands) float32, by the evaluated tree."""
         ...
 
 

@@ -36,7 +36,7 @@ class OrderGeometrySettings:
     Attributes:
       frames: of a clip, evenly spread over the span of `config.clip`; n frames have n! / 2 classes of orders.
       geometry_weight: of the error of the warp's parameters against the cross-entropy of the order.
-      separate: each target on a copy of its own, one in order and warped, one in disorder and as it is (the authors' form of two
+      separate: each target on a copy of its own, one in order and warped, one in disorder and as it is (the source's two
         networks with shared weights); otherwise both on one clip.
     """
 

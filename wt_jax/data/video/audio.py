@@ -66,6 +66,19 @@ def read_audio(source: str | bytes, start: Fraction, count: int, rate: int) -> n
     return np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
 
 
+def voiced_fraction(samples: np.ndarray, rate: int, level: float) -> float:
+    """The fraction of whole hundredths of a second whose root mean square is above a level.
+
+    Args:
+      samples: int16 [count].
+      rate: samples per second.
+      level: decibels relative to full scale, a square wave of the largest amplitude.
+    """
+    length = max(1, rate // 100)
+    parts = samples[: max(len(samples) // length, 1) * length].reshape(-1, min(length, len(samples))) / 32768.0
+    return float(np.mean(np.mean(np.square(parts), axis=1) > 10.0 ** (level / 10)))
+
+
 @contextmanager
 def _opened(source: str | bytes, name: str) -> Iterator[tuple[av.container.InputContainer, av.AudioStream]]:
     """The open container and its first audio track; whatever goes wrong inside becomes a VideoError."""

@@ -18,14 +18,15 @@ from jax import Array
 from jax.sharding import Mesh
 
 from wt_jax.augment import finish_view
+from wt_jax.augment.log_mel import log_mel
 from wt_jax.data.pipeline import describe_failure, eval_batches
 from wt_jax.data.records import VideoList
 from wt_jax.errors import ConfigError
 from wt_jax.eval.config import FeatureConfig
-from wt_jax.methods.base import Embeds, Method, Tree, encoder_variables
+from wt_jax.methods.base import Embeds, EmbedsSound, Method, Tree, encoder_variables
 from wt_jax.models.feature_maps import layer_maps
 from wt_jax.progress import Progress
-from wt_jax.specs import GEOMETRY, ClipView, PixelSpec
+from wt_jax.specs import GEOMETRY, AudioView, ClipView, PixelSpec
 from wt_jax.train.sharding import put_batch
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,8 @@ EMBEDDING = "embedding"
 
 _AT_ONCE = 16  # windows of a video that are decoded at once
 
-Clips = dict[str, Array]  # "values" (B, w, D) float32 and, where they are kept, "tokens" (B, w * M, C) float16
+# "values" (B, w, D) float32 and, where they are kept, "tokens" (B, w * M, C) float16 or "sounds" (B, w, D) float32.
+Clips = dict[str, Array]
 
 
 @dataclass(frozen=True)
@@ -42,17 +44,17 @@ class Extractor:
     """From clips to features, in two jitted steps, between which the clips of a video may come in pieces.
 
     Attributes:
-      of_clips: (params, model_state, clips (B, w, T, S, S, 3) uint8) -> `Clips`.
+      of_clips: (params, model_state, {"clip": (B, w, T, S, S, 3) uint8[, "sound": (B, w, samples) int16]}) -> `Clips`.
       of_videos: (params, model_state, `Clips` of all pieces, their geometries (B, w, 7)) -> "values" (B, D) float32
-        [, "tokens" (B, M, C) float16] [, "clips" (B, W, D) float16].
+        [, "tokens" (B, M, C) float16] [, "clips" (B, W, D) float16] [, "sounds" (B, D) float32].
     """
 
-    of_clips: Callable[[Tree, Tree, Array], Clips]
+    of_clips: Callable[[Tree, Tree, Mapping[str, Array]], Clips]
     of_videos: Callable[[Tree, Tree, Sequence[Clips], Sequence[Array]], dict[str, Array]]
 
     def __call__(self, params: Tree, model_state: Tree, batch: Mapping[str, Array]) -> dict[str, Array]:
         """The features of a batch of `eval_batches` that holds all clips of its videos."""
-        return self.of_videos(params, model_state, [self.of_clips(params, model_state, batch["clip"])], [batch["geometry"]])
+        return self.of_videos(params, model_state, [self.of_clips(params, model_state, batch)], [batch["geometry"]])
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Reading:
     batch_size: int = 64
     workers: int = 0
     threads: int = 2
+    sound: AudioView | None = None
 
     @property
     def pieces(self) -> int:
@@ -154,13 +157,31 @@ def make_extractor(
     return _over_clips(forward, of_video if whole else None, clips)
 
 
+def make_pair_extractor(method: EmbedsSound) -> Extractor:
+    """Embeddings of clips and, as "sounds", of the sound of their windows, both averaged over the windows of a video."""
+
+    def of_sounds(params: Tree, model_state: Tree, samples: Array) -> Array:
+        return method.embed_sound(params, model_state, log_mel(samples, method.sound))
+
+    return _over_clips(
+        lambda params, model_state, clips: {"values": method.embed(params, model_state, clips)}, of_sounds=of_sounds
+    )
+
+
 def item_shapes(
-    extractor: Extractor, params: Tree, model_state: Tree, view: ClipView, features: FeatureConfig
+    extractor: Extractor,
+    params: Tree,
+    model_state: Tree,
+    view: ClipView,
+    features: FeatureConfig,
+    sound: AudioView | None = None,
 ) -> dict[str, tuple[int, ...]]:
     """Shapes of what an extractor makes of one video, by name; nothing is computed."""
     shape = (1, features.windows * features.crops, view.num_frames, view.size, view.size, 3)
+    samples = (1, features.windows, 0 if sound is None else sound.samples)
     geometry = jax.ShapeDtypeStruct((*shape[:2], len(GEOMETRY)), jnp.float32)
     batch = {"clip": jax.ShapeDtypeStruct(shape, jnp.uint8), "geometry": geometry}
+    batch |= {} if sound is None else {"sound": jax.ShapeDtypeStruct(samples, jnp.int16)}
     found = jax.eval_shape(extractor, params, model_state, batch)
     return {name: value.shape[1:] for name, value in found.items()}
 
@@ -177,23 +198,29 @@ def _over_clips(
     forward: Callable[[Tree, Tree, Array], dict[str, Array]],
     of_video: Callable[[Tree, Tree, Array, Array], Array] | None = None,
     clips: bool = False,
+    of_sounds: Callable[[Tree, Tree, Array], Array] | None = None,
 ) -> Extractor:
     """Values are averaged over the clips of a video, or given to `of_video` with their geometry; tokens are put in a row."""
 
     @jax.jit
-    def of_clips(params: Tree, model_state: Tree, videos: Array) -> Clips:
+    def of_clips(params: Tree, model_state: Tree, batch: Mapping[str, Array]) -> Clips:
         def one(clips: Array) -> dict[str, Array]:
             still = jnp.zeros(clips.shape[:1], jnp.int32)
             return forward(params, model_state, finish_view(clips, still, jax.random.key(0), PixelSpec()))
 
-        seen = jax.lax.map(one, rearrange(videos, "b w t h c d -> w b t h c d"))
-        shapes = {"values": "w b d -> b w d", "tokens": "w b m c -> b (w m) c"}
+        seen = jax.lax.map(one, rearrange(batch["clip"], "b w t h c d -> w b t h c d"))
+        if of_sounds is not None:
+            sounds = rearrange(batch["sound"], "b w s -> w b s")
+            seen["sounds"] = jax.lax.map(lambda samples: of_sounds(params, model_state, samples), sounds)
+        shapes = {"values": "w b d -> b w d", "tokens": "w b m c -> b (w m) c", "sounds": "w b d -> b w d"}
         return {name: rearrange(array, shapes[name]) for name, array in seen.items()}
 
     @jax.jit
     def of_videos(params: Tree, model_state: Tree, pieces: Sequence[Clips], geometry: Sequence[Array]) -> dict[str, Array]:
         whole = {name: jnp.concatenate([piece[name] for piece in pieces], axis=1) for name in pieces[0]}
         values = whole.pop("values")
+        if "sounds" in whole:
+            whole["sounds"] = jnp.mean(whole["sounds"], axis=1)
         if of_video is None:
             features = {"values": jnp.mean(values, axis=1)}
         else:
@@ -225,9 +252,9 @@ def feature_batches(
       named: paths of videos whose failure has been logged; a video that cannot be decoded is logged once and added.
 
     Yields:
-      "values", "tokens" and "clips" as the extractor makes them, "video" (n,) int32, "time" (n, windows, 2) and "geometry"
-      (n, windows * crops, 7) float32, only for videos that could be decoded: n may be 0. "left_out" (m,) int32: those that
-      could not.
+      "values", "tokens", "clips" and "sounds" as the extractor makes them, "video" (n,) int32, "time" (n, windows, 2) and
+      "geometry" (n, windows * crops, 7) float32, only for videos that could be decoded: n may be 0. "left_out" (m,) int32:
+      those that could not.
     """
     named = set() if named is None else named
     batches = eval_batches(
@@ -242,6 +269,7 @@ def feature_batches(
         threads=reading.threads,
         start=start,
         pieces=reading.pieces,
+        sound=reading.sound,
     )
 
     def settle(batch: dict[str, np.ndarray], features: dict[str, Array]) -> dict[str, np.ndarray]:
@@ -260,8 +288,8 @@ def feature_batches(
         seen: list[Clips] = []
         for part in parts:
             jax.block_until_ready(seen[-2:-1])  # of many pieces two at a time are on their way
-            clips = put_batch({"clip": part.pop("clip")}, mesh)["clip"]
-            seen.append(extractor.of_clips(params, model_state, clips))
+            inputs = put_batch({name: part.pop(name) for name in ("clip", "sound") if name in part}, mesh)
+            seen.append(extractor.of_clips(params, model_state, inputs))
         geometry = [put_batch({"geometry": part["geometry"]}, mesh)["geometry"] for part in parts]
         features = extractor.of_videos(params, model_state, seen, geometry)
         if pending is not None:

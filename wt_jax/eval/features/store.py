@@ -9,6 +9,7 @@
     classes   (C,) text            names of the classes
     left_out  (K,) text            paths of the videos that could not be decoded
     about     text                 JSON: what was extracted, and how
+    sounds    (N, D) float32       embeddings of the sound of the windows, where they were asked for
 
 and, where they were asked for, `NAME_tokens.npy` the feature maps, (N, M, C) float16, to be opened with `mmap_mode`; or
 `NAME_clips.npy` the features of each clip, (N, W, D) float16, with `NAME_geometry.npy`, (N, W, 7) float32: see
@@ -55,6 +56,7 @@ class FeatureFile:
     left_out: tuple[str, ...]
     about: dict[str, Any]
     tokens: np.ndarray | None
+    sounds: np.ndarray | None
 
 
 def read_features(path: Path) -> FeatureFile:
@@ -75,6 +77,7 @@ def read_features(path: Path) -> FeatureFile:
                 left_out=tuple(file["left_out"].tolist()),
                 about=json.loads(str(file["about"])),
                 tokens=np.load(tokens, mmap_mode="r") if tokens.exists() else None,
+                sounds=file.get("sounds"),
             )
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise ConfigError(f"{path} holds no features that can be read ({error})") from None
@@ -191,12 +194,13 @@ def _read_part(folder: Path, part: int, names: Sequence[str]) -> dict[str, np.nd
 
 def _merge(folder: Path, path: Path, videos: VideoList, num_parts: int, about: dict[str, Any]) -> None:
     """One file from the parts, of which one at a time is in memory."""
-    small = [_read_part(folder, part, ("video", "time")) for part in range(num_parts)]
-    index, times = (np.concatenate([rows[name] for rows in small]) for name in ("video", "time"))
-    if not len(index):
-        raise ConfigError("no video of the list could be decoded, see the lines above; there is nothing to evaluate")
     with np.load(_part_path(folder, 0, 0)) as first:
         made = set(first.files)
+    names = ("video", "time", *({"sounds"} & made))
+    small = [_read_part(folder, part, names) for part in range(num_parts)]
+    index, times, *sounds = (np.concatenate([rows[name] for rows in small]) for name in names)
+    if not len(index):
+        raise ConfigError("no video of the list could be decoded, see the lines above; there is nothing to evaluate")
     beside = {"tokens": {"tokens": tokens_path(path)}, "clips": {"clips": clips_path(path), "geometry": geometry_path(path)}}
     for asked, files in beside.items():
         for name, file in files.items():
@@ -213,6 +217,7 @@ def _merge(folder: Path, path: Path, videos: VideoList, num_parts: int, about: d
         "classes": np.array(videos.classes, np.str_),
         "left_out": np.array([videos.paths[i] for i in missing], np.str_),
         "about": np.array(json.dumps(about)),
+        **dict(zip(("sounds",), sounds, strict=False)),
     }
 
     with atomic_path(path, sync=True) as draft, zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:

@@ -38,21 +38,25 @@ class Encoded:
       values: (N, D) float features.
       tokens: (R, M, C) feature maps, possibly mapped from disk, or None where none are stored.
       rows: (N,) integers, the row of `tokens` of each item; None where there are none.
+      sounds: (N, D) float embeddings of the items' sound; None where there are none.
     """
 
     values: np.ndarray
     tokens: np.ndarray | None = None
     rows: np.ndarray | None = None
+    sounds: np.ndarray | None = None
 
     def select(self, items: np.ndarray) -> "Encoded":
         """Some of the items; tokens stay where they are."""
-        return Encoded(self.values[items], self.tokens, None if self.rows is None else self.rows[items])
+        rows, sounds = (None if array is None else array[items] for array in (self.rows, self.sounds))
+        return Encoded(self.values[items], self.tokens, rows, sounds)
 
 
 class Protocol(typing.Protocol):
     """One way to evaluate a representation.
 
-    `reads` names what `run` gets as `features`: "features" an `Encoded`, "tokens" an `Encoded` with tokens, "clips" a
+    `reads` names what `run` gets as `features`: "features" an `Encoded`, "tokens" one with tokens, "sounds" one of embeddings
+    with those of sound, "clips" a
     `wt_jax.eval.protocols.clips.Classifier`, which trains on the videos themselves.
     """
 
@@ -66,7 +70,7 @@ class Protocol(typing.Protocol):
         """Raise ValueError if `run` cannot succeed; called before any video is read.
 
         Args:
-          shapes: of one item, by name: "values" (D,) and, where they are read, "tokens" (M, C).
+          shapes: of one item, by name: "values" (D,) and, where they are read, "tokens" (M, C) or "sounds" (D,).
           labels: (N,) integers.
           splits: rows of `labels`.
         """

@@ -14,6 +14,7 @@ from wt_jax.eval.protocols.linear_clips import MACLR_LINEAR
 from wt_jax.eval.protocols.low_shot import LowShot
 from wt_jax.eval.protocols.nonlinear import NonLinear
 from wt_jax.eval.protocols.retrieval import Retrieval
+from wt_jax.eval.protocols.speech_retrieval import SpeechRetrieval
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,10 @@ class FeatureProtocols:
 
 @dataclass(frozen=True)
 class Protocols(FeatureProtocols):
-    """All protocols: those that read feature maps or train on clips belong to the evaluation command alone."""
+    """All protocols: those that read feature maps or sound or train on clips belong to the evaluation command alone."""
 
     attentive: Attentive = Attentive()
+    speech_retrieval: SpeechRetrieval = SpeechRetrieval()
     linear_clips: ClipTraining = MACLR_LINEAR
     finetune: ClipTraining = MACLR_FINETUNE
 
