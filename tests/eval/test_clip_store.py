@@ -17,6 +17,7 @@ from wt_jax.eval.config import EvaluationConfig
 from wt_jax.eval.encoders import load_candidate
 from wt_jax.eval.features.clip_store import store_clips
 from wt_jax.eval.features.extract import Reading
+from wt_jax.eval.report import pictures
 from wt_jax.experiment import prepare
 from wt_jax.models import build_encoder
 from wt_jax.specs import ClipView
@@ -73,7 +74,10 @@ def test_a_store_is_trained_on_and_its_encoder_evaluated(folder, tmp_path):
     # The backbone is what the store holds, and the run's features are those of the stored clips.
     backbone = load_encoder(folder / "made")[1]
     jax.tree.map(np.testing.assert_array_equal, dict(backbone), state.model_state["frozen"]["encoder"]["clip_encoder"])
-    found = run.features.read(state).train
+    subject = pictures.Subject(run, state, run.features.read(state))
+    assert pictures.views(subject) == "The network reads stored features, no clips."
+    assert pictures.attention(subject) == "The encoder reads whole videos: there is no map of a clip."
+    found = subject.features.train
     export_weights(tmp_path / "run", tmp_path / "exported")
     model, variables = load_encoder(tmp_path / "exported")
     assert model == replace(candidate.model, aggregator="set_transformer")

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -115,7 +116,7 @@ class Scale(Built):
         def of_set(features: Array, positions: Array, key: Array) -> tuple[Array, ...]:
             mask_key, drop_key = jax.random.split(key)
             hidden = jax.random.bernoulli(mask_key, settings.mask, features.shape[:1])
-            outputs = self.network.apply(variables, features, positions, True, hidden, rngs={"dropout": drop_key})
+            outputs: Any = self.network.apply(variables, features, positions, True, hidden, rngs={"dropout": drop_key})
             return (*outputs, hidden)
 
         features, positions = (

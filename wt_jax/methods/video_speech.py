@@ -7,6 +7,7 @@ in natural videos, hence the pacing, and the gate: a window without voice teache
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
@@ -109,4 +110,5 @@ class VideoSpeech(Headed):
 
     def embed_sound(self, params: Tree, model_state: Tree, spectrograms: Array) -> Array:
         """Embeddings (B, D) of spectrograms (B, columns, bands), for evaluation."""
-        return self.network.apply({"params": params, **model_state}, spectrograms, False, method="of_sound")
+        found: Any = self.network.apply({"params": params, **model_state}, spectrograms, False, method="of_sound")
+        return found

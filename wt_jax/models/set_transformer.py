@@ -5,6 +5,7 @@ of 32, an MLP of twice the width, dropout 0.1. B: videos, W: clips of each, D: w
 """
 
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -100,7 +101,7 @@ class SetEncoder(nn.Module):
         self.aggregator = SetTransformer(self.width)
         self.frozen = self.variable("frozen", "clip_encoder", self._first_backbone)
 
-    def _first_backbone(self) -> dict:
+    def _first_backbone(self) -> Any:
         clips = jnp.zeros((1, 2, 16, 16, 3), jnp.float32)
         return self.backbone.clone(parent=None).init(self.make_rng("params"), clips, False)
 
@@ -111,7 +112,8 @@ class SetEncoder(nn.Module):
 
     def clip_features(self, clips: Array, train: bool) -> Array:
         """(B, T, S, S, 3) in [0, 1] -> the frozen backbone's features (B, D) float32, as in evaluation."""
-        return self.backbone.clone(parent=None).apply(self.frozen.value, clips, False)
+        found: Any = self.backbone.clone(parent=None).apply(self.frozen.value, clips, False)
+        return found
 
     def aggregate(self, features: Array, positions: Array, train: bool, hidden: Array | None = None) -> tuple[Array, Array]:
         """As `SetTransformer`."""

@@ -80,7 +80,8 @@ def read_model(folder: Path) -> ModelConfig:
     """
     try:
         fields: dict[str, Any] = json.loads((folder / "model.json").read_text())
-        return ModelConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        return ModelConfig(**fields)
     except (OSError, TypeError, ValueError) as error:
         raise WeightsError(f"{folder} holds no exported encoder that can be read ({error})") from None
 

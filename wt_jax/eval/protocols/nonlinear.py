@@ -73,6 +73,8 @@ class NonLinear:
 
         def fit(train: Encoded, train_labels: np.ndarray, test: Encoded) -> list[Predicted]:
             known, targets = np.unique(train_labels, return_inverse=True)
+            if len(known) < 2:
+                raise ValueError(f"train_labels has only class {known[0]}; a probe needs at least two classes")
             logits = self._fit(train.values, targets, test.values, len(known), seed)
             if not np.isfinite(logits).all():
                 raise ValueError(f"the non-linear probe diverged at learning rate {self.learning_rate}; set a smaller one")

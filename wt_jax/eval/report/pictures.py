@@ -23,7 +23,7 @@ from wt_jax.eval.run import EvaluatedRun
 from wt_jax.eval.run_features import RunFeatures
 from wt_jax.eval.similarity import centered, nearest
 from wt_jax.methods.base import encoder_variables, evaluated_tree
-from wt_jax.specs import ClipView, PixelSpec
+from wt_jax.specs import Choice, ClipView, PixelSpec
 from wt_jax.train.step import TrainState
 
 # How much is shown. With `media`'s bounds a report stays below 8 MB whatever the videos are (a test computes it).
@@ -50,10 +50,13 @@ class Subject:
         return found.test, found.videos.test
 
 
-def views(subject: Subject) -> dict[str, Any]:
-    """What the network reads in training: some videos, all views of each, after color and blur."""
+def views(subject: Subject) -> dict[str, Any] | str:
+    """What the network reads in training: some videos, all views of each that are clips, after color and blur."""
     run = subject.run
-    specs = dict(list(run.program.method.views.items())[:MOST_VIEWS])
+    clips_of = {name: view for name, view in run.program.method.views.items() if isinstance(view, ClipView | Choice)}
+    specs = dict(list(clips_of.items())[:MOST_VIEWS])
+    if not specs:
+        return "The network reads stored features, no clips."
     videos = min(VIDEOS, len(run.videos))
     batch = next(train_batches(run.videos, specs, seed=run.config.seed, batch_size=videos, num_steps=1, threads=1))
     finished = jax.jit(lambda batch: finish_views(batch, specs, jax.random.key(run.config.seed)))(batch)
@@ -62,8 +65,8 @@ def views(subject: Subject) -> dict[str, Any]:
         {"name": _name(run.videos, video), "strips": {name: strip(clips[name][row]) for name in specs}}
         for row, video in enumerate(batch["video"])
     ]
-    kinds = {name: _describe(spec) for name, spec in specs.items() if isinstance(spec, ClipView)}
-    return {"rows": rows, "kinds": kinds, "count": len(run.program.method.views)}
+    kinds = {name: _describe(spec) for name, spec in specs.items()}
+    return {"rows": rows, "kinds": kinds, "count": len(clips_of)}
 
 
 def retrieval(subject: Subject) -> dict[str, Any] | str:
@@ -121,6 +124,8 @@ def embedding(subject: Subject) -> dict[str, Any] | str:
 def attention(subject: Subject) -> dict[str, Any] | str:
     """The saliency of some videos, before and after training, beside what moves."""
     run = subject.run
+    if run.program.method.encoder.unit == "video":
+        return "The encoder reads whole videos: there is no map of a clip."
     features, videos = subject.queries
     chosen = features.videos[_spread(len(features.videos), _REFERENCE)]
     clips = _clips(videos, chosen, run.config.test_view)
@@ -206,7 +211,9 @@ def _name(videos: VideoList, index: int) -> str:
     return "/".join(Path(videos[int(index)].path).parts[-2:])
 
 
-def _describe(view: ClipView) -> str:
+def _describe(view: ClipView | Choice) -> str:
+    if isinstance(view, Choice):
+        return f"one of {len(view.views)}, such as {_describe(view.views[0])}"
     pixels = "color and blur vary" if view.pixels != PixelSpec() else "color as it is"
     crop = {"random": "random crop", "center": "center crop", "resize": "whole frame"}[view.crop]
     return f"window {view.window}, {view.num_frames} frames of {view.size} pixels, {crop}, {pixels}"
