@@ -277,7 +277,7 @@ def test_many_windows_are_read_in_pieces_and_give_the_same(videos, params):
     sizes = []
 
     def of_clips(*arguments):
-        sizes.append(arguments[2].shape[1])
+        sizes.append(arguments[2]["clip"].shape[1])
         return whole.of_clips(*arguments)
 
     whole = make_extractor(ENCODER, clips=True)

@@ -10,7 +10,6 @@ positions are relative to the clips that were drawn. B: videos of the batch, W: 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +71,12 @@ class Scale(Built):
         if not self.settings.store:
             raise ConfigError("config.method.store is empty; name a folder that `wt-jax store-clips` wrote")
 
-    @cached_property
+    @property
     def model(self) -> ModelConfig:
         """The stored encoder with the transformer on top; `config.model` is not read."""
         return replace(read_model(Path(self.settings.store)), aggregator="set_transformer")
 
-    @cached_property
+    @property
     def network(self) -> SetPredictor:
         """The transformer and its heads."""
         settings = self.settings

@@ -6,7 +6,6 @@ in natural videos, hence the pacing, and the gate: a window without voice teache
 """
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import jax.numpy as jnp
@@ -57,7 +56,7 @@ class VideoSpeechSettings:
 class VideoSpeech(Headed):
     """The method; see `wt_jax.methods.base.Method`. `embed` and `embed_sound` are in one space."""
 
-    @cached_property
+    @property
     def network(self) -> Correspondence:
         """Both encoders with their heads."""
         sound = SoundEncoder(self.settings.sound_width)

@@ -148,12 +148,13 @@ class SetHead(nn.Module):
 class SetPredictor(nn.Module):
     """What SCALE trains: the aggregator of an encoder, a head on sums, one on outputs, and one on the clips' own features."""
 
-    encoder: SetEncoder
+    encoder: nn.Module
     set_head: SetHead
     clip_head: SetHead
     target_head: SetHead
 
     def __call__(self, features: Array, positions: Array, train: bool, hidden: Array | None = None) -> tuple[Array, ...]:
         """(..., W, D), (..., W, 7), (..., W) -> the set's embedding, predictions and targets of its clips, on the sphere."""
-        together, outputs = self.encoder.aggregate(features, positions, train, hidden)
+        encoder: Any = self.encoder  # a `SetEncoder`
+        together, outputs = encoder.aggregate(features, positions, train, hidden)
         return self.set_head(together), self.clip_head(outputs), self.target_head(features)
