@@ -18,7 +18,7 @@ from wt_jax.eval.encoders import load_candidate
 from wt_jax.eval.features.clip_store import store_clips
 from wt_jax.eval.features.extract import Reading
 from wt_jax.eval.report import pictures
-from wt_jax.experiment import prepare
+from wt_jax.eval.run import prepare
 from wt_jax.models import build_encoder
 from wt_jax.specs import ClipView
 from wt_jax.train.loop import train

@@ -14,7 +14,7 @@ from wt_jax.data.video.audio import voiced_fraction
 from wt_jax.errors import ConfigError
 from wt_jax.eval.config import default_evaluation, resolve_evaluation
 from wt_jax.eval.evaluate import evaluate
-from wt_jax.experiment import prepare
+from wt_jax.eval.run import prepare
 from wt_jax.losses import paced_margin_loss, video_speech_loss
 from wt_jax.specs import AudioView, ClipView
 from wt_jax.train.loop import train

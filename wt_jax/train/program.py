@@ -151,7 +151,7 @@ def _load_encoder(pretrained: Pretrained) -> Any:
     same_norm = encoder_shapes(like).keys() == encoder_shapes(saved).keys()
     faults = [
         f"config.model.{name} is {getattr(like, name)!r}, the weights in {pretrained.folder} have {getattr(saved, name)!r}"
-        for name in ("name", "width", "mean", "std", *(() if same_norm else ("norm",)))
+        for name in ("name", "width", "mean", "std", "aggregator", *(() if same_norm else ("norm",)))
         if getattr(like, name) != getattr(saved, name)
     ]
     if faults:
