@@ -278,9 +278,8 @@ def read_views(record: Record, views: Mapping[str, View], rng: np.random.Generat
     timed: dict[str, Any] = {name: view for name, view in views.items() if isinstance(view, _TIMED)}
     video = find_video(record.path) if timed else None
     with video.open() if video else nullcontext() as reader:
-        for name, clips in unlooped.items() if reader else ():
-            if not all(fits(reader.info, clip) for clip in clips):
-                raise VideoError(f"{record.path}: its {reader.info.num_frames} frames are too few for view {name!r}")
+        if reader is not None:
+            _check_length(record, reader, unlooped)
         windows = random_windows(reader.info, timed, rng, _time_of(record, reader)) if reader else None
         shown = _Shown(record, views, rng, out, video, reader, windows)
         for read in _ORDER:
@@ -298,6 +297,13 @@ def _draw(name: str, view: Choice, rng: np.random.Generator, out: dict[str, np.n
     chosen = int(rng.integers(len(view.views)))
     out[f"{name}.choice"][...] = chosen
     return view.views[chosen]
+
+
+def _check_length(record: Record, reader: Reader, views: Mapping[str, Sequence[ClipView]]) -> None:
+    """Raises VideoError where the video is too short for one of the clips that each view may be."""
+    for name, clips in views.items():
+        if not all(fits(reader.info, clip) for clip in clips):
+            raise VideoError(f"{record.path}: its {reader.info.num_frames} frames are too few for view {name!r}")
 
 
 def _time_of(record: Record, reader: Reader) -> float | None:

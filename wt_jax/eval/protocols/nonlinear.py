@@ -8,7 +8,7 @@ an output of 512, a linear classifier on the feature and the output side by side
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -94,25 +94,19 @@ class NonLinear:
         network = NonLinearClassifier(classes, self.hidden, self.out)
         with jax.default_matmul_precision("float32"):
             params = _descend(network, optax.adamw(rate, weight_decay=0.0), seed, train, targets.astype(np.int32), order)
-            return np.asarray(network.apply(params, test))
+            logits: Any = network.apply(params, test)
+            return np.asarray(logits)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _descend(
-    network: NonLinearClassifier,
-    optimizer: optax.GradientTransformation,
-    seed: int,
-    features: Array,
-    targets: Array,
-    order: Array,
-) -> optax.Params:
+def _descend(network, optimizer, seed, features, targets, order):
     """The classifier after a step on each of the batches `order` (steps, batch) of rows."""
 
-    def loss(params: optax.Params, rows: Array) -> Array:
-        logits = jnp.asarray(network.apply(params, features[rows]))
+    def loss(params, rows):
+        logits = network.apply(params, features[rows])
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, targets[rows]))
 
-    def step(carry: tuple, rows: Array) -> tuple[tuple, None]:
+    def step(carry, rows):
         params, state = carry
         updates, state = optimizer.update(jax.grad(loss)(params, rows), state, params)
         return (optax.apply_updates(params, updates), state), None
