@@ -7,6 +7,7 @@ head. For attentive probes the feature map can be kept as tokens, those of all c
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -211,7 +212,7 @@ def _over_clips(
         seen = jax.lax.map(one, rearrange(batch["clip"], "b w t h c d -> w b t h c d"))
         if of_sounds is not None:
             sounds = rearrange(batch["sound"], "b w s -> w b s")
-            seen["sounds"] = jax.lax.map(lambda samples: of_sounds(params, model_state, samples), sounds)
+            seen["sounds"] = jax.lax.map(partial(of_sounds, params, model_state), sounds)
         shapes = {"values": "w b d -> b w d", "tokens": "w b m c -> b (w m) c", "sounds": "w b d -> b w d"}
         return {name: rearrange(array, shapes[name]) for name, array in seen.items()}
 

@@ -108,7 +108,9 @@ def _descend(network, optimizer, seed, features, targets, order):
 
     def step(carry, rows):
         params, state = carry
-        updates, state = optimizer.update(jax.grad(loss)(params, rows), state, params)
+        gradient = jax.grad(loss)(params, rows)
+        with jax.numpy_dtype_promotion("standard"):  # optax multiplies floats by its integer counter
+            updates, state = optimizer.update(gradient, state, params)
         return (optax.apply_updates(params, updates), state), None
 
     params = network.init(jax.random.key(seed), features[:1])
