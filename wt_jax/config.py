@@ -29,6 +29,75 @@ def closest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
+VIT_CHOICES = {
+    "positions": ("flat", "grid", "learned", "rotary", "rotary_tiled", "rotary_axial"),
+    "attention": ("joint", "divided", "frame", "frame_divided"),
+    "activation": ("gelu", "quick_gelu"),
+    "init": ("normal", "xavier", "scaled"),
+}
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """The form of a vision transformer, whatever its size; the defaults are VideoMAE's.
+
+    Attributes:
+      tubelet: frames, height and width of the box of pixels that becomes a token.
+      positions: "flat", sinusoids of the token's index (VideoMAE); "grid", sinusoids of time, row and column (V-JEPA);
+        "learned", a table of places and one of times; "rotary", turned queries and keys by time, row and column,
+        "rotary_tiled" in the order of V-JEPA 2, "rotary_axial" by row and column from -1 to 1 (DINOv3).
+      learned_grid: times, rows and columns of the learned tables; another grid takes the nearest entries.
+      cls: a learned token beside the others, whose last state is the feature; without one it is the mean of all tokens.
+      registers: learned tokens that are read nowhere (DINOv2 with registers, DINOv3).
+      attention: "joint", all tokens to all; "divided", to the same place in other frames and then to the frame, with one CLS
+        token for all frames (TimeSformer); "frame", each frame for itself, features averaged (CLIP, DINO); "frame_divided", the
+        same with attention to the same place in other frames before, which starts as nothing.
+      activation: "gelu", or "quick_gelu", x * sigmoid(1.702 x) (OpenAI's CLIP).
+      pre_norm: a norm before the first block (CLIP).
+      patch_bias: whether the map of tubelets has a bias.
+      key_bias: whether keys have one. It changes no attention weight, but under rotary positions.
+      layer_scale: first value of a learned factor of each residual branch and channel; 0: none.
+      project: width of a last linear map without bias; 0: none.
+      drop_path: chance that the last block's residual branches are left out for a clip, growing linearly from 0 at the first;
+        for methods that draw it (`ViT.draw_alive`).
+      epsilon: of the norms.
+      init: of linear maps: "normal", truncated at deviation 0.02; "xavier", uniform (VideoMAE); "scaled", "normal" with the
+        last maps of the branches divided by sqrt(2 * block) (V-JEPA 2).
+    """
+
+    tubelet: tuple[int, int, int] = (2, 16, 16)
+    positions: str = "flat"
+    learned_grid: tuple[int, int, int] = (8, 14, 14)
+    cls: bool = False
+    registers: int = 0
+    attention: str = "joint"
+    activation: str = "gelu"
+    pre_norm: bool = False
+    patch_bias: bool = True
+    key_bias: bool = False
+    layer_scale: float = 0.0
+    project: int = 0
+    drop_path: float = 0.0
+    epsilon: float = 1e-6
+    init: str = "normal"
+
+    def __post_init__(self):
+        for name, allowed in VIT_CHOICES.items():
+            if (value := getattr(self, name)) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+        for name in ("tubelet", "learned_grid"):
+            if min(getattr(self, name)) < 1:
+                raise ValueError(f"{name} must hold numbers of 1 or more, got {getattr(self, name)}")
+        for name in ("registers", "layer_scale", "project"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"drop_path must lie in [0, 1), got {self.drop_path}")
+        wanted = {"rotary": "joint", "rotary_tiled": "joint", "rotary_axial": "frame"}.get(self.positions, self.attention)
+        if self.attention != wanted:
+            raise ValueError(f"positions {self.positions!r} need attention {wanted!r}, got {self.attention!r}")
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Which encoder; `wt_jax.models.build_encoder` builds it.
@@ -44,6 +113,7 @@ class ModelConfig:
       weights: folder of exported weights (`wt_jax.weights.folder`) that the encoder starts from; empty: random ones.
       aggregator: one of `wt_jax.models.AGGREGATORS`, which makes an encoder of whole videos of the clips' encoder; empty: none.
         The method sets it.
+      vit: the form of a vision transformer; the other models have none.
     """
 
     name: str = "s3d"
@@ -56,6 +126,7 @@ class ModelConfig:
     std: RGB = IMAGENET_STD
     weights: str = ""
     aggregator: str = ""
+    vit: ViTConfig = ViTConfig()
 
 
 @dataclass(frozen=True)

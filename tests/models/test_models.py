@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wt_jax.config import ModelConfig
+from wt_jax.config import ModelConfig, ViTConfig
 from wt_jax.models import MLP, MODELS, Norm, build_encoder, forward_flops
 from wt_jax.models.embedder import l2_normalize
 from wt_jax.models.feature_maps import layer_maps
@@ -24,7 +24,9 @@ def vit_parameters(width, depth):
 
 
 VITS = {name: vit_parameters(*sizes) for name, sizes in {"small": (384, 12), "base": (768, 12), "large": (1024, 24)}.items()}
-SHIPPED = [name for name in MODELS if name != "tiny"]  # which other tests add
+ADDED = {"tiny", "tiny_vit"}  # by other tests
+DEEP = {"vit_huge", "vit_giant"}
+SHIPPED = [pytest.param(name, marks=pytest.mark.slow if name in DEEP else ()) for name in MODELS if name not in ADDED]
 PARAMETERS = {
     "r3d_18": 33_371_472,
     "mc3_18": 11_695_440,
@@ -38,11 +40,15 @@ PARAMETERS = {
     "s3d_coclr": 8_320_048,
     "small_r2plus1d": (27 + 3 * 64) * 64 + (9 * 64 + 3 * 128) * 128 + (9 * 128 + 3 * 256) * 256 + 4 * 448 + 256 * 400 + 400,
     **{f"vit_{size}{form}": count for size, count in VITS.items() for form in ("", "_fc_norm")},
+    "small_vit": vit_parameters(256, 4),
+    "vit_huge": vit_parameters(1280, 32),
+    # Its perceptrons are 48 / 11 times as wide, 6,144.
+    "vit_giant": vit_parameters(1408, 40) + 40 * (6144 - 4 * 1408) * (2 * 1408 + 1),
 }
 FEATURES = {"small_r2plus1d": 256, "r3d_50": 2048, "slow_r50": 2048, "s3d": 1024, "s3dg": 1024, "s3d_coclr": 1024}
 FEATURES |= {
     f"vit_{size}{form}": width for size, width in [("small", 384), ("base", 768), ("large", 1024)] for form in ("", "_fc_norm")
-}
+} | {"small_vit": 256, "vit_huge": 1280, "vit_giant": 1408}
 
 
 def shapes(config, clip_shape, **options):
@@ -83,7 +89,8 @@ def test_any_clip_size_gives_features_and_a_map(name):
 
 
 def test_last_map_of_the_published_input_size():
-    sizes = {name: shapes(ModelConfig(name), (1, 16, 112, 112, 3), pool=False)[0].shape[1:4] for name in MODELS}
+    names = set(MODELS) - ADDED - DEEP
+    sizes = {name: shapes(ModelConfig(name), (1, 16, 112, 112, 3), pool=False)[0].shape[1:4] for name in names}
     assert sizes["r3d_18"] == sizes["r2plus1d_18"] == (2, 7, 7)
     assert sizes["r3d_34"] == sizes["r3d_50"] == (1, 4, 4)
     assert sizes["slow_r50"] == (16, 4, 4)
@@ -274,6 +281,7 @@ def test_flops_of_a_transformer_by_hand():
         (ModelConfig(norm="bach"), "did you mean 'batch'"),
         (ModelConfig(dtype="bf16"), "did you mean 'bfloat16'"),
         (ModelConfig(width=0), "width=0"),
+        (ModelConfig("s3d", vit=ViTConfig(cls=True)), "s3d is no vision transformer"),
         (ModelConfig(sub_batches=4), "sub_batches=4 is not possible with norm='batch'"),
     ],
 )

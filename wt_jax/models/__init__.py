@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from wt_jax.config import ModelConfig
+from wt_jax.config import ModelConfig, ViTConfig
 from wt_jax.models.flops import forward_flops
 from wt_jax.models.heads import MLP
 from wt_jax.models.norm import KINDS, Norm
@@ -26,7 +26,7 @@ from wt_jax.models.resnet import mc3_18, r2plus1d_10, r2plus1d_18, r3d_18, r3d_3
 from wt_jax.models.s3d import s3d, s3d_coclr, s3dg
 from wt_jax.models.set_transformer import SetEncoder
 from wt_jax.models.small import SmallR2Plus1D
-from wt_jax.models.vit import vit_base, vit_large, vit_small
+from wt_jax.models.vit import ViT, small_vit, vit_base, vit_giant, vit_huge, vit_large, vit_small
 from wt_jax.ops.conv3d import conv3d
 
 __all__ = ["AGGREGATORS", "MLP", "MODELS", "Norm", "build_encoder", "conv3d", "first_encoder_variables", "forward_flops"]
@@ -43,9 +43,12 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "r2plus1d_18": r2plus1d_18,
     "slow_r50": slow_r50,
     "small_r2plus1d": SmallR2Plus1D,
+    "small_vit": small_vit,
     "vit_small": vit_small,
     "vit_base": vit_base,
     "vit_large": vit_large,
+    "vit_huge": vit_huge,
+    "vit_giant": vit_giant,
     "vit_small_fc_norm": partial(vit_small, fc_norm=True),
     "vit_base_fc_norm": partial(vit_base, fc_norm=True),
     "vit_large_fc_norm": partial(vit_large, fc_norm=True),
@@ -68,6 +71,10 @@ def build_encoder(config: ModelConfig) -> nn.Module:
         raise ValueError(f"sub_batches={config.sub_batches} is not possible with norm={kind!r}")
     norm = partial(Norm, kind=kind, sub_batches=config.sub_batches, dtype=dtype)
     encoder = constructor(width=config.width, norm=norm, remat=config.remat, mean=config.mean, std=config.std)
+    if config.vit != ViTConfig():
+        if not isinstance(encoder, ViT):
+            raise ValueError(f"vit is set, and {config.name} is no vision transformer; leave it, or take a vit")
+        encoder = encoder.clone(form=config.vit)
     return _choose("aggregator", config.aggregator, AGGREGATORS)(encoder) if config.aggregator else encoder
 
 

@@ -29,6 +29,7 @@ def layer_maps(
     if unknown:
         raise ValueError(f"{type(encoder).__name__} has no layer {unknown[0]!r}; it has {', '.join(encoder.layers)}")
 
+    # A transformer's block returns the tokens of places first.
     def wanted(module: nn.Module, method: str) -> bool:
         return method == "__call__" and len(module.path) == 1 and module.name in names
 
@@ -36,4 +37,4 @@ def layer_maps(
     feature, state = encoder.apply(variables, clips, train, mutable=mutable, capture_intermediates=wanted)
     state = dict(state)
     captured = state.pop("intermediates", {})
-    return feature, {name: captured[name]["__call__"][0] for name in names}, state
+    return feature, {name: jax.tree.leaves(captured[name]["__call__"])[0] for name in names}, state

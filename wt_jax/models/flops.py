@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from wt_jax.models.layers import Conv3D
-from wt_jax.models.vit import Attention
+from wt_jax.models.transformer import Attention
 
 
 @contextmanager

@@ -1,13 +1,13 @@
 """A training as a program: method, optimizer, first state and step on these devices, and the run that the loop trains."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import jax
 from jax.sharding import Mesh
 
-from wt_jax.config import Config, steps_of
+from wt_jax.config import Config, ViTConfig, steps_of
 from wt_jax.data.records import VideoList
 from wt_jax.errors import ConfigError
 from wt_jax.experiment import build_method
@@ -153,6 +153,14 @@ def _load_encoder(pretrained: Pretrained) -> Any:
         f"config.model.{name} is {getattr(like, name)!r}, the weights in {pretrained.folder} have {getattr(saved, name)!r}"
         for name in ("name", "width", "mean", "std", "aggregator", *(() if same_norm else ("norm",)))
         if getattr(like, name) != getattr(saved, name)
+    ]
+    # How it was initialized and what is drawn while it trains change no variable.
+    forms = [replace(model.vit, init="normal", drop_path=0.0) for model in (like, saved)]
+    faults += [
+        f"config.model.vit.{field.name} is {getattr(forms[0], field.name)!r}, the weights in {pretrained.folder} have "
+        f"{getattr(forms[1], field.name)!r}"
+        for field in fields(ViTConfig)
+        if getattr(forms[0], field.name) != getattr(forms[1], field.name)
     ]
     if faults:
         raise ConfigError("; ".join(faults))

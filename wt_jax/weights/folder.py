@@ -17,7 +17,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from wt_jax.config import ModelConfig
+from wt_jax.config import ModelConfig, from_dict
 from wt_jax.errors import WeightsError
 from wt_jax.files import write_atomic
 from wt_jax.models import build_encoder, first_encoder_variables
@@ -79,9 +79,7 @@ def read_model(folder: Path) -> ModelConfig:
       WeightsError: the folder has no model.json, or it cannot be read.
     """
     try:
-        fields: dict[str, Any] = json.loads((folder / "model.json").read_text())
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-        return ModelConfig(**fields)
+        return from_dict(ModelConfig, json.loads((folder / "model.json").read_text()))
     except (OSError, TypeError, ValueError) as error:
         raise WeightsError(f"{folder} holds no exported encoder that can be read ({error})") from None
 

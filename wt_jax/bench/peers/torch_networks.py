@@ -13,14 +13,13 @@ import torch  # pyright: ignore[reportMissingImports]  # of an extra
 from torch import nn  # pyright: ignore[reportMissingImports]  # of an extra
 from torch.nn import functional  # pyright: ignore[reportMissingImports]  # of an extra
 
-from wt_jax.bench.peers.torch_vit import ViT
-from wt_jax.config import ModelConfig
+from wt_jax.bench.peers.torch_vit import TUBELET, ViT
+from wt_jax.config import ModelConfig, ViTConfig
 from wt_jax.errors import ConfigError
 from wt_jax.models import build_encoder
 from wt_jax.models.resnet import ResNet
 from wt_jax.models.s3d import BLOCKS, S3D
 from wt_jax.models.small import SmallR2Plus1D
-from wt_jax.models.vit import TUBELET
 from wt_jax.models.vit import ViT as OurViT
 
 
@@ -210,7 +209,9 @@ def make_embedder(model: ModelConfig, settings: Any, clip_shape: tuple[int, int,
             encoder = _s3d(ours, norms[model.norm])
         case SmallR2Plus1D():
             encoder = _small(ours, norms[model.norm])
-        case OurViT(fc_norm=False) if not any(size % step for size, step in zip(clip_shape, TUBELET, strict=True)):
+        case OurViT(fc_norm=False) if model.vit == ViTConfig() and not any(
+            size % step for size, step in zip(clip_shape, TUBELET, strict=True)
+        ):
             tokens = math.prod(clip_shape) // math.prod(TUBELET)
             encoder = ViT(ours.feature_dim, ours.heads, ours.depth, tokens)
         case _:

@@ -6,7 +6,10 @@ import torch  # pyright: ignore[reportMissingImports]  # of an extra
 from torch import nn  # pyright: ignore[reportMissingImports]  # of an extra
 from torch.nn import functional  # pyright: ignore[reportMissingImports]  # of an extra
 
-from wt_jax.models.vit import TUBELET, positions
+from wt_jax.config import ViTConfig
+from wt_jax.models.positions import positions
+
+TUBELET = ViTConfig().tubelet
 
 
 class Block(nn.Module):
