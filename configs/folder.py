@@ -12,7 +12,7 @@ on one device leak through BatchNorm: a query and its key share their batch's st
 
 from ml_collections import ConfigDict
 
-from wt_jax.config import adapt
+from wt_jax.config import adapt, adapt_model
 from wt_jax.experiment import default_config
 
 
@@ -21,7 +21,8 @@ def get_config(method: str = "weak_teacher") -> ConfigDict:
     config.clip.num_frames, config.clip.stride, config.clip.size = 16, 2.0, 112
     config.views.strong.area, config.views.weak.area = (0.3, 1.0), (0.3, 1.0)
     config.data.workers, config.data.max_bad_fraction = 4, 0.1
-    config.model.name, config.model.norm = "r2plus1d_18", "group"
+    adapt_model(config.model, "r2plus1d_18")
+    config.model.norm = "group"
     adapt(config.method, {"queue.size": 1024, "teacher.momentum": 0.99, "teacher.schedule": "constant", "prototypes": 256})
     adapt(config.method, {"head.hidden": 0, "head.dim": 128, "head.layers": 2, "head.norm": "batch", "head_norm": "batch"})
     if "label_weight" in config.method:  # the weak teacher and its controls; others keep their source's temperature

@@ -15,12 +15,14 @@ weight, its temperature) is our inference; see wt_jax/methods/weak_teacher.py. M
 optimizer have them below, as far as they are known.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
-from wt_jax.config import adapt
+from wt_jax.config import adapt, adapt_model
 from wt_jax.experiment import default_config
 
-RECIPES = {
+RECIPES: dict[str, dict[str, Any]] = {
     # SCALE's training script: AdamW 3e-4 at 512 videos, weight decay on matrices only. The clips are those of its backbones.
     "scale": {
         "clip.num_frames": 16,
@@ -76,11 +78,83 @@ RECIPES = {
 }
 
 
+def _clip(frames: int, stride: float, size: int) -> dict[str, Any]:
+    return {"clip.num_frames": frames, "clip.stride": stride, "clip.size": size}
+
+
+def _adamw(rate: float, warmup: str, decay: float) -> dict[str, Any]:
+    """AdamW with a cosine; `rate` is per 256 clips."""
+    kind = {"optim.name": "adamw", "optim.schedule": "cosine", "optim.decay_norms": False}
+    return {**kind, "optim.learning_rate": rate, "optim.warmup": warmup, "optim.weight_decay": decay}
+
+
+_VJEPA_VIEW = {"views.weak.area": (0.3, 1.0), "views.weak.aspect": (0.75, 1.35), "views.weak.flip_probability": 0.5}
+# SVT's script: 20 epochs of its released model, 32 clips a step; the last rate is 1e-6.
+_SVT = {
+    **_clip(8, 1.0, 224),
+    "views.strong.pixels.hue": 0.0,
+    "views.strong.pixels.saturation": 0.2,
+    "views.strong.pixels.blur_probability": 0.0,
+    "train.duration": "20 epochs",
+    "train.batch_size": 32,
+    **_adamw(5e-4, "10 epochs", 0.04),
+    "optim.final_rate": 8e-6,
+    "optim.final_weight_decay": 0.4,
+    "optim.clip_norm": 3.0,
+    "optim.clip_each": "tensor",
+}
+
+RECIPES |= {
+    # VideoMAE's scripts, ViT-B, 800 epochs. Its corner crops of four scales are random crops of their areas here.
+    "videomae": {
+        **_clip(16, 4.0, 224),
+        "views.weak.area": (0.43, 1.0),
+        "train.duration": "800 epochs",
+        "train.batch_size": 2048,
+        **_adamw(1.5e-4, "40 epochs", 0.05),
+        "optim.betas": (0.9, 0.95),
+        "optim.start_rate": 1e-6,
+        "optim.final_rate": 1e-5,
+    },
+    # V-JEPA's configuration, ViT-L: rates are 2e-4 to 6.25e-4 to 1e-6 at 3,072 clips. Its data are a mixture of three sets.
+    "vjepa": {
+        **_clip(16, 4.0, 224),
+        **_VJEPA_VIEW,
+        "train.duration": "90000 steps",
+        "train.batch_size": 3072,
+        **_adamw(6.25e-4 / 12, "12000 steps", 0.04),
+        "optim.start_rate": 2e-4 / 12,
+        "optim.final_rate": 1e-6 / 12,
+        "optim.final_weight_decay": 0.4,
+        "optim.stretch": 1.25,
+        "optim.clip_norm": 10.0,
+        "optim.clip_each": "part",
+        "optim.clip_from": "12000 steps",
+    },
+    # V-JEPA 2's main phase, ViT-L: 1e-4 to 5.25e-4 at 3,072 clips, then constant. How many steps it had could not be read.
+    "vjepa2": {
+        **_clip(16, 0.25, 256),
+        "clip.unit": "seconds",
+        **_VJEPA_VIEW,
+        "train.duration": "90000 steps",
+        "train.batch_size": 3072,
+        **_adamw(5.25e-4 / 12, "12000 steps", 0.04),
+        "optim.schedule": "constant",
+        "optim.start_rate": 1e-4 / 12,
+    },
+    "svt": _SVT,
+    "svt_weak_teacher": _SVT,
+    # SVT's recipe from CLIP's weights, at a tenth of its rate: our inference. Name both tables in config.method.tables.
+    "lss": {**_SVT, "optim.learning_rate": 5e-5, "optim.final_rate": 8e-7},
+}
+
+
 def get_config(method: str = "weak_teacher") -> ConfigDict:
     config = default_config(method)
     config.clip.num_frames, config.clip.stride, config.clip.size = 32, 1.0, 128
     config.data.workers = 16
-    config.model.name, config.model.dtype = "s3d", "bfloat16"
+    adapt_model(config.model, "s3d")
+    config.model.dtype = "bfloat16"
     adapt(config.method, {"queue.size": 16384, "motion_rate": 1})  # at stride 1 there are no frames between
     config.train.duration, config.train.batch_size = "300 epochs", 128
     # 1e-3 at 128 clips; config.optim.learning_rate is per 256.

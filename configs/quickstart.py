@@ -20,7 +20,15 @@ def get_config(method: str = "weak_teacher") -> ConfigDict:
     # Longer than a clip and a figure's life together: two windows of a video share no figure.
     config.clip.gap = 20.0
     config.views.strong.area, config.views.weak.area = (0.4, 1.0), (0.4, 1.0)
-    config.model.name, config.model.width, config.model.norm = "small_r2plus1d", 24, "group"
+    if config.model.name.startswith("vit"):  # The method needs a transformer: a small one, of as small tubelets.
+        config.model.name, config.model.width = "small_vit", 24
+        config.model.vit.tubelet = (config.model.vit.tubelet[0], 4, 4)
+        config.model.vit.learned_grid = (8, 8, 8)
+    else:
+        config.model.name, config.model.width, config.model.norm = "small_r2plus1d", 24, "group"
+    adapt(config.method, {"decoder.width": 48, "decoder.heads": 2, "decoder.blocks": 2})
+    adapt(config.method, {"predictor.width": 48, "predictor.heads": 2, "predictor.blocks": 2})
+    adapt(config.method, {"crops.local_clips": 4, "crops.local_size": 16, "head.prototypes": 256})
     adapt(config.method, {"queue.size": 256, "teacher.momentum": 0.97, "teacher.schedule": "constant"})
     adapt(config.method, {"head.hidden": 0, "head.dim": 128, "head.layers": 2, "head.norm": "batch", "head_norm": "batch"})
     adapt(config.method, {"prototypes": 64, "motion_rate": 1, "narrowing": 4})

@@ -12,7 +12,7 @@ stride is 4 instead of 8. These two changes are ours; so is the two-layer head.
 
 from ml_collections import ConfigDict
 
-from wt_jax.config import adapt
+from wt_jax.config import adapt, adapt_model
 from wt_jax.experiment import default_config
 
 
@@ -21,7 +21,8 @@ def get_config(method: str = "weak_teacher") -> ConfigDict:
     config.clip.num_frames, config.clip.stride, config.clip.size = 8, 4.0, 224
     config.views.strong.flip_probability = 0.0
     config.data.workers = 32
-    config.model.name, config.model.dtype = "slow_r50", "bfloat16"
+    adapt_model(config.model, "slow_r50")
+    config.model.dtype = "bfloat16"
     adapt(config.method, {"queue.size": 65536, "teacher.momentum": 0.994, "teacher.schedule": "cosine"})
     if "label_weight" in config.method:  # the weak teacher and its controls; others keep their source's temperature
         config.method.temperature, config.method.weak_temperature = 0.1, 0.1

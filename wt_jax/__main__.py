@@ -18,6 +18,8 @@ COMMANDS = {
     "export-weights": ("wt_jax.tools.export_weights", [], "write the encoder of a run as safetensors with a model card"),
     "convert-weights": ("wt_jax.tools.convert_weights", [], "turn published weights into one of our encoders"),
     "store-clips": ("wt_jax.tools.store_clips", [], "store an encoder's features of the clips of videos, to train on them"),
+    "export-pytorch": ("wt_jax.tools.export_pytorch", [], "write an encoder as PyTorch weights of its family"),
+    "concept-table": ("wt_jax.tools.concept_table", [], "make a table of text features of named concepts"),
     "check-videos": ("wt_jax.tools.check_videos", [], "read every video once and write an index of what is usable"),
     "make-lists": ("wt_jax.tools.make_lists", [], "turn a data set's official annotations into list files"),
     "pack": ("wt_jax.tools.pack", [], "re-encode a data set into shards that training reads fast"),

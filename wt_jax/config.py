@@ -21,6 +21,9 @@ RGB = tuple[float, float, float]
 # Mean and deviation of ImageNet's pixels, the field's convention for RGB in [0, 1].
 IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
 IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
+# Those of OpenAI's CLIP.
+CLIP_MEAN: RGB = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD: RGB = (0.26862954, 0.26130258, 0.27577711)
 
 
 def closest(name: str, known: Iterable[str]) -> str:
@@ -208,8 +211,14 @@ class OptimConfig:
       warmup: linear warm-up from 0.
       schedule: "cosine" (to 0), "constant", or "step" (divided by 10 at each of `milestones`).
       milestones: when a "step" schedule divides the rate.
+      start_rate, final_rate: where the warm-up begins and a "cosine" ends, per 256 clips like `learning_rate`.
+      stretch: length of the cosines of rate and weight decay over that of the training; above 1 it stops before their end.
+      betas: of "adam" and "adamw".
       weight_decay: with `decay_norms` also on biases and normalization scales, as PyTorch does by default.
-      clip_norm: largest global gradient norm; 0: no clipping.
+      final_weight_decay: to which it goes along a cosine; 0: it is constant.
+      clip_norm: largest gradient norm; 0: no clipping.
+      clip_each: whose norm: of "all" parameters, of each "part" (the encoder, the head, ...) or each "tensor".
+      clip_from: no clipping before.
       layer_decay: the rate of each layer of the encoder as a share of that of the layer above it; 1: all alike. What lies
         on top of the encoder has the full rate, its last layer `layer_decay` of it (as in BEiT, arXiv 2106.08254).
     """
@@ -220,14 +229,25 @@ class OptimConfig:
     schedule: str = "cosine"
     milestones: tuple[str, ...] = ()
     momentum: float = 0.9
+    start_rate: float = 0.0
+    final_rate: float = 0.0
+    stretch: float = 1.0
+    betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 1e-4
+    final_weight_decay: float = 0.0
     decay_norms: bool = True
     clip_norm: float = 0.0
+    clip_each: str = "all"
+    clip_from: str = "0 steps"
     layer_decay: float = 1.0
 
     def __post_init__(self):
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay must lie in (0, 1], got {self.layer_decay}")
+        if self.stretch < 1:
+            raise ValueError(f"stretch must be 1 or more, got {self.stretch}")
+        if self.clip_each not in ("all", "part", "tensor"):
+            raise ValueError(f"clip_each must be one of 'all', 'part', 'tensor', got {self.clip_each!r}")
 
 
 @dataclass(frozen=True)
@@ -321,6 +341,12 @@ def has_key(section: ConfigDict, key: str) -> bool:
 def adapt(section: ConfigDict, values: Mapping[str, Any]) -> None:
     """Set those of the keys ("name" or "name.name") that the section has: one config file serves different methods."""
     section.update_from_flattened_dict({key: value for key, value in values.items() if has_key(section, key)})
+
+
+def adapt_model(model: ConfigDict, name: str) -> None:
+    """Name the model, unless the method's source has a vision transformer, which the method then needs."""
+    if not model.name.startswith("vit"):
+        model.name = name
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -420,6 +446,7 @@ def check_config(config: Config) -> None:
         "train.duration": train.duration,
         "train.eval_every": train.eval_every,
         "train.checkpoint_every": train.checkpoint_every,
+        "optim.clip_from": config.optim.clip_from,
     }.items():
         try:
             steps_of(duration, steps_per_epoch=1)

@@ -19,8 +19,13 @@ from wt_jax.models import build_encoder
 
 
 def default_config(method: str = "weak_teacher") -> ConfigDict:
-    """Every key with its default, for config files to build on; `method` is a name of `wt_jax.methods.METHODS`."""
-    return ConfigDict(to_dict(Config(method, default_settings(method), eval=EvalConfig())), type_safe=False).lock()
+    """Every key with its default, for config files to build on; `method` is a name of `wt_jax.methods.METHODS`.
+
+    The model is that of the method's source, where it needs one of its kind.
+    """
+    settings = default_settings(method)
+    config = Config(method, settings, model=METHODS[method].model, eval=EvalConfig())
+    return ConfigDict(to_dict(config), type_safe=False).lock()
 
 
 def resolve(config: ConfigDict | Mapping[str, Any]) -> Config:
@@ -47,7 +52,8 @@ def build_method(config: Config, num_steps: int = 1, num_classes: int = 0) -> Me
     Raises:
       ConfigError: the method cannot run with this configuration.
     """
-    setup = Setup(config.model, config.strong_view, config.weak_view, num_steps, config.train.log_every, num_classes)
+    train = config.train
+    setup = Setup(config.model, config.strong_view, config.weak_view, num_steps, train.log_every, num_classes, train.accumulate)
     method = METHODS[config.method_name].build(config.method, setup)
     _check_needs(method.needs, config.train.batch_size, config.train.accumulate)
     return method

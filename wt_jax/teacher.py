@@ -40,6 +40,15 @@ def cosine_momentum(base: float, step: ArrayLike, num_steps: int) -> Array:
     return 1.0 - (1.0 - base) * (jnp.cos(jnp.pi * progress) + 1.0) / 2.0
 
 
+def linear_momentum(base: float, step: ArrayLike, num_steps: int) -> Array:
+    """Momentum that rises from `base` to 1 evenly over `num_steps` (V-JEPA's public code, arXiv 2404.08471)."""
+    return base + (1.0 - base) * jnp.clip(jnp.asarray(step, jnp.float32) / num_steps, 0.0, 1.0)
+
+
+# By the name of the schedule: (base, step, num_steps) -> momentum.
+MOMENTA = {"constant": lambda base, step, num_steps: base, "cosine": cosine_momentum, "linear": linear_momentum}
+
+
 def distance(teacher: Tree, student: Tree) -> Array:
     """Relative L2 distance |teacher - student| / |student| over all leaves, float32 scalar."""
     gaps = jax.tree.map(lambda t, s: t - s.astype(t.dtype), teacher, student)

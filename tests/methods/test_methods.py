@@ -91,7 +91,9 @@ def test_teacher_moves_by_exactly_one_minus_momentum_or_not_at_all(trained):
             assert set(student[kind]) - set(tree) <= {"predictor"}
             new = {part: student[kind][part] for part in tree}
             expected = jax.tree.map(lambda t, s: t + np.float32(1 - MOMENTUM) * (s - t), tree, new)
-            assert largest_gap(expected, after.teacher[kind]) < 2e-7
+            # In steps of a number's own precision: prototypes are larger than 1.
+            largest = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
+            assert largest_gap(expected, after.teacher[kind]) < 3e-7 * max(1.0, largest)
     assert largest_gap(trained.states[0].params, trained.states[-1].params) > 1e-6
 
 

@@ -18,22 +18,31 @@ from wt_jax.data.synthetic import MOTIONS, render
 from wt_jax.experiment import build_method, resolve
 from wt_jax.models import MODELS, build_encoder
 from wt_jax.models.small import SmallR2Plus1D
+from wt_jax.models.vit import ViT
 from wt_jax.specs import AudioView, Choice, ClipView, FeatureView, PixelSpec
 from wt_jax.train.optim import learning_rate, make_optimizer
 from wt_jax.train.program import load_pretrained
 from wt_jax.train.sharding import AXES, put_batch
 from wt_jax.train.step import compile_step, make_init, make_step, state_shardings
 from wt_jax.weights.folder import save_encoder
+from wt_jax.weights.table import save_table
 
 BATCH, STEPS = 8, 20
 # Two stages instead of three: what is tested is the method, and every stage is compiled once for each of them.
 MODELS["tiny"] = functools.partial(SmallR2Plus1D, stages=2)
+MODELS["tiny_vit"] = lambda norm, **options: ViT(functools.partial(norm, kind="layer"), heads=2, depth=2, **options)
 
 
 def small_config(method="weak_teacher", **changes):
     config = get_config(method)
     config.clip.num_frames, config.clip.size = 4, 16
-    config.model.name, config.model.width = "tiny", 8
+    transformer = config.model.name == "small_vit"
+    config.model.name, config.model.width = ("tiny_vit", 6) if transformer else ("tiny", 8)
+    if transformer:
+        config.model.vit.tubelet = (config.model.vit.tubelet[0], 2, 2)
+        config.model.vit.project = min(config.model.vit.project, 6)
+    adapt(config.method, {"crops.local_clips": 1, "crops.local_size": 8, "head.prototypes": 12, "decoder.width": 12})
+    adapt(config.method, {"predictor.width": 12, "predictor.blocks": 1, "decoder.blocks": 1, "freeze_last": 0.0})
     config.train.batch_size, config.train.log_every = BATCH, 1
     adapt(config.method, {"queue.size": 16, "head.dim": 16, "head.norm": "", "prototypes": 12})
     adapt(config.method, {"num_classes": 3})  # of the motions in `videos`
@@ -48,10 +57,12 @@ def small_config(method="weak_teacher", **changes):
 
 
 def name_folders(config):
-    """Name the folders that a method reads: of a trained encoder, and of the stored features of its clips."""
+    """Name the folders that a method reads: a trained encoder, stored features of its clips, tables as wide as the feature."""
     for key in ("teacher_weights", "store"):
         if has_key(config.method, key):
             config.method[key] = trained_folder()
+    if has_key(config.method, "tables"):
+        config.method.tables = table_folders(config.model.vit.project)
 
 
 @functools.cache
@@ -68,6 +79,17 @@ def trained_folder():
     np.save(clips_path(folder / CLIPS), features.astype(np.float16))
     np.save(geometry_path(folder / CLIPS), np.sort(rng.random((12, 20, 7)).astype(np.float32)))
     return kept.name
+
+
+@functools.cache
+def table_folders(width):
+    """Two tables of five concepts, `width` numbers each."""
+    folder = tempfile.TemporaryDirectory(prefix="tables")
+    _FOLDERS.append(folder)
+    paths = {name: str(Path(folder.name) / name) for name in ("category", "description")}
+    for seed, path in enumerate(paths.values()):
+        save_table(Path(path), list("abcde"), np.random.default_rng(seed).normal(size=(5, width)).astype(np.float32))
+    return paths
 
 
 _FOLDERS = []  # kept alive, removed at exit
@@ -89,11 +111,11 @@ def batches(method, count, seed=0):
     rng = np.random.default_rng(seed)
     for _ in range(count):
         video = rng.permutation(12)[:BATCH].astype(np.int32)
-        starts = dict(zip("abc", rng.integers(20, size=3), strict=True))
-        windows = dict(zip(dict.fromkeys(view.window for view in method.views.values()), "abc", strict=False))
+        windows = list(dict.fromkeys(view.window for view in method.views.values()))
+        starts = dict(zip(windows, rng.integers(20, size=max(3, len(windows))), strict=False))
         views = {}
         for name, view in method.views.items():
-            for suffix, array in _SHOWN[type(view)](video, starts[windows[view.window]], view, rng).items():
+            for suffix, array in _SHOWN[type(view)](video, starts[view.window], view, rng).items():
                 views[f"{name}.{suffix}" if suffix else name] = array
         yield {**views, "video": video, "label": video % 3, "failed": np.full(BATCH, -1, np.int32)}
 

@@ -16,7 +16,7 @@ from support.training import BATCH, batches, build, filled, finished, first, lar
 from wt_jax.augment import finish_views
 from wt_jax.losses import weak_teacher_loss
 from wt_jax.train.communication import bytes_per_step
-from wt_jax.train.optim import learning_rate, make_optimizer
+from wt_jax.train.optim import learning_rate, make_optimizer, weight_decay
 from wt_jax.train.program import build as whole_program
 from wt_jax.train.sharding import put_batch
 
@@ -173,6 +173,43 @@ def test_every_optimizer_descends_and_spares_biases_from_decay(name):
         params = optax.apply_updates(params, updates)
     assert float(jnp.abs(params["kernel"]).max()) < 2.0
     np.testing.assert_array_equal(params["bias"], 2.0)
+
+
+def test_rate_and_weight_decay_end_where_they_are_to_and_a_stretched_cosine_stops_before():
+    config = small_config(
+        optim__learning_rate=1.0,
+        optim__start_rate=0.1,
+        optim__final_rate=0.2,
+        optim__warmup="10 steps",
+        optim__schedule="cosine",
+    ).optim
+    schedule = learning_rate(config, batch_size=256, num_steps=110, steps_per_epoch=5)
+    found = [float(schedule(step)) for step in (0, 10, 60, 110)]
+    np.testing.assert_allclose(found, [0.1, 1.0, 0.6, 0.2], rtol=1e-5)
+    stretched = dataclasses.replace(config, stretch=2.0, weight_decay=0.04, final_weight_decay=0.4)
+    half = float(learning_rate(stretched, batch_size=256, num_steps=110, steps_per_epoch=5)(110))
+    assert half == pytest.approx(0.2 + 0.8 * (1 + np.cos(np.pi * 100 / 210)) / 2, rel=1e-5)
+    decay = weight_decay(stretched, 100)
+    np.testing.assert_allclose([decay(step) for step in (0, 100, 200)], [0.04, 0.22, 0.4], rtol=1e-5)
+
+
+def test_gradients_are_clipped_by_parts_or_tensors_and_from_a_step_on():
+    grads = {"encoder": {"a": jnp.full((4,), 3.0), "b": jnp.full((1,), 8.0)}, "head": {"c": jnp.full((1,), 0.5)}}
+    norms = {"all": (100.25**0.5,) * 3, "part": (10.0, 10.0, 1.0), "tensor": (6.0, 8.0, 1.0)}
+    for each, expected in norms.items():
+        config = small_config(
+            optim__name="sgd", optim__momentum=0.0, optim__weight_decay=0.0, optim__clip_norm=1.0, optim__clip_each=each
+        ).optim
+        for start in ("0 steps", "1 steps"):
+            late = dataclasses.replace(config, clip_from=start)
+            optimizer = make_optimizer(late, optax.constant_schedule(1.0), num_steps=10)
+            state = optimizer.init(grads)
+            if start != "0 steps":
+                updates, state = optimizer.update(grads, state, grads)
+                np.testing.assert_allclose(updates["encoder"]["b"], -8.0)
+            updates, _ = optimizer.update(grads, state, grads)
+            found = [updates["encoder"]["a"][0], updates["encoder"]["b"][0], updates["head"]["c"][0]]
+            np.testing.assert_allclose(found, [-g / n for g, n in zip((3.0, 8.0, 0.5), expected, strict=True)], rtol=1e-5)
 
 
 def test_learning_rate_is_per_256_clips_with_warmup_and_drops():

@@ -163,6 +163,7 @@ class Setup:
       num_steps: steps of the whole training.
       log_every: the metrics of every so many steps are written, and those of the last one.
       num_classes: of the training videos; 0: unknown.
+      pieces: that a batch is cut into; `loss` is called once for each.
     """
 
     model: ModelConfig
@@ -171,6 +172,7 @@ class Setup:
     num_steps: int
     log_every: int = 1
     num_classes: int = 0
+    pieces: int = 1
 
 
 @dataclass(frozen=True)

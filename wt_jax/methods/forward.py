@@ -15,12 +15,14 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from wt_jax import ops
+from wt_jax.errors import ConfigError
 from wt_jax.methods.base import Batch, Built, MethodState, Metrics, Needs, Tree, if_logged, with_encoder
 from wt_jax.methods.settings import MLPSettings
 from wt_jax.models.embedder import Embedder
 from wt_jax.models.heads import MLP
+from wt_jax.models.vit import ViT
 from wt_jax.specs import ClipView
-from wt_jax.teacher import cosine_momentum, distance, ema_update
+from wt_jax.teacher import MOMENTA, distance, ema_update
 
 
 def clip_views(view: ClipView, count: int) -> dict[str, ClipView]:
@@ -34,7 +36,38 @@ def make_head(settings: MLPSettings, encoder: nn.Module, dim: int) -> MLP:
 
 
 @dataclass(frozen=True)
-class Headed(Built):
+class Trained(Built):
+    """A student and nothing else."""
+
+    @property
+    def student(self) -> nn.Module:
+        """The network that is trained."""
+        raise NotImplementedError
+
+    def inputs(self, batch: Batch) -> tuple[Array, ...]:
+        """What the network is initialized with: the first view."""
+        return (batch[next(iter(self.views))],)
+
+    def init(self, rng: Array, batch: Batch, pretrained: Mapping[str, Tree]) -> MethodState:
+        """Fresh variables, and the pretrained encoder, if any."""
+        return MethodState(*first_variables(self.student, rng, self.inputs(batch), pretrained), {}, {})
+
+
+@dataclass(frozen=True)
+class Tokens(Trained):
+    """A student whose encoder is a vision transformer that can leave tokens out."""
+
+    @property
+    def transformer(self) -> ViT:
+        """The encoder; ConfigError for one of another kind."""
+        encoder = self.encoder
+        if not isinstance(encoder, ViT) or encoder.form.attention != "joint":
+            raise ConfigError("config.model must be a vision transformer, with config.model.vit.attention 'joint'")
+        return encoder
+
+
+@dataclass(frozen=True)
+class Headed(Trained):
     """A student: an encoder and the head of `settings.head` on it."""
 
     @property
@@ -49,7 +82,7 @@ class Headed(Built):
 
     @property
     def student(self) -> nn.Module:
-        """The network that is trained: `network`, and what a method adds to it."""
+        """`network`, and what a method adds to it."""
         return self.network
 
     @property
@@ -57,14 +90,6 @@ class Headed(Built):
         """`network` with a predictor on top: two linear maps, as wide as the head, BatchNorm if the head has it."""
         head = self.head
         return Embedder(self.encoder, head, MLP(head.hidden, head.out, 2, head.norm))
-
-    def inputs(self, batch: Batch) -> tuple[Array, ...]:
-        """What the network is initialized with: the first view."""
-        return (batch[next(iter(self.views))],)
-
-    def init(self, rng: Array, batch: Batch, pretrained: Mapping[str, Tree]) -> MethodState:
-        """A student and nothing else."""
-        return MethodState(*first_variables(self.student, rng, self.inputs(batch), pretrained), {}, {})
 
     def embed(self, params: Tree, model_state: Tree, clips: Array) -> Array:
         """The embedding (B, D) of the head, for evaluation."""
@@ -74,7 +99,7 @@ class Headed(Built):
 
 
 @dataclass(frozen=True)
-class Averaged(Headed):
+class Taught(Trained):
     """A student, and a teacher that is its moving average by `settings.teacher`, without a predictor."""
 
     @property
@@ -84,7 +109,7 @@ class Averaged(Headed):
 
     def init(self, rng: Array, batch: Batch, pretrained: Mapping[str, Tree]) -> MethodState:
         """Student and teacher start equal."""
-        state = Headed.init(self, rng, batch, pretrained)
+        state = super().init(rng, batch, pretrained)
         student = {"params": state.params, **state.model_state}
         parts = {k: {name: part for name, part in v.items() if name != "predictor"} for k, v in student.items()}
         # A copy: student and teacher are donated to the step, and one buffer cannot be donated twice.
@@ -96,14 +121,18 @@ class Averaged(Headed):
         The metric is the distance of teacher and student after that: before, it would keep both from being overwritten where
         they are.
         """
-        momentum, num_steps = self.settings.teacher.momentum, self.setup.num_steps
-        if self.settings.teacher.schedule == "cosine":
-            momentum = cosine_momentum(momentum, step, num_steps)
+        settings, num_steps = self.settings.teacher, self.setup.num_steps
+        momentum = MOMENTA[settings.schedule](settings.momentum, step, round(settings.stretch * num_steps))
         student = {"params": state.params, **state.model_state}
         student = {k: {name: student[k][name] for name in v} for k, v in state.teacher.items()}
         teacher = ema_update(state.teacher, student, momentum)
         trees, logged = (teacher["params"], student["params"]), {"log_every": self.setup.log_every, "num_steps": num_steps}
         return teacher, {"teacher_distance": if_logged(distance, *trees, step=step, **logged)}
+
+
+@dataclass(frozen=True)
+class Averaged(Headed, Taught):
+    """A student with a head, and a teacher that is its moving average."""
 
 
 def first_variables(
@@ -114,9 +143,9 @@ def first_variables(
     return variables["params"], {name: part for name, part in variables.items() if name != "params"}
 
 
-def apply(network: nn.Module, variables: Tree, *inputs: Any) -> tuple[Any, Tree]:
+def apply(network: nn.Module, variables: Tree, *inputs: Any, **options: Any) -> tuple[Any, Tree]:
     """A pass in training mode: outputs, and the new collections."""
-    return network.apply(variables, *inputs, True, mutable=["batch_stats"])
+    return network.apply(variables, *inputs, True, mutable=["batch_stats"], **options)
 
 
 def apply_clips(network: nn.Module, variables: Tree, clips: Sequence[Array]) -> tuple[list[Array], Tree]:

@@ -62,14 +62,16 @@ class TeacherSettings:
 
     Attributes:
       momentum: per step.
-      schedule: "constant", or "cosine": rises to 1 (BYOL).
+      schedule: "constant", or rises to 1: by a "cosine" (BYOL), or "linear" (V-JEPA).
+      stretch: length of the schedule over that of the training; above 1 it ends before 1 is reached.
     """
 
     momentum: float = 0.999
     schedule: str = "constant"
+    stretch: float = 1.0
 
     def __post_init__(self):
-        check(self, fractions=("momentum",), schedule=("constant", "cosine"))
+        check(self, fractions=("momentum",), least={"stretch": 1}, schedule=("constant", "cosine", "linear"))
 
 
 def check(

@@ -37,6 +37,16 @@ class Embedder(nn.Module):
         return l2_normalize(embedding), feature
 
 
+class EncoderAlone(nn.Module):
+    """An encoder without a head, as a method's network."""
+
+    encoder: nn.Module
+
+    def __call__(self, clips: Array, train: bool) -> Array:
+        """(B, T, S, S, 3) -> features (B, F) float32."""
+        return self.encoder(clips, train)
+
+
 class Pathways(nn.Module):
     """A visual embedder, and a second one for motion (MoDist): two clips of a video -> two embeddings (B, D) float32."""
 

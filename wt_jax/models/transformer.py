@@ -16,6 +16,7 @@ from einops import rearrange, repeat
 
 from wt_jax.config import ViTConfig
 from wt_jax.models.positions import Rotation, unturned
+from wt_jax.ops.ranks import widened
 
 ACTIVATIONS = {
     "gelu": partial(nn.gelu, approximate=False),
@@ -115,7 +116,8 @@ class Block(nn.Module):
 
         def add(tokens: jax.Array, y: jax.Array, scale: str) -> jax.Array:
             if form.layer_scale and scale:
-                y = y * self.param(scale, nn.initializers.constant(form.layer_scale), (channels,), jnp.float32).astype(y.dtype)
+                gain = self.param(scale, nn.initializers.constant(form.layer_scale), (channels,), jnp.float32)
+                y = y * widened(gain.astype(y.dtype), y)
             if kept is not None:
                 y = y * kept.pop(0).reshape(-1, *(1,) * (y.ndim - 1)).astype(y.dtype)
             return tokens + y

@@ -22,6 +22,7 @@ from wt_jax.config import IMAGENET_MEAN, IMAGENET_STD, RGB, ViTConfig
 from wt_jax.models.layers import Size3, normalize_input
 from wt_jax.models.positions import grid_positions, positions, rotation
 from wt_jax.models.transformer import Block, branches_of, kernel_init
+from wt_jax.ops.ranks import widened
 
 Hidden = tuple[jax.Array, jax.Array]  # which tokens, (B, N) bool, and what is there instead, (C,)
 
@@ -61,7 +62,7 @@ class Tubelets(nn.Module):
         x = nn.Dense(channels, form.patch_bias, self.dtype, kernel_init=kernel_init(form), name="dense")(x)
         if hidden is not None:
             where, token = hidden
-            x = jnp.where(where.reshape(*x.shape[:-1], 1), token.astype(self.dtype), x)
+            x = jnp.where(where.reshape(*x.shape[:-1], 1), widened(token.astype(self.dtype), x), x)
         table, first = self._table(grid, start)
         if table is not None:
             table = table.astype(self.dtype)
@@ -149,7 +150,7 @@ class ViT(nn.Module):
         branches = branches_of(self.form)
         stay = np.repeat(1 - np.linspace(0, self.form.drop_path, self.depth), branches).astype(np.float32)
         draws = jax.vmap(lambda video: jax.random.uniform(jax.random.fold_in(key, video), stay.shape, jnp.float32))(videos)
-        return jnp.where(draws < stay, 1 / stay, 0.0)
+        return jnp.where(draws < stay[None], 1 / stay[None], 0.0)
 
     def __call__(self, clips: jax.Array, train: bool, pool: bool = True) -> jax.Array:
         """(B, T, H, W, 3) in [0, 1] -> features (B, `feature_dim`) float32, or without `pool` the last map (B, t, h, w, C)."""

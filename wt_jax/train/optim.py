@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from wt_jax.config import OptimConfig, steps_of
@@ -16,19 +17,36 @@ def learning_rate(config: OptimConfig, *, batch_size: int, num_steps: int, steps
     durations = {"steps_per_epoch": steps_per_epoch, "total": num_steps}
     warmup = min(steps_of(config.warmup, **durations), num_steps - 1)
     if config.schedule == "cosine":
-        body = optax.cosine_decay_schedule(peak, num_steps - warmup)
+        final = config.final_rate / config.learning_rate if config.final_rate else 0.0
+        body = optax.cosine_decay_schedule(peak, round(config.stretch * num_steps) - warmup, final)
     elif config.schedule == "constant":
         body = optax.constant_schedule(peak)
     else:
         boundaries = {steps_of(milestone, **durations) - warmup: 0.1 for milestone in config.milestones}
         body = optax.piecewise_constant_schedule(peak, boundaries)
     if warmup:
-        body = optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), body], [warmup])
+        start = config.start_rate * batch_size / 256
+        body = optax.join_schedules([optax.linear_schedule(start, peak, warmup), body], [warmup])
     return _promoting(body)
 
 
+def weight_decay(config: OptimConfig, num_steps: int) -> float | optax.Schedule:
+    """Weight decay, by step where it goes to another value along a half cosine (DINO, arXiv 2104.14294)."""
+    first, last = config.weight_decay, config.final_weight_decay
+    if not last:
+        return first
+    cosine = _promoting(optax.cosine_decay_schedule(1.0, round(config.stretch * num_steps)))
+    return lambda step: last + (first - last) * cosine(step)
+
+
 def make_optimizer(
-    config: OptimConfig, schedule: optax.Schedule, layers: Sequence[str] = (), frozen: str = ""
+    config: OptimConfig,
+    schedule: optax.Schedule,
+    layers: Sequence[str] = (),
+    frozen: str = "",
+    *,
+    num_steps: int = 1,
+    steps_per_epoch: float = 1.0,
 ) -> optax.GradientTransformation:
     """The optax chain of a configuration.
 
@@ -37,7 +55,9 @@ def make_optimizer(
       schedule: learning rate by step.
       layers: names of the encoder's parts, from input to output, for `config.layer_decay`.
       frozen: top-level entry of the parameters that stays bit for bit as it is, weight decay or not; empty: none.
+      num_steps, steps_per_epoch: of the training, for what changes with time.
     """
+    decay, (b1, b2) = weight_decay(config, num_steps), config.betas
 
     def decayed(params):
         return jax.tree.map(lambda leaf: config.decay_norms or leaf.ndim > 1, params)
@@ -45,21 +65,28 @@ def make_optimizer(
     def matrices(params):
         return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
-    penalty = optax.add_decayed_weights(config.weight_decay, decayed)
+    penalty = optax.add_decayed_weights(decay, decayed)
     match config.name:
         case "sgd":
             body = optax.chain(penalty, optax.sgd(schedule, config.momentum))
         case "adam":
-            body = optax.chain(penalty, optax.adam(schedule))
+            body = optax.chain(penalty, optax.adam(schedule, b1, b2))
         case "adamw":
-            body = optax.adamw(schedule, weight_decay=config.weight_decay, mask=decayed)
+            body = optax.adamw(schedule, b1, b2, weight_decay=decay, mask=decayed)
         case "lars":
             # You et al. 2017 (arXiv 1708.03888); biases and norms are neither decayed nor rescaled, as in BYOL.
-            body = optax.lars(schedule, config.weight_decay, matrices, trust_ratio_mask=matrices, momentum=config.momentum)
+            body = optax.lars(schedule, decay, matrices, trust_ratio_mask=matrices, momentum=config.momentum)
         case _:
             raise ValueError(f"unknown optimizer {config.name!r}")
     if config.clip_norm > 0:
-        body = optax.chain(optax.clip_by_global_norm(config.clip_norm), body)
+        clip = _clip(config.clip_each, config.clip_norm)
+        if start := steps_of(config.clip_from, steps_per_epoch=steps_per_epoch, total=num_steps):
+
+            def begun(step: Any, **_: Any) -> Any:
+                return step >= start
+
+            clip = optax.conditionally_transform(clip, begun)
+        body = optax.chain(clip, body)
     if config.layer_decay < 1:
         body = optax.chain(body, _scale_layers(config.layer_decay, layers))
     if frozen:
@@ -79,6 +106,21 @@ def _promoting(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*args)
 
     return call
+
+
+def _clip(each: str, most: float) -> optax.GradientTransformation:
+    """Scales gradients down to a norm of all, of each top-level entry, or of each tensor."""
+    if each == "all":
+        return optax.clip_by_global_norm(most)
+
+    def smaller(tree: Any) -> Any:
+        factor = jnp.minimum(1.0, most / (optax.tree.norm(tree) + 1e-6))
+        return jax.tree.map(lambda leaf: leaf * factor, tree)
+
+    def update(updates, params=None):
+        return jax.tree.map(smaller, updates) if each == "tensor" else {k: smaller(part) for k, part in updates.items()}
+
+    return optax.stateless(update)
 
 
 def layer_scales(params: Any, layers: Sequence[str], decay: float) -> Any:

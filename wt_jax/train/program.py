@@ -103,7 +103,8 @@ def build(config: Config, num_videos: int, num_classes: int = 0) -> Program:
     method = build_method(config, num_steps, num_classes)
     counted = build_method(replace(config, model=replace(config.model, remat=False)), num_steps, num_classes)
     schedule = learning_rate(config.optim, batch_size=train.batch_size, num_steps=num_steps, steps_per_epoch=steps_per_epoch)
-    optimizer = make_optimizer(config.optim, schedule, method.encoder.layers, method.needs.frozen)
+    durations = {"num_steps": num_steps, "steps_per_epoch": steps_per_epoch}
+    optimizer = make_optimizer(config.optim, schedule, method.encoder.layers, method.needs.frozen, **durations)
     pretrained = load_pretrained(method)
     init = make_init(method, optimizer, config.seed)
     state = jax.eval_shape(init, pretrained)

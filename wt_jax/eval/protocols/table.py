@@ -15,6 +15,7 @@ from wt_jax.eval.protocols.low_shot import LowShot
 from wt_jax.eval.protocols.nonlinear import NonLinear
 from wt_jax.eval.protocols.retrieval import Retrieval
 from wt_jax.eval.protocols.speech_retrieval import SpeechRetrieval
+from wt_jax.eval.protocols.zero_shot import ZeroShot
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class FeatureProtocols:
     nonlinear: NonLinear = NonLinear()
     low_shot: LowShot = LowShot()
     retrieval: Retrieval = Retrieval()
+    zero_shot: ZeroShot = ZeroShot()
 
 
 @dataclass(frozen=True)

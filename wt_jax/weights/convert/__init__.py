@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
-from wt_jax.config import ModelConfig
+from wt_jax.config import CLIP_MEAN, CLIP_STD, ModelConfig, ViTConfig
 from wt_jax.errors import WeightsError
-from wt_jax.weights.convert import coclr, slow_r50, torchvision, videomae
+from wt_jax.weights.convert import clip, coclr, dino, slow_r50, timesformer, torchvision, videomae, vjepa
 from wt_jax.weights.convert.files import read_state
 from wt_jax.weights.convert.tables import Sorted, Source, find_row, unwrapped
 from wt_jax.weights.folder import encoder_shapes, first_faults
@@ -38,6 +38,45 @@ def _torchvision(name: str, source: Source) -> Kind:
     return Kind((ModelConfig(name, mean=torchvision.MEAN, std=torchvision.STD),), (source,), torchvision.CLIP)
 
 
+def _vit(size: str, form: ViTConfig, sources: tuple[Source, ...], clip: str, **options: Any) -> Kind:
+    return Kind((ModelConfig(f"vit_{size}", vit=form, **options),), sources, clip)
+
+
+def _vjepa2(size: str) -> Kind:
+    form = ViTConfig(positions="rotary_tiled", key_bias=True)
+    return _vit(size, form, vjepa.SECOND, vjepa.CLIP)
+
+
+def _dinov2(size: str) -> Kind:
+    form = ViTConfig((1, 14, 14), "learned", (1, 37, 37), cls=True, attention="frame", layer_scale=1.0)
+    return _vit(size, form, dino.SECOND, dino.CLIP)
+
+
+def _dinov3(size: str) -> Kind:
+    form = ViTConfig((1, 16, 16), "rotary_axial", cls=True, registers=4, attention="frame", layer_scale=1.0, epsilon=1e-5)
+    return _vit(size, form, dino.THIRD, dino.CLIP)
+
+
+def _clip(size: str, patch: int, project: int, activation: str) -> Kind:
+    form = ViTConfig(
+        (1, patch, patch),
+        "learned",
+        (1, 224 // patch, 224 // patch),
+        cls=True,
+        attention="frame",
+        activation=activation,
+        pre_norm=True,
+        patch_bias=False,
+        project=project,
+        epsilon=1e-5,
+    )
+    return _vit(size, form, clip.SOURCES, clip.CLIP, mean=CLIP_MEAN, std=CLIP_STD)
+
+
+_TIMESFORMER = ViTConfig((1, 16, 16), "learned", (8, 14, 14), cls=True, attention="divided")
+# OpenAI's weights have the quick activation, LAION's the usual one: the file does not hold which.
+_CLIPS = {"b32": ("base", 32, 512), "b16": ("base", 16, 512), "l14": ("large", 14, 768)}
+
 KINDS: dict[str, Kind] = {
     "torchvision_r3d_18": _torchvision("r3d_18", torchvision.PLAIN),
     "torchvision_mc3_18": _torchvision("mc3_18", torchvision.PLAIN),
@@ -47,6 +86,14 @@ KINDS: dict[str, Kind] = {
     "videomae_small": _videomae("small"),
     "videomae_base": _videomae("base"),
     "videomae_large": _videomae("large"),
+    "vjepa_large": _vit("large", ViTConfig(positions="grid"), vjepa.FIRST, vjepa.CLIP),
+    "vjepa_huge": _vit("huge", ViTConfig(positions="grid"), vjepa.FIRST, vjepa.CLIP),
+    **{f"vjepa2_{size}": _vjepa2(size) for size in ("large", "huge", "giant")},
+    "timesformer_base": _vit("base", _TIMESFORMER, timesformer.SOURCES, timesformer.CLIP),
+    **{f"dinov2_{size}": _dinov2(size) for size in ("small", "base", "large")},
+    **{f"dinov3_{size}": _dinov3(size) for size in ("small", "base", "large")},
+    **{f"clip_{name}": _clip(*sizes, "quick_gelu") for name, sizes in _CLIPS.items()},
+    **{f"open_clip_{name}": _clip(*sizes, "gelu") for name, sizes in _CLIPS.items()},
 }
 
 

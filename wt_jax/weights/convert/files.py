@@ -13,7 +13,7 @@ from safetensors import SafetensorError, deserialize
 
 from wt_jax.errors import WeightsError
 
-_NESTED = ("state_dict", "model_state", "model_state_dict", "model", "module")
+_NESTED = ("state_dict", "model_state", "model_state_dict", "model", "module", "target_encoder", "teacher")
 # What a folder may hold, an index of several files first.
 _IN_FOLDERS = ("*.safetensors.index.json", "*.bin.index.json", "*.safetensors", "*.bin", "*.pt", "*.pth")
 _SHARD = re.compile(r"(?P<name>.+)-\d{5}-of-(?P<count>\d{5})(?P<suffix>\.\w+)")

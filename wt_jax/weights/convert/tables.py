@@ -57,6 +57,43 @@ def bias(ours: str, theirs: str) -> Row:
     return Row(f"params/{ours}/bias", theirs, _same)
 
 
+def tubelets(theirs: str, *, has_bias: bool = True) -> list[Row]:
+    """A convolution whose windows do not overlap is a linear map: (C, 3[, t], h, w) to (t h w 3, C)."""
+
+    def layout(weight: np.ndarray) -> np.ndarray:
+        return np.moveaxis(weight, 1, -1).reshape(len(weight), -1).T
+
+    rows = [Row("params/tubelets/dense/kernel", f"{theirs}.weight", layout)]
+    return [*rows, bias("tubelets/dense", f"{theirs}.bias")] if has_bias else rows
+
+
+def table(ours: str, theirs: str) -> Row:
+    """A table (rows, C), of which theirs has more axes of size 1, or fewer."""
+    return Row(f"params/tubelets/{ours}", theirs, lambda w: w.reshape(-1, w.shape[-1]))
+
+
+def stacked(ours: str, weight: str, offset: str, *, key_bias: bool = False) -> list[Row]:
+    """Query, key and value in one matrix (3 C, C) and one bias (3 C,); where keys have no bias of ours, theirs is left out."""
+
+    def part(index: int) -> Callable[[np.ndarray], np.ndarray]:
+        return lambda array: array.reshape(3, -1, *array.shape[1:])[index].T
+
+    names = ("query", "key", "value")
+    kernels = [Row(f"params/{ours}/{name}/kernel", weight, part(index)) for index, name in enumerate(names)]
+    biases = [Row(f"params/{ours}/{name}/bias", offset, part(index)) for index, name in enumerate(names)]
+    return [*kernels, *(row for row, name in zip(biases, names, strict=True) if key_bias or name != "key")]
+
+
+def separate(ours: str, query: str, key: str, value: str, *, key_bias: bool = False) -> list[Row]:
+    """Query, key and value as linear maps of their own; a bias of keys that we do not have is to be dropped."""
+    rows = [*dense(f"{ours}/query", query), *dense(f"{ours}/value", value), kernel(f"{ours}/key", key)]
+    return [*rows, bias(f"{ours}/key", f"{key}.bias")] if key_bias else rows
+
+
+# Where keys are not turned, a bias of theirs adds the same number to a whole row of logits: it changes no attention weight.
+KEY_BIASES = "biases of keys, which change nothing"
+
+
 def unwrapped(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The tensors without the parts of names that PyTorch's wrappers put in: of compiled, parallel and checkpointed modules."""
     names = {name: _WRAPPERS.sub("", name) for name in state}

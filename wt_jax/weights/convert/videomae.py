@@ -5,32 +5,12 @@ authors keep query, key and value in one matrix, (3 C, C), in this order. transf
 `fc_norm`), the authors 1e-6: ours is theirs, and no feature that we compared differs by 1e-4 for it.
 """
 
-import numpy as np
-
-from wt_jax.weights.convert.tables import Row, Source, bias, dense, kernel, layer_norm
+from wt_jax.weights.convert.tables import Source, bias, dense, kernel, layer_norm, stacked, tubelets
 
 CLIP = "16 frames, every 4th on Kinetics-400, short side 224, center crop 224"
 
 _HEAD = {r"classifier\.|head\.": "classifier"}
 _DECODER = {r"decoder\.|encoder_to_decoder\.|mask_token$": "decoder of the pre-training"}
-
-
-def _tubelets(theirs: str) -> list[Row]:
-    """A convolution whose windows do not overlap is a linear map: (C, 3, t, h, w) to (t h w 3, C)."""
-    name = "params/tubelets/dense/kernel"
-    return [
-        Row(name, f"{theirs}.weight", lambda w: w.transpose(2, 3, 4, 1, 0).reshape(-1, len(w))),
-        bias("tubelets/dense", f"{theirs}.bias"),
-    ]
-
-
-def _third(part: int):
-    """Query, key or value of the authors' one matrix."""
-
-    def layout(weight: np.ndarray) -> np.ndarray:
-        return weight.reshape(3, -1, weight.shape[1])[part].transpose(1, 0)
-
-    return layout
 
 
 _LAYER = "encoder.layer.{i-1}"
@@ -41,7 +21,7 @@ def _transformers(title: str, marker: str, query_bias: str, value_bias: str) -> 
         title=title,
         marker=marker,
         rows=(
-            *_tubelets("embeddings.patch_embeddings.projection"),
+            *tubelets("embeddings.patch_embeddings.projection"),
             *layer_norm("block{i}/norm1", f"{_LAYER}.layernorm_before"),
             kernel("block{i}/attention/query", f"{_LAYER}.attention.attention.query"),
             kernel("block{i}/attention/key", f"{_LAYER}.attention.attention.key"),
@@ -67,12 +47,9 @@ AUTHORS = Source(
     title="VideoMAE's authors",
     marker=r"blocks\.\d+\.attn\.qkv\.weight$",
     rows=(
-        *_tubelets("patch_embed.proj"),
+        *tubelets("patch_embed.proj"),
         *layer_norm("block{i}/norm1", "blocks.{i-1}.norm1"),
-        *(
-            Row(f"params/block{{i}}/attention/{name}/kernel", "blocks.{i-1}.attn.qkv.weight", _third(part))
-            for part, name in enumerate(("query", "key", "value"))
-        ),
+        *stacked("block{i}/attention", "blocks.{i-1}.attn.qkv.weight", "")[:3],
         bias("block{i}/attention/query", "blocks.{i-1}.attn.q_bias"),
         bias("block{i}/attention/value", "blocks.{i-1}.attn.v_bias"),
         *dense("block{i}/attention/out", "blocks.{i-1}.attn.proj"),
