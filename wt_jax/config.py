@@ -161,6 +161,7 @@ class ClipConfig:
     stride: float = 2.0
     unit: str = "frames"
     gap: float = 0.0
+    most_gap: float = 0.0
     size: int = 112
 
 

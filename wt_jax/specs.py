@@ -16,7 +16,7 @@ from typing import Protocol
 Arrays = Mapping[str, tuple[tuple[int, ...], str]]
 
 GEOMETRY = ("flip", "top", "left", "bottom", "right", "start", "end")
-UNITS = ("frames", "seconds", "video")
+UNITS = ("frames", "seconds", "video", "segments")
 CROPS = ("random", "center", "resize")
 MOTIONS = ("flow", "flow_edges")
 LEAST_FLOW_SIZE = 12  # pixels; DIS gives up below
@@ -95,9 +95,12 @@ class ClipView:
       num_frames: frames in the clip.
       stride: distance between two samples, in frames or in seconds; with unit "video" the fraction of the video's frames that
         the clip covers, in (0, 1]: 1 covers all of them, from the first to the last. Fractions are allowed.
-      unit: "frames", "seconds" or "video".
+      unit: "frames", "seconds", "video" or "segments": the whole video in `num_frames` equal parts and one frame of each, drawn
+        in training and the middle one in a test (Wang et al. 2016, arXiv 1608.00859; PySlowFast's data set of
+        Something-Something). All windows of such a video are the whole of it; `stride` and `ramp` are 1, both gaps 0.
       gap: least distance between the starts of two windows of a video, in `unit`s. Windows that overlap share what they
-        show, which is the cheapest thing for two views to agree on (MaCLR takes 0.5 to 10 s).
+        show, which is the cheapest thing for two views to agree on.
+      most_gap: largest such distance; 0: any. MaCLR takes 0.5 to 10 s.
       size: height and width of the clip in pixels.
       crop: "random": a random box of the frame; "center": the largest centered square; "resize": the whole frame,
         squeezed to a square.
@@ -121,6 +124,7 @@ class ClipView:
     stride: float | int | Fraction = 1
     unit: str = "frames"
     gap: float | int | Fraction = 0
+    most_gap: float | int | Fraction = 0
     size: int = 112
     crop: str = "random"
     area: tuple[float, float] = (0.2, 1.0)
@@ -139,8 +143,15 @@ class ClipView:
         _check(0 < self.stride < math.inf, "stride", "must be above 0 and finite", self.stride)
         _check(self.unit in UNITS, "unit", f"must be one of {UNITS}", self.unit)
         _check(self.unit != "video" or self.stride <= 1, "stride", "must not pass 1, the whole video", self.stride)
+        if self.unit == "segments":
+            _check(self.stride == 1, "stride", "must be 1 with unit 'segments'", self.stride)
+            _check(self.ramp == 1, "ramp", "must be 1 with unit 'segments'", self.ramp)
+            for name in ("gap", "most_gap"):
+                _check(getattr(self, name) == 0, name, "must be 0 with unit 'segments'", getattr(self, name))
         _check(0 < self.ramp < math.inf, "ramp", "must be above 0 and finite", self.ramp)
         _check(0 <= self.gap < math.inf, "gap", "must be 0 or more and finite", self.gap)
+        in_order = self.most_gap == 0 or self.gap <= self.most_gap < math.inf
+        _check(in_order, "most_gap", "must be 0 or at least gap, and finite", self.most_gap)
         _check(self.size >= 1, "size", "must be 1 or more", self.size)
         _check(self.crop in CROPS, "crop", f"must be one of {CROPS}", self.crop)
         _check_range("area", self.area)

@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from wt_jax.data.sampling import centered_start, frame_indices, random_windows, spread_windows
+from wt_jax.data.sampling import centered_start, frame_indices, random_windows, segments, spread_windows
 from wt_jax.data.video.decode import VideoInfo
 from wt_jax.specs import AudioView, ClipView
 
@@ -203,3 +203,63 @@ def test_windows_are_centered_on_a_time(first):
     assert centered_start(info, frames, 0.0) == 0
     assert centered_start(info, frames, 3.99) == 83  # the last that fits
     assert centered_start(even(3), frames, 0.04) == 0
+
+
+@pytest.mark.parametrize(
+    ("length", "middles"),
+    [
+        (9, [0, 1, 2, 3, 4, 5, 6, 7]),  # parts of one step: the earlier of their two frames
+        (17, [1, 3, 5, 7, 9, 11, 13, 15]),
+        (37, [2, 6, 11, 16, 20, 24, 29, 34]),  # edges 0, 4, 9, 14, 18, 22, 27, 32, 36: halves to the even one
+        (5, [0, 0, 1, 2, 2, 2, 3, 4]),  # edges 0, 0, 1, 2, 2, 2, 3, 4, 4
+        (1, [0] * 8),
+    ],
+)
+def test_segments_show_the_whole_video(length, middles):
+    edges = np.round((length - 1) / 8 * np.arange(9)).astype(int)  # the source's own arithmetic
+    view = ClipView(num_frames=8, unit="segments")
+    expected = (edges[:-1] + edges[1:]) // 2
+    np.testing.assert_array_equal(expected, middles)
+    np.testing.assert_array_equal(frame_indices(even(length), view, 0), expected)
+    for window in spread_windows(even(length), view, 2):
+        np.testing.assert_array_equal(window, expected)
+    np.testing.assert_array_equal(random_windows(even(length), {"a": view}, np.random.default_rng(0), 0.5)["a"], expected)
+
+
+def test_segments_are_drawn_evenly_from_edge_to_edge_in_training():
+    view, rng = ClipView(num_frames=4, unit="segments"), np.random.default_rng(0)
+    backwards = ClipView(num_frames=4, unit="segments", reverse=True)
+    drawn = [random_windows(even(21), {"a": view, "b": backwards}, rng) for _ in range(2000)]
+    forward, reversed_ = (np.array([each[name] for each in drawn]) for name in "ab")
+    for place in range(4):
+        counts = np.bincount(forward[:, place] - 5 * place, minlength=6)
+        assert len(counts) == 6
+        assert np.abs(counts - 2000 / 6).max() < 80  # 4.8 deviations
+    assert np.all(np.diff(reversed_) <= 0)
+    assert not np.array_equal(forward[:, ::-1], reversed_)
+    np.testing.assert_array_equal(segments(21, 4, np.random.default_rng(1)), segments(21, 4, np.random.default_rng(1)))
+
+
+@pytest.mark.parametrize(("name", "value"), [("stride", 2), ("ramp", 2), ("gap", 1), ("most_gap", 1)])
+def test_segments_have_neither_stride_nor_gap(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be . with unit 'segments'"):
+        ClipView(unit="segments", **{name: value})
+
+
+def test_starts_keep_both_gaps():
+    for unit, least, most in (("frames", 5, 20), ("seconds", 0.2, 0.8), ("video", 0.05, 0.2)):
+        views = {
+            window: ClipView(window, num_frames=2, stride=0.02, unit=unit, gap=least, most_gap=most)
+            if unit != "frames"
+            else ClipView(window, num_frames=2, gap=least, most_gap=most)
+            for window in "ab"
+        }
+        rng = np.random.default_rng(0)
+        drawn = [random_windows(even(100), views, rng) for _ in range(300)]
+        apart = [abs(int(each["a"][0]) - int(each["b"][0])) for each in drawn]
+        assert (min(apart), max(apart)) == (5, 20)
+
+
+def test_gaps_are_in_order():
+    with pytest.raises(ValueError, match="most_gap must be 0 or at least gap"):
+        ClipView(gap=2, most_gap=1)

@@ -89,9 +89,16 @@ def test_random_crops_keep_to_area_and_aspect():
         assert 0.77 < width / height < 1.3
 
 
-def test_no_random_box_fits_into_a_ribbon():
-    clip = apply_view(still(2, 4, 400), ClipView(size=8, area=(0.9, 1.0)), np.random.default_rng(0))
-    np.testing.assert_array_equal(clip, apply_view(still(2, 4, 400), ClipView(size=8, crop="center"), None))
+@pytest.mark.parametrize(
+    ("height", "width", "box"),
+    # As torchvision's RandomResizedCrop.get_params: width round(4 * 4 / 3) = 5, height round(9 / (3 / 4)) = 12.
+    [(4, 400, np.s_[:, 197:202]), (400, 9, np.s_[194:206, :])],
+)
+def test_no_random_box_fits_into_a_ribbon(height, width, box):
+    frames = np.random.default_rng(1).integers(0, 256, (2, height, width, 3), np.uint8)
+    clip = apply_view(frames, ClipView(size=8, area=(0.9, 1.0)), np.random.default_rng(0))
+    whole = ClipView(size=8, crop="resize")
+    np.testing.assert_array_equal(clip, apply_view(np.ascontiguousarray(frames[:, *box]), whole, None))
 
 
 @pytest.mark.parametrize(

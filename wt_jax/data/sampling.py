@@ -2,7 +2,7 @@
 
 A window is named by the index of its first frame, also where samples are spaced in seconds; from there a view steps in
 frames or along the presentation times, which honours a variable frame rate. A video that is too short for a window is
-shown from its first frame and looped; with unit "video" nothing loops, as the steps shrink with the video.
+shown from its first frame and looped; with units "video" and "segments" nothing loops, as the steps shrink with the video.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def frame_indices(info: VideoInfo, view: ClipView | AudioView, start: int) -> np
     seconds, it is the frame on show `i * stride` after the start frame appears, modulo the duration of the video. With unit
     "video" the first and the last sample are `stride * num_frames - 1` frames apart (of the video, 0 at least), and the others
     evenly between. A `ramp` moves all but these two: the step from sample i to the next is proportional to
-    1 + (ramp - 1) * i / (number of steps - 1).
+    1 + (ramp - 1) * i / (number of steps - 1). With unit "segments" it is the middle frame of segment i: see `segments`.
 
     Args:
       info: the video.
@@ -39,6 +39,9 @@ def frame_indices(info: VideoInfo, view: ClipView | AudioView, start: int) -> np
     """
     if isinstance(view, AudioView):
         return np.array([start], np.int64)
+    if view.unit == "segments":
+        indices = segments(info.num_frames, view.num_frames)
+        return indices[::-1] if view.reverse else indices
     steps = _steps(info, view)
     if view.unit == "seconds":
         first = info.pts[0]
@@ -55,8 +58,9 @@ def random_windows(
     """Draws a start for each window and lists the frames of each view.
 
     Each start is uniform over the frames from which the longest view of its window fits into the video. The starts of two
-    windows are drawn anew until they lie as far apart as the views' largest `gap`; a video too short for that shows the
-    last of 64 draws. With a `time` nothing is drawn: see `centered_start`.
+    windows are drawn anew until neighbors lie as far apart as each view's `gap` and `most_gap` ask for; a video too short for
+    that shows the last of 64 draws. With unit "segments" the frames are drawn, for each view its own. With a `time` nothing
+    is drawn: see `centered_start`.
 
     Returns:
       For each view, int64 [num_frames], indices in presentation order; see `frame_indices`.
@@ -71,10 +75,31 @@ def random_windows(
     else:
         for _ in range(_GAP_TRIES):
             starts = {window: int(rng.integers(longest[window][0] + 1)) for window in sorted(longest)}
-            gapped = [view for view in views.values() if isinstance(view, ClipView) and view.gap]
+            gapped = [view for view in views.values() if isinstance(view, ClipView) and (view.gap or view.most_gap)]
             if all(_apart(info, view, sorted(starts.values())) for view in gapped):
                 break
-    return {name: frame_indices(info, view, starts[view.window]) for name, view in views.items()}
+    found = {name: frame_indices(info, view, starts[view.window]) for name, view in views.items()}
+    for name, view in views.items():
+        if isinstance(view, ClipView) and view.unit == "segments" and time is None:
+            drawn = segments(info.num_frames, view.num_frames, rng)
+            found[name] = drawn[::-1] if view.reverse else drawn
+    return found
+
+
+def segments(length: int, count: int, rng: np.random.Generator | None = None) -> np.ndarray:
+    """One frame of each of `count` equal parts of a video of `length` frames: drawn, or without `rng` the middle one.
+
+    Part i is from frame round((length - 1) * i / count) to frame round((length - 1) * (i + 1) / count), both included and
+    halves to the even one, and a middle between two frames is the earlier: PySlowFast's `get_seq_frames` of
+    Something-Something.
+
+    Returns:
+      int64 [count], ascending.
+    """
+    edges = np.array([round(Fraction((length - 1) * place, count)) for place in range(count + 1)], np.int64)
+    if rng is None:
+        return (edges[:-1] + edges[1:]) // 2
+    return rng.integers(edges[:-1], edges[1:], endpoint=True)
 
 
 def centered_start(info: VideoInfo, view: ClipView | AudioView, time: float) -> int:
@@ -91,6 +116,9 @@ def centered_start(info: VideoInfo, view: ClipView | AudioView, time: float) -> 
 
 def spread_windows(info: VideoInfo, view: ClipView, count: int) -> list[np.ndarray]:
     """Evenly spread windows for evaluation: the first at the start of the video, the last at its end.
+
+    With unit "segments" all are the same one, of the whole video. A window ends with its last sample; PySlowFast counts the
+    step after it too, so that its last window starts a stride earlier. CoCLR has a window every 15 frames of 32 instead.
 
     Args:
       info: the video.
@@ -127,13 +155,14 @@ def _in_seconds(view: ClipView | AudioView) -> bool:
 
 
 def _apart(info: VideoInfo, view: ClipView, starts: list[int]) -> bool:
-    """Whether ascending starts keep the view's gap."""
-    gap = Fraction(str(view.gap))
+    """Whether ascending starts keep the view's gaps."""
+    least, most = Fraction(str(view.gap)), Fraction(str(view.most_gap))
     if view.unit == "seconds":
         places = [int(info.pts[start]) * info.time_base for start in starts]
     else:
-        places, gap = starts, gap * (info.num_frames if view.unit == "video" else 1)
-    return all(later - earlier >= gap for earlier, later in pairwise(places))
+        scale = info.num_frames if view.unit == "video" else 1
+        places, least, most = starts, least * scale, most * scale
+    return all(later - earlier >= least and (not most or later - earlier <= most) for earlier, later in pairwise(places))
 
 
 def _last_start(info: VideoInfo, view: ClipView | AudioView) -> int:
@@ -151,8 +180,10 @@ def _steps(info: VideoInfo, view: ClipView | AudioView) -> np.ndarray:
     """
     if isinstance(view, AudioView):
         return _distances(str(view.seconds), "seconds", 2, "1", info.time_base)
-    scale = {"frames": 1, "seconds": info.time_base, "video": info.num_frames}[view.unit]
-    return _distances(str(view.stride), view.unit, view.num_frames, str(view.ramp), scale)
+    scale = {"frames": 1, "seconds": info.time_base, "video": info.num_frames, "segments": info.num_frames}[view.unit]
+    return _distances(
+        str(view.stride), "video" if view.unit == "segments" else view.unit, view.num_frames, str(view.ramp), scale
+    )
 
 
 @functools.lru_cache(maxsize=256)

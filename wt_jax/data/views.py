@@ -120,6 +120,10 @@ def _box(height: int, width: int, view: ClipView, rng: np.random.Generator | Non
             rows, columns = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
             if 0 < rows <= height and 0 < columns <= width:
                 return int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1)), rows, columns
-    # The largest square, centered but for test crops: also what is left when no random box fits, as in a very wide frame.
+        # No box fits, as in a very wide frame: the largest centered one within the aspects, as torchvision's RandomResizedCrop.
+        low, high = view.aspect
+        rows, columns = min(height, round(width / low)), min(width, round(height * high))
+        return (height - rows) // 2, (width - columns) // 2, rows, columns
+    # The largest square, centered but for test crops.
     side = min(height, width)
     return (height - side) * half // 2, (width - side) * half // 2, side, side

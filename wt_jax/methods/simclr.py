@@ -53,7 +53,7 @@ class SimCLR(Headed):
     def loss(
         self, params: Tree, state: MethodState, batch: Batch, rng: Array, step: ArrayLike
     ) -> tuple[Array, tuple[MethodState, Metrics]]:
-        """Mean NT-Xent of the batch (SimCLR, eq. 1)."""
+        """Mean NT-Xent over the batch and over pairs of clips (SimCLR, eq. 1, also a mean)."""
         clips = [batch[name] for name in self.views]
         embeddings, model_state = apply_clips(self.network, {"params": params, **state.model_state}, clips)
         views = jnp.stack(embeddings, axis=1)

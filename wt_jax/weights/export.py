@@ -56,8 +56,13 @@ def export_weights(workdir: Path, out: Path, *, best: bool = False, licence: str
 
 def _clip(config: Config) -> str:
     clip, crop = config.clip, {"center": "the largest centered square", "resize": "the whole frame, squeezed to a square"}
-    stride = f"every {clip.stride:g} frames" if clip.unit == "frames" else f"every {clip.stride:g} s"
-    return f"{clip.num_frames} frames, one {stride}, {crop[config.views.test.crop]} of {clip.size} x {clip.size} pixels"
+    steps = {
+        "frames": f"one every {clip.stride:g} frames",
+        "seconds": f"one every {clip.stride:g} s",
+        "video": f"evenly over {clip.stride:g} of the video",
+        "segments": "the middle ones of as many equal parts of the video",
+    }
+    return f"{clip.num_frames} frames, {steps[clip.unit]}, {crop[config.views.test.crop]} of {clip.size} x {clip.size} pixels"
 
 
 def _origin(config: Config, workdir: Path, step: int, best: bool) -> list[str]:
