@@ -8,11 +8,14 @@ Hardware:  meant for 8 accelerators of 32 GB or more, bfloat16; 32 or more CPU c
 Expect:    NOT RUN YET: no result of this configuration is known. For comparison, CoCLR's InfoNCE baseline (S3D, the
            same clip, pre-trained on UCF101) reaches R@1 33.1 and linear 46.8 on UCF101 split 1.
 
-Clip, augmentation, head, queue and optimizer are those of CoCLR's InfoNCE baseline (arXiv 2010.09709, its public code):
-32 frames at stride 1, 128 x 128, Adam 1e-3 with weight decay 1e-5 at 128 clips per step (4 GPUs x 32), divided by 10 at
-epochs 250 and 280 of 300. That the weak teacher's authors used them is not known. What is the weak teacher's own (label
-weight, its temperature) is our inference; see wt_jax/methods/weak_teacher.py. Methods whose source has other clips or another
-optimizer have them below, as far as they are known.
+Clip, head, queue and optimizer are those of CoCLR's InfoNCE baseline (arXiv 2010.09709, its public code): 32 frames at
+stride 1, 128 x 128, Adam 1e-3 with weight decay 1e-5 at 128 clips per step (4 GPUs x 32), divided by 10 at epochs 250 and
+280 of 300. The augmentation is not: only the strengths of jitter, gray and blur are. CoCLR shows, of half the videos, one
+clip strong and the same one plain, of the other half two clips, each strong with probability 0.3; its gray copies a random
+channel, and it resizes bicubically. Its numbers were made with that mixture, ours would not be. That the weak teacher's
+authors used any of this is not known. What is the weak teacher's own (label weight, its temperature) is our inference; see
+wt_jax/methods/weak_teacher.py. Methods whose source has other clips or another optimizer have them below, as far as they are
+known.
 """
 
 from typing import Any

@@ -4,7 +4,8 @@ Command:   python -m wt_jax.main --config=configs/ucf101.py --workdir=DIR --conf
 Hardware:  meant for 2 accelerators of 32 GB, bfloat16; 16 CPU cores.
 Expect:    NOT RUN YET. CoCLR's InfoNCE baseline in this setting: linear 46.8 (300 + 200 epochs), R@1 33.1.
 
-CoCLR's InfoNCE setting for UCF101: 64 clips per step (2 GPUs x 32), queue 2,048; otherwise as configs/k400.py.
+CoCLR's InfoNCE setting for UCF101: 64 clips per step (2 GPUs x 32), queue 2,048; otherwise as configs/k400.py, whose header has
+what is not CoCLR's, the augmentation above all.
 """
 
 from ml_collections import ConfigDict
