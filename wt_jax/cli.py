@@ -17,20 +17,34 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from wt_jax.cluster.preemption import RUN_AGAIN, Interrupt, Preempted
+from wt_jax.config_files import find_config, unknown_key, with_default
 from wt_jax.errors import PeerLost, UserError
 from wt_jax.progress import ProgressHandler
+
+
+def usage_name() -> str | None:
+    """`wt-jax NAME` of the module that Python runs, as in `wt_jax.__main__.COMMANDS`; None: none of ours, as in a test."""
+    module = getattr(sys.modules["__main__"].__spec__, "name", "")
+    if not module.startswith("wt_jax."):
+        return None
+    name = module.removeprefix("wt_jax.").removeprefix("tools.").replace(".", "-").replace("_", "-")
+    return f"wt-jax {'train' if name == 'main' else name}"
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """absl's flag parsing; `--help` ends with code 0, a fault with one line and exit code 2."""
     if {"--help", "-help", "-h"} & set(argv[1:]):
+        print(f"usage: {usage_name()} [--FLAG=VALUE ...]\n")
         app.usage(shorthelp=True, writeto_stdout=True)
         sys.exit(0)
+    argv = with_default(argv)
     try:
-        return flags.FLAGS(list(argv))
+        return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError) as error:
-        unknown = "unknown key of the configuration: " if isinstance(error, AttributeError | KeyError) else ""
-        _end(2, unknown + " ".join(_innermost(error).split()))
+        text = " ".join(_innermost(error).split())
+        if isinstance(error, AttributeError | KeyError):
+            text = unknown_key(argv) or f"unknown key of the configuration: {text}"
+        _end(2, text)
 
 
 def _innermost(error: BaseException) -> str:
@@ -41,7 +55,8 @@ def _innermost(error: BaseException) -> str:
 
 def parse_arguments(doc: str | None, workers: bool = False) -> argparse.ArgumentParser:
     """The parser of a data command, which has the module's docstring as help; `workers` adds --workers, one per core."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog=usage_name(), description=doc, formatter_class=form, allow_abbrev=False)
     if workers:
         cores = len(os.sched_getaffinity(0))
         parser.add_argument("--workers", type=int, default=cores, help="processes; 0: none but this one (%(default)s)")
@@ -51,7 +66,7 @@ def parse_arguments(doc: str | None, workers: bool = False) -> argparse.Argument
 def config_source() -> tuple[str, dict[str, Any]]:
     """The file of `--config`, without the method that it may name, and the overrides `--config.KEY=VALUE`."""
     holder = flags.FLAGS["config"]
-    return config_flags.get_config_filename(holder).partition(":")[0], config_flags.get_override_values(holder)
+    return find_config(config_flags.get_config_filename(holder)).partition(":")[0], config_flags.get_override_values(holder)
 
 
 def set_up_logging() -> None:

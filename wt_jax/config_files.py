@@ -5,6 +5,7 @@
 
 import difflib
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 import wt_jax.configs
+from wt_jax.config import closest
 from wt_jax.errors import ConfigError
 
 flags.disclaim_key_flags()  # the flag belongs to the command that defines it, whose --help lists it
@@ -57,13 +59,39 @@ def load_config(value: str, folder: str = "") -> ConfigDict:
     return module.get_config(*argument).lock()
 
 
+def unknown_key(arguments: Sequence[str]) -> str:
+    """Which `--config.KEY=VALUE` has no key in the configuration of `--config`, with what there is; "": none is found."""
+    named = [argument.removeprefix("--config=") for argument in arguments if argument.startswith("--config=")]
+    if not named:
+        return ""
+    config = flags.FLAGS["config"].parser.parse(named[-1])
+    for argument in arguments:
+        section, path = config, "config"
+        for part in argument.partition("=")[0].split(".")[1:] if argument.startswith("--config.") else ():
+            key = part.partition("[")[0]
+            if not isinstance(section, ConfigDict):
+                return f"{path} is a value, not a section: {argument}"
+            if key not in section:
+                return f"{path} has no key {key!r}{closest(key, section)}; it has {', '.join(section)}"
+            section, path = section[key], f"{path}.{key}"
+    return ""
+
+
 def define_config(default: str | None, text: str, folder: str = "") -> flags.FlagHolder[Any]:
     """Defines `--config` and its overrides `--config.KEY=VALUE`; the values are those of `find_config`, `default` as well."""
     holder = config_flags.DEFINE_config_file("config", None, text)
     flags.FLAGS["config"].parser = _Parser(folder)
-    if default is not None:
-        flags.set_default(holder, default)
+    # Not `set_default`, which reads the file and its overrides now, while the module is imported and no error is caught.
+    flags.FLAGS["config"].default = default
+    flags.FLAGS["config"].default_as_str = repr(default)
     return holder
+
+
+def with_default(arguments: Sequence[str]) -> list[str]:
+    """The command line, with `--config` where it names none and the command has a default."""
+    default = flags.FLAGS["config"].default if "config" in flags.FLAGS else None
+    named = any(argument.partition("=")[0] in ("--config", "-config") for argument in arguments)
+    return list(arguments) if named or default is None else [arguments[0], f"--config={default}", *arguments[1:]]
 
 
 def _shipped(folder: str) -> Path:

@@ -1,6 +1,6 @@
-"""Train or evaluate: `python -m wt_jax.main --config=configs/k400.py --workdir=DIR`.
+"""Train or evaluate: `wt-jax train --config=configs/k400.py --workdir=DIR`.
 
-Modes: `train` (goes on where the workdir stands, then evaluates), `eval` (scores and report of the workdir's last
+Modes: `train` (continues from the state of the workdir, then evaluates), `eval` (scores and report of the workdir's last
 checkpoint; the configuration is the workdir's own unless `--config` is given), `inspect` (shapes and memory of the full
 size, nothing is trained).
 """

@@ -1,14 +1,13 @@
 """Kill a small real run again and again, restart it, and compare its end with that of an undisturbed run, bit for bit.
 
-    python -m wt_jax.bench.chaos --config=configs/chaos.py --kills=100 [--seed=0] [--workdir=runs/chaos] [--several=0.25]
+    wt-jax bench-chaos --config=configs/chaos.py --kills=100 [--seed=0] [--workdir=runs/chaos] [--several=0.25]
 
 Each start is killed once, in a way and at a moment that the seed decides: SIGKILL or SIGTERM to all processes at some step,
 SIGTERM twice, SIGKILL while a checkpoint is being written, SIGKILL between the start and its first step, or SIGKILL to one
-process of two. The starts run on two simulated devices, in one process or (the share `--several`) in one process each, so a
+process of two. The starts run on two simulated devices, in one process or (the fraction `--several`) in one process each, so a
 checkpoint also goes from one shape to the other. Further flags go to `wt_jax.main`. Nothing is done by hand between two starts.
 """
 
-import argparse
 import collections
 import contextlib
 import json
@@ -26,6 +25,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from wt_jax.cli import parse_arguments
 from wt_jax.cluster.heartbeat import heartbeat_file
 from wt_jax.cluster.preemption import RUN_AGAIN
 from wt_jax.train.checkpoint import read_alone
@@ -208,11 +208,11 @@ def _expect(codes: list[int], start: Start) -> None:
 
 def main() -> None:
     """Parse the flags and run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workdir", type=Path, default=Path("runs/chaos"))
-    parser.add_argument("--several", type=float, default=0.25)
+    parser = parse_arguments(__doc__)
+    parser.add_argument("--kills", type=int, default=10, help="how often (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of ways and moments (%(default)s)")
+    parser.add_argument("--workdir", type=Path, default=Path("runs/chaos"), help="folder of the runs (%(default)s)")
+    parser.add_argument("--several", type=float, default=0.25, help="fraction of starts in two processes (%(default)s)")
     options, arguments = parser.parse_known_args()
     if not any(argument.startswith("--config.data.train") for argument in arguments):
         data = options.workdir / "data"

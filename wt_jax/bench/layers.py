@@ -1,6 +1,6 @@
 """What each layer of the CPU runtime earns where it is used, against the simplest alternative:
 
-    python -m wt_jax.bench.layers [--layers=fused_norm,planes] [--rounds=25] [--videos=FOLDER --loader=folder]
+    wt-jax bench-layers [--layers=fused_norm,planes] [--rounds=25] [--videos=FOLDER --loader=folder]
 
 Prints one Markdown row per layer and alternative: milliseconds with the layer and with the alternative, median (least) over
 short alternating rounds; the ratio, alternative over layer, as median (quartiles) within the rounds, of the least times, and

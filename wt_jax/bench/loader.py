@@ -1,6 +1,6 @@
 """The speed of the loader, its stages, and other loaders on the same files:
 
-    python -m wt_jax.bench.loader --config=configs/folder.py --config.data.train=VIDEOS [--against=torch]
+    wt-jax bench-loader --config=configs/folder.py --config.data.train=VIDEOS [--against=torch]
         [--make_clips=DIR] [--workers=0,1,2] [--rounds=3] [--steps=20]
 
 Prints Markdown tables: milliseconds per video by stage on one core; clips and videos per second and peak memory by worker

@@ -1,1 +1,1 @@
-"""Commands around the training, each `python -m wt_jax.tools.NAME`."""
+"""Commands around the training, each `wt-jax NAME` or `python -m` with its module."""

@@ -1,11 +1,11 @@
-"""Looks at every video of a data set once and writes an index, which all sources then open without looking again:
+"""Reads every video of a data set once and writes an index, which all sources then open without reading it again:
 
-    python -m wt_jax.tools.check_videos LIST_OR_FOLDER [--out=INDEX.csv] [--root=FOLDER] [--decode] [--workers=N]
+    wt-jax check-videos LIST_OR_FOLDER [--out=INDEX.csv] [--root=FOLDER] [--decode] [--workers=N]
         [--dataset=kinetics400/train]
 
 The index names every video with its label, frames, rate, duration, size, codec, rotation and status. By default the packets
 of a file are read and its first frame is decoded; --decode decodes every frame, which finds damage within. What is done is
-kept in INDEX.csv.journal: the same command goes on after an interruption, and looks later only at files that have changed.
+kept in INDEX.csv.journal: the same command goes on after an interruption, and reads later only files that have changed.
 """
 
 import json
@@ -33,7 +33,7 @@ State = tuple[int, int]  # size and modification time (ns) of a file; remote fil
 
 
 def check_videos(videos: VideoList, out: Path, *, every_frame: bool = False, workers: int = 0) -> list[dict[str, object]]:
-    """Looks at all videos that the journal beside `out` does not know, writes the index, and returns its rows.
+    """Reads all videos that the journal beside `out` does not know, writes the index, and returns its rows.
 
     Args:
       videos: what to look at.
@@ -132,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     set_up_logging()
     with user_errors():
-        compare(args.dataset, 0)  # A wrong name is told before the work.
+        compare(args.dataset, 0)  # A wrong name is an error before the work.
         videos = open_source(args.source, args.root, max_bad_fraction=1.0)
         rows = check_videos(videos, args.out, every_frame=args.decode, workers=args.workers)
         print(report(rows, args.dataset))

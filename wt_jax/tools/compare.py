@@ -1,9 +1,9 @@
 """Methods side by side: the same data, steps, backbone and evaluation, several seeds, one table.
 
-    python -m wt_jax.tools.compare --config=configs/quickstart.py --methods=weak_teacher,moco,simclr --seeds=3 \
+    wt-jax compare --config=configs/quickstart.py --methods=weak_teacher,moco,simclr --seeds=3 \
         --workdir=runs/compare [--config.data.train=... --config.KEY=VALUE ...]
 
-Each run is `python -m wt_jax.main` in a process of its own, with its workdir and `log.txt` in `WORKDIR/METHOD_seedN`. The same
+Each run is `wt-jax train` in a process of its own, with its workdir and `log.txt` in `WORKDIR/METHOD_seedN`. The same
 command goes on where it was stopped and does not repeat what is finished. The table is in `comparison.md`, all values
 in `comparison.json`, a picture in `comparison.png`. Overrides of `config.method` reach the methods that have such a key; those
 of a key that the file's own method has not need a method that has it: `--config=FILE:seed

@@ -1,6 +1,6 @@
 """Other people's weights as one of our encoders:
 
-    python -m wt_jax.tools.convert_weights --kind=torchvision_r3d_18 r3d_18.pth weights/r3d_18
+    wt-jax convert-weights --kind=torchvision_r3d_18 r3d_18.pth weights/r3d_18
 
 FILE is what PyTorch saved (.pth, .pt, .pyth, .bin; PyTorch must be installed) or .safetensors; of weights in several files it
 is their index, one of them, or their folder. What wrappers put before the names of tensors is taken off. OUT becomes a
@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> None:
     set_up_logging()
     with user_errors():
         if _KIND.value is None or len(argv) != 3:
-            raise ConfigError("usage: python -m wt_jax.tools.convert_weights --kind=KIND FILE OUT; kinds: " + ", ".join(KINDS))
+            raise ConfigError("usage: wt-jax convert-weights --kind=KIND FILE OUT; kinds: " + ", ".join(KINDS))
         convert_weights(_KIND.value, Path(argv[1]), Path(argv[2]), _LICENCE.value)
 
 

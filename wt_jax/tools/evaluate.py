@@ -1,6 +1,6 @@
 """Compare encoders by the protocols of the field:
 
-    python -m wt_jax.tools.evaluate --config=configs/eval/NAME.py --encoders=random,DIR[,NAME=DIR...] --workdir=OUT
+    wt-jax evaluate --config=configs/eval/NAME.py --encoders=random,DIR[,NAME=DIR...] --workdir=OUT
 
 An encoder is `random`, the workdir of a run (its last checkpoint) or a folder of exported weights. The table goes to the screen
 and to OUT/results.md, everything else beside it (see `wt_jax.eval.results`). Interrupted, the same command goes on where it

@@ -1,6 +1,6 @@
-"""The encoder of a run, for others: `python -m wt_jax.tools.export_weights --workdir=runs/mine OUT [--best] [--licence=TEXT]`.
+"""The encoder of a run, for others: `wt-jax export-weights --workdir=runs/mine OUT [--best] [--licence=TEXT]`.
 
-OUT becomes a folder with weights.safetensors, model.json and a model card that says what the encoder was trained on and how
+OUT becomes a folder with weights.safetensors, model.json and a model card that states what the encoder was trained on and how
 to feed it. It is read by `--config.model.weights=OUT`, by every evaluation, and by anything that reads safetensors. Neither
 the data nor the devices of the training are needed.
 """
@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> None:
     set_up_logging()
     with user_errors():
         if _WORKDIR.value is None or len(argv) != 2:
-            raise ConfigError("usage: python -m wt_jax.tools.export_weights --workdir=RUN OUT [--best] [--licence=TEXT]")
+            raise ConfigError("usage: wt-jax export-weights --workdir=RUN OUT [--best] [--licence=TEXT]")
         export_weights(Path(_WORKDIR.value), Path(argv[1]), best=_BEST.value, licence=_LICENCE.value)
 
 

@@ -1,4 +1,4 @@
-"""What a configuration comes to at full size, without training: `python -m wt_jax.main --mode=inspect --config=...`.
+"""What a configuration comes to at full size, without training: `wt-jax inspect --config=...`.
 
 Prints the encoder, the train state by part (from `eval_shape` of init and step) and the memory that the compiled step
 needs on one device. The data need not exist.

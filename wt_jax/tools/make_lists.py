@@ -1,6 +1,6 @@
 """Turns the official annotations of a data set into list files:
 
-    python -m wt_jax.tools.make_lists NAME --annotations=FOLDER --videos=FOLDER --out=FOLDER
+    wt-jax make-lists NAME --annotations=FOLDER --videos=FOLDER --out=FOLDER
 
 NAME is one of ucf101, hmdb51, kinetics400, kinetics600, kinetics700, ssv2, diving48. Videos are found by their names
 anywhere below --videos, so any layout of folders will do. For each split OUT/NAME_SPLIT.csv (path, label, name) is written,

@@ -1,6 +1,6 @@
 """Encodes a data set anew, once, and packs it into ArrayRecord shards from which training reads any frame fast:
 
-    python -m wt_jax.tools.pack LIST_OR_FOLDER OUT [--short_side=256] [--gop=16] [--seconds=0] [--crf=23] [--per_shard=64]
+    wt-jax pack LIST_OR_FOLDER OUT [--short_side=256] [--gop=16] [--seconds=0] [--crf=23] [--per_shard=64]
         [--root=FOLDER] [--workers=N]
 
 The shorter side becomes --short_side, every --gop-th frame can be decoded alone, times stay as they are; --seconds cuts long

@@ -1,6 +1,6 @@
 """`wt_jax.tools.pack` as an Apache Beam pipeline, for archives that one machine cannot hold (`pip install wt_jax[beam]`):
 
-    python -m wt_jax.tools.pack_beam LIST OUT [the flags of pack] [Beam's options, such as --runner=DataflowRunner]
+    wt-jax pack-beam LIST OUT [the flags of pack] [Beam's options, such as --runner=DataflowRunner]
 
 The work is that of `pack`, shard by shard, and the folder is alike. LIST and OUT lie where every worker can
 reach them, as gs://... or a shared disk, and workers need wt_jax (Beam: --setup_file or --sdk_container_image). Without

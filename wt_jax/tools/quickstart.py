@@ -1,6 +1,6 @@
 """The quick start: make the embedded data set, pre-train on it, compare. `launch/quickstart.sh` or
 
-    python -m wt_jax.tools.quickstart [--config=configs/quickstart.py[:METHOD]] [--workdir=runs/quickstart] [--seeds=0,1,2]
+    wt-jax quickstart [--config=configs/quickstart.py[:METHOD]] [--workdir=runs/quickstart] [--seeds=0,1,2]
 
 For each seed, two trainings: the one-frame baseline (the same method, network, number of steps and evaluation, on clips of
 a single frame) and the method itself. The table also has the encoder before any training.

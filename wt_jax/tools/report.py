@@ -1,4 +1,4 @@
-"""Writes the report of a run or of an evaluation, at any time: `python -m wt_jax.tools.report --workdir=DIR`.
+"""Writes the report of a run or of an evaluation, at any time: `wt-jax report --workdir=DIR`.
 
 Nothing is trained or evaluated anew: curves and scores are those of the workdir's files, pictures come from a run's last
 checkpoint. Where there is none, or the videos are gone, the report names the reason and has the rest.
