@@ -1,6 +1,9 @@
 """Encoders, norms, heads and the FLOP count."""
 
+import sys
+import types
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -69,7 +72,7 @@ def random_clips(shape, seed=0):
     return jax.random.normal(jax.random.key(seed), shape)
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", PARAMETERS)
 def test_parameter_counts_are_the_published_ones(name):
     encoder = build_encoder(ModelConfig(name))
     _, variables = shapes(ModelConfig(name), (1, 8, 64, 64, 3))
@@ -80,12 +83,24 @@ def test_parameter_counts_are_the_published_ones(name):
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_any_clip_size_gives_features_and_a_map(name):
+    encoder = build_encoder(ModelConfig(name))
     features, _ = shapes(ModelConfig(name, dtype="bfloat16"), (2, 3, 17, 45, 3))
-    assert (features.shape, features.dtype) == ((2, FEATURES.get(name, 512)), jnp.float32)
-    last_map, _ = shapes(ModelConfig(name), (2, 1, 32, 32, 3), pool=False)
+    assert (features.shape, features.dtype) == ((2, encoder.feature_dim), jnp.float32)
+    kept = {"mutable": True, "capture_intermediates": lambda module, method: len(module.path) == 1}
+    last_map, variables = shapes(ModelConfig(name), (2, 1, 32, 32, 3), pool=False, **kept)
     assert last_map.ndim == 5
     assert min(last_map.shape) >= 1
     assert last_map.shape[-1] == features.shape[-1]
+    assert {variables["intermediates"][layer]["__call__"][0].ndim for layer in encoder.layers} == {5}
+
+
+def test_the_worked_example_of_the_docs_is_a_backbone(monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
+    names: dict = {"__name__": "example"}
+    monkeypatch.setitem(sys.modules, "example", types.ModuleType("example"))  # dataclasses look their module up
+    exec(page.split("```python\n")[1].split("```")[0], names)
+    monkeypatch.setitem(MODELS, "c3d", names["C3D"])
+    test_any_clip_size_gives_features_and_a_map("c3d")
 
 
 def test_last_map_of_the_published_input_size():
