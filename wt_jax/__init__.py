@@ -1,3 +1,3 @@
-"""wt_jax: video representation learning with a weak teacher, and its rivals, in JAX."""
+"""wt_jax: video representation learning with a weak teacher, and its baselines, in JAX."""
 
 __version__ = "0.1.0"

@@ -33,7 +33,7 @@ class CheckpointError(UserError, RuntimeError):
 
 
 class TrainingError(UserError, RuntimeError):
-    """A training that cannot go on; the message says why and what is kept."""
+    """A training that cannot go on; the message names the reason and what is kept."""
 
 
 class ClusterError(UserError, RuntimeError):

@@ -19,7 +19,7 @@ GEOMETRY = ("flip", "top", "left", "bottom", "right", "start", "end")
 UNITS = ("frames", "seconds", "video", "segments")
 CROPS = ("random", "center", "resize")
 MOTIONS = ("flow", "flow_edges")
-LEAST_FLOW_SIZE = 12  # pixels; DIS gives up below
+LEAST_FLOW_SIZE = 12  # pixels; DIS fails below
 CONTENTS = ("rgb", *MOTIONS)
 
 
@@ -104,7 +104,7 @@ class ClipView:
       size: height and width of the clip in pixels.
       crop: "random": a random box of the frame; "center": the largest centered square; "resize": the whole frame,
         squeezed to a square.
-      area: least and largest share of the frame area in a random crop.
+      area: least and largest fraction of the frame area in a random crop.
       aspect: least and largest width / height of a random crop.
       flip_probability: chance of a mirror image.
       content: "rgb", or the clip's motion as a picture, "flow" or "flow_edges": see `wt_jax.data.optical_flow`.

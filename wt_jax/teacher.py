@@ -23,13 +23,13 @@ def ema_update(teacher: Tree, student: Tree, momentum: ArrayLike) -> Tree:
       ValueError: the two trees differ in structure, or a teacher's leaf is not float32.
     """
 
-    share = 1.0 - jnp.asarray(momentum, jnp.float32)
+    fraction = 1.0 - jnp.asarray(momentum, jnp.float32)
 
     def move(path, old: Array, new: Array) -> Array:
         if old.dtype != jnp.float32:
             raise ValueError(f"teacher leaf {jax.tree_util.keystr(path)} is {old.dtype}; the average is kept in float32")
         # Written as a step so that a student equal to the teacher leaves it bit for bit as it is.
-        return old + share * (new.astype(jnp.float32) - old)
+        return old + fraction * (new.astype(jnp.float32) - old)
 
     return jax.tree_util.tree_map_with_path(move, teacher, student)
 

@@ -1,7 +1,7 @@
 """What motion methods do to finished clips on the device: pure, jittable, drawn once per clip.
 
 Clips are (B, T, H, W, 3) float32 in [0, 1]. Where something is drawn, each clip's draw comes from the key and its video's
-index, so a clip looks the same wherever in the global batch it stands.
+index, so a clip looks the same wherever in the global batch it is.
 """
 
 import itertools
@@ -35,10 +35,10 @@ def mix_frame(clips: Array, videos: Array, key: Array, largest: float) -> Array:
       key: PRNG key of the step.
       largest: l is uniform in [0, `largest`], one for the whole batch as in the source.
     """
-    share = jax.random.uniform(jax.random.fold_in(key, 0), (), jnp.float32, 0.0, largest)
+    fraction = jax.random.uniform(jax.random.fold_in(key, 0), (), jnp.float32, 0.0, largest)
 
     def mix(clip: Array, clip_key: Array) -> Array:
-        return (1.0 - share) * clip + share * clip[jax.random.randint(clip_key, (), 0, clip.shape[0])][None]
+        return (1.0 - fraction) * clip + fraction * clip[jax.random.randint(clip_key, (), 0, clip.shape[0])][None]
 
     return jax.vmap(mix)(clips, _clip_keys(key, videos))
 

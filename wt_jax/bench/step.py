@@ -1,9 +1,9 @@
 """Time and memory of a training step, its start, and the same step in PyTorch:
 
-    python -m wt_jax.bench.step --config=configs/folder.py [--against=torch] [--methods=weak_teacher,moco] [--views]
+    wt-jax bench-step --config=configs/folder.py [--against=torch] [--methods=weak_teacher,moco] [--views]
         [--rounds=5] [--steps=5] [--config.KEY=VALUE ...]
 
-Prints a Markdown table: milliseconds per step, clips per second, share of the device's peak, memory, seconds to the first step.
+Prints a Markdown table: milliseconds per step, clips per second, fraction of the peak, memory, seconds to the first step.
 The clips are noise of the shape of the config's views; no data is needed. `--methods` has a row for each method, `--views` adds
 one without color, gray and blur. `--against=torch` (extra `bench`) adds the same step as
 `wt_jax.bench.peers.torch_step` writes it, run in the fastest of several ways. Each contender has a process of its own and runs

@@ -128,12 +128,12 @@ def report(contenders: Sequence[Contender]) -> str:
         f"{config.model.name} (width {config.model.width}, norm {config.model.norm}, {config.model.dtype}), "
         f"{config.train.batch_size} videos a step; views: {shapes}. {facts['device']}{cores}, "
         f"Python {platform.python_version()}, {', '.join(dict.fromkeys(c.facts['version'] for c in contenders))}. "
-        + (f"Share of the {kind} of {peak / 1e12:.3g} TFLOP/s." if peak else "The device's peak is not known: no share of it.")
+        + (f"Fraction of the {kind} of {peak / 1e12:.3g} TFLOP/s." if peak else "The device's peak is not known.")
     ]
     lines += [
         "",
-        "| step | ms, median | least to most | clips/s | model TFLOP | share of peak | memory, MiB | first start, s "
-        f"| second start, s | {first.name}'s time as a share of it |",
+        "| step | ms, median | least to most | clips/s | model TFLOP | fraction of peak | memory, MiB | first start, s "
+        f"| second start, s | {first.name}'s time as a fraction of it |",
         "| --- |" + " ---: |" * 9,
     ]
     lines += [_row(contender, first, peak) for contender in contenders]

@@ -1,7 +1,7 @@
 """Spatial and temporal contrast at several depths: HDC-style (Zhang & Crandall 2022, arXiv 2011.11261).
 
-The paper's abstract gives the plan (two subtasks, several depths, weights that model instance invariance). Its formulas
-could not be read and no code is public: what stands here is our inference.
+The paper's abstract has the plan (two subtasks, several depths, weights that model instance invariance). Its formulas
+could not be read and no code is public: what is here is our inference.
 """
 
 import jax

@@ -63,7 +63,7 @@ def clsa_loss(
     With weight 0 it is `info_nce` of the weak view. Defaults are the authors'.
 
     Args:
-      strong, weak: the student's strongly and weakly augmented views; the cross-entropy gives `weak` no gradient.
+      strong, weak: the student's strongly and weakly augmented views; the cross-entropy passes no gradient to `weak`.
       key: the teacher's view.
       queue: past keys.
       temperature, divergence_temperature: positive scalars.

@@ -155,7 +155,7 @@ class EmbedsSound(Embeds, Protocol):
 
 @dataclass(frozen=True)
 class Setup:
-    """What a configuration gives to every method alike.
+    """What every method gets from a configuration.
 
     Attributes:
       model: the encoder to pre-train.

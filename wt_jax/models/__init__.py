@@ -1,6 +1,6 @@
 """Video encoders and heads in flax linen.
 
-`build_encoder(ModelConfig(name="r3d_18"))` gives a module with one interface whatever its name:
+`build_encoder(ModelConfig(name="r3d_18"))` returns a module with one interface whatever its name:
 `encoder.apply(variables, clips (B, T, H, W, 3) in [0, 1], train) -> features (B, encoder.feature_dim)` in float32, averaged
 over time and space; `pool=False` returns the last feature map (B, t, h, w, C). `encoder.layers` names its
 parts from input to output; `wt_jax.models.feature_maps.layer_maps` returns their outputs. `encoder.unit` is "clip": a

@@ -56,7 +56,7 @@ class MetricsWriter:
             self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append one line. Values that are not finite (unknown, such as a share of no labels) are left out."""
+        """Append one line. Values that are not finite (unknown, such as a fraction of no labels) are left out."""
         if self._file is None:
             return
         values = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}

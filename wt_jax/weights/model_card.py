@@ -72,7 +72,7 @@ def model_card(
       parameters: how many it has.
       clip: the clips that it was trained on, in words.
       origin: facts about where it comes from, one per line.
-      licence: of the weights; empty: the card says that none is stated.
+      licence: of the weights; empty: the card states that there is none.
       results: scores by row and name, where there are any.
       run: the whole configuration of the run, where there is one; else the encoder's alone is shown.
     """

@@ -87,7 +87,7 @@ def _batches(job: Job) -> Iterator:
 
 
 def _decode_rate(job: Job) -> dict[str, float]:
-    """The sum of the rates of as many processes as there are workers, each with a share of the videos."""
+    """The sum of the rates of as many processes as there are workers, each with a part of the videos."""
     processes = max(job.workers, 1)
     count = (job.steps + job.warm_up) * job.batch_size // processes
     if processes == 1:

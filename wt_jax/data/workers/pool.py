@@ -169,7 +169,7 @@ def _main_hidden() -> Iterator[None]:
 
 
 def _cause(code: int) -> str:
-    """What an exit code says, with a remedy where there is one."""
+    """What an exit code means, with a remedy where there is one."""
     if code >= 0:
         return f"exit code {code}; its own message is in the output above"
     name = signal.Signals(-code).name

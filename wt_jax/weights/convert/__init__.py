@@ -1,8 +1,8 @@
 """Encoders from other people's PyTorch weights: which kinds there are, and how a file's tensors become flax variables.
 
-Each family of files has a table of its own (`torchvision.py`, `slow_r50.py`, `coclr.py`, `videomae.py`) that says for every
+Each family of files has a table of its own (`torchvision.py`, `slow_r50.py`, `coclr.py`, `videomae.py`) that has for every
 tensor of ours where theirs is. Nothing is guessed and nothing is silent: a tensor that is missing, left over or of another
-shape is an error by name, and what is left out on purpose (classifier heads, queues, decoders) is told.
+shape is an error by name, and what is left out on purpose (classifier heads, queues, decoders) is logged.
 """
 
 from collections.abc import Mapping
