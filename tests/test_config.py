@@ -28,7 +28,7 @@ def test_every_shipped_config_makes_a_state_and_a_step(name, method):
     config = resolve(config)
     built = build_method(config, 100, num_classes=2)
     schedule = learning_rate(config.optim, batch_size=config.train.batch_size, num_steps=100, steps_per_epoch=10)
-    optimizer = make_optimizer(config.optim, schedule)
+    optimizer = make_optimizer(config.optim, schedule, frozen=built.needs.frozen)
     state = jax.eval_shape(make_init(built, optimizer, 0), load_pretrained(built))
     step = make_step(built, optimizer, schedule, seed=0)
     after, metrics = jax.eval_shape(step, state, batch_shapes(built, config.train.batch_size))

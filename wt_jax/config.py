@@ -222,6 +222,8 @@ class OptimConfig:
       clip_from: no clipping before.
       layer_decay: the rate of each layer of the encoder as a share of that of the layer above it; 1: all alike. What lies
         on top of the encoder has the full rate, its last layer `layer_decay` of it (as in BEiT, arXiv 2106.08254).
+      part_rates: (name, factor) of parts of the network whose rate differs: top-level entries of the method's parameters,
+        such as ("encoder", 0.1).
     """
 
     name: str = "sgd"
@@ -241,6 +243,7 @@ class OptimConfig:
     clip_each: str = "all"
     clip_from: str = "0 steps"
     layer_decay: float = 1.0
+    part_rates: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self):
         if not 0 < self.layer_decay <= 1:
@@ -249,6 +252,8 @@ class OptimConfig:
             raise ValueError(f"stretch must be 1 or more, got {self.stretch}")
         if self.clip_each not in ("all", "part", "tensor"):
             raise ValueError(f"clip_each must be one of 'all', 'part', 'tensor', got {self.clip_each!r}")
+        if any(factor < 0 for _, factor in self.part_rates):
+            raise ValueError(f"part_rates must be 0 or more, got {self.part_rates}")
 
 
 @dataclass(frozen=True)

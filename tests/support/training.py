@@ -166,7 +166,7 @@ def parts(config):
     """Method, optimizer and learning rate, the function that makes the first state, and its arguments."""
     method = build_method(config, STEPS)
     schedule = learning_rate(config.optim, batch_size=BATCH, num_steps=STEPS, steps_per_epoch=4)
-    optimizer = make_optimizer(config.optim, schedule)
+    optimizer = make_optimizer(config.optim, schedule, method.encoder.layers, method.needs.frozen)
     return method, optimizer, schedule, make_init(method, optimizer, 0), load_pretrained(method)
 
 

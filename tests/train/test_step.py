@@ -14,6 +14,7 @@ import pytest
 from support.training import BATCH, batches, build, filled, finished, first, largest_gap, mesh_of, run, small_config
 
 from wt_jax.augment import finish_views
+from wt_jax.errors import ConfigError
 from wt_jax.losses import weak_teacher_loss
 from wt_jax.train.communication import bytes_per_step
 from wt_jax.train.optim import learning_rate, make_optimizer, weight_decay
@@ -210,6 +211,61 @@ def test_gradients_are_clipped_by_parts_or_tensors_and_from_a_step_on():
             updates, _ = optimizer.update(grads, state, grads)
             found = [updates["encoder"]["a"][0], updates["encoder"]["b"][0], updates["head"]["c"][0]]
             np.testing.assert_allclose(found, [-g / n for g, n in zip((3.0, 8.0, 0.5), expected, strict=True)], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sgd", "lars", "adam", "adamw"])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_what_is_frozen_for_a_while_neither_moves_nor_is_remembered(name, decay):
+    """After three frozen steps of large gradients: the bits, and the same path as an optimizer's that begins there."""
+    config = small_config(optim__name=name, optim__weight_decay=decay, optim__part_rates=(("prototypes", 0.5),)).optim
+    rng = np.random.default_rng(0)
+    params = {part: {"kernel": jnp.asarray(rng.normal(size=(4, 3)), jnp.float32)} for part in ("encoder", "prototypes")}
+    grads = [jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params) for _ in range(6)]
+
+    def path(frozen, schedule, grads):
+        optimizer, now = make_optimizer(config, schedule, frozen=frozen), params
+        update, state, states = jax.jit(optimizer.update), optimizer.init(params), []
+        for each in grads:
+            updates, state = update(each, state, now)
+            now = optax.apply_updates(now, updates)
+            states.append((now, state))
+        return states
+
+    def rate(step):
+        return 0.01 * (step + 1)
+
+    frozen = path({"prototypes" if decay else "prototypes.kernel": 3}, rate, grads)
+    for now, _ in frozen[:3]:
+        np.testing.assert_array_equal(now["prototypes"]["kernel"], params["prototypes"]["kernel"])
+    np.testing.assert_array_equal(frozen[-1][0]["encoder"]["kernel"], path({}, rate, grads)[-1][0]["encoder"]["kernel"])
+    later = path({}, lambda step: rate(step + 3), grads[3:])
+    np.testing.assert_allclose(
+        frozen[-1][0]["prototypes"]["kernel"], later[-1][0]["prototypes"]["kernel"], rtol=1e-6, atol=1e-7
+    )
+    moments = optax.tree.get_all_with_path(frozen[2][1], "trace") + optax.tree.get_all_with_path(frozen[2][1], "mu")
+    kept = [leaf for _, moment in moments for leaf in jax.tree.leaves(moment.get("prototypes"))]
+    assert len(kept) == 1
+    assert not np.any(kept[0])
+
+
+@pytest.mark.parametrize("name", ["sgd", "lars", "adam", "adamw"])
+def test_parts_have_their_own_rates(name):
+    params = {"encoder": {"kernel": jnp.full((3, 3), 2.0)}, "head": {"kernel": jnp.full((3, 3), 2.0)}}
+    config = small_config(optim__name=name, optim__weight_decay=0.1, optim__part_rates=(("encoder", 0.1),)).optim
+    optimizer = make_optimizer(config, optax.constant_schedule(0.05))
+    state = optimizer.init(params)
+    for _ in range(2):  # the second with momentum
+        updates, state = optimizer.update(jax.tree.map(jnp.ones_like, params), state, params)
+    np.testing.assert_allclose(updates["encoder"]["kernel"], 0.1 * updates["head"]["kernel"], rtol=1e-6)
+
+
+def test_a_rate_of_no_part_and_a_negative_one_are_errors():
+    config = small_config(optim__part_rates=(("encodr", 0.1),)).optim
+    optimizer, params = make_optimizer(config, optax.constant_schedule(0.05)), {"encoder": jnp.ones(2), "head": jnp.ones(2)}
+    with pytest.raises(ConfigError, match=r"part_rates: 'encodr' is none of the parts encoder, head.*did you mean 'encoder'"):
+        optimizer.update(params, optimizer.init(params), params)
+    with pytest.raises(ConfigError, match="part_rates must be 0 or more"):
+        small_config(optim__part_rates=(("encoder", -0.1),))
 
 
 def test_learning_rate_is_per_256_clips_with_warmup_and_drops():

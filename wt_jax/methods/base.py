@@ -4,7 +4,7 @@ A method is a frozen dataclass with no arrays inside; the trainer knows neither 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import flax.linen as nn
@@ -63,7 +63,8 @@ class Needs:
       min_batch: fewest videos in a piece of a batch (all of it, without accumulation).
       reason: for `min_batch`, for the error message.
       labels: whether it learns from the labels of the training videos.
-      frozen: top-level entry of `params` that no optimizer changes; empty: none.
+      frozen: parts of `params` ("name" or "name.name") and the number of first steps in which no optimizer changes them;
+        infinity: never.
       teacher_passes: forward passes of a step that read `teacher`.
     """
 
@@ -71,7 +72,7 @@ class Needs:
     min_batch: int = 1
     reason: str = ""
     labels: bool = False
-    frozen: str = ""
+    frozen: Mapping[str, float] = field(default_factory=dict)
     teacher_passes: int = 0
 
 

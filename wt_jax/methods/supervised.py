@@ -5,6 +5,7 @@ frozen it is the linear probe on augmented clips. Label smoothing: Szegedy et al
 mixup: Zhang et al. 2018 (arXiv 1710.09412).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -85,7 +86,7 @@ class Supervised(Built):
     @property
     def needs(self) -> Needs:
         """Labels."""
-        return Needs(labels=True, frozen=self.settings.freeze)
+        return Needs(labels=True, frozen={self.settings.freeze: math.inf} if self.settings.freeze else {})
 
     def init(self, rng: Array, batch: Batch, pretrained: Mapping[str, Tree]) -> MethodState:
         """Encoder and classifier."""

@@ -6,7 +6,7 @@ of a clip are tubes is ours. `crops.teacher` "weak" is a variant of ours, with a
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 
 from wt_jax.augment.masks import block_masks
 from wt_jax.losses.self_distillation import patch_distillation, self_distillation, sharpened
-from wt_jax.methods.base import Batch, MethodState, Metrics, Tree
+from wt_jax.methods.base import Batch, MethodState, Metrics, Needs, Tree
 from wt_jax.methods.self_distillation import GLOBALS, CropSettings, SelfDistillation, fold, unfold, watch
 from wt_jax.methods.settings import TeacherSettings, check
 from wt_jax.models.prototypes import Prototyped, PrototypeHead
@@ -93,6 +93,11 @@ class SVT(SelfDistillation):
         made = PrototypeHead(head.hidden or self.encoder.feature_dim, head.dim, head.layers, head.prototypes)
         return Prototyped(self.encoder, made, hides=self.settings.patches.weight > 0)
 
+    @property
+    def needs(self) -> Needs:
+        """A pass of the teacher, and prototypes that are frozen at first."""
+        return replace(super().needs, frozen={"head.prototypes": round(self.settings.freeze_last * self.setup.num_steps)})
+
     def init(self, rng: Array, batch: Batch, pretrained: Mapping[str, Tree]) -> MethodState:
         """Student and teacher start equal, centers at 0."""
         names = ("clip", *(("patch",) if self.settings.patches.weight else ()))
@@ -117,14 +122,13 @@ class SVT(SelfDistillation):
         """Cross-entropy over pairs of views, and over hidden tokens."""
         settings, network, weight = self.settings, self.student, self.settings.patches.weight
         globals_, locals_, teachers = self.clips(batch)
-        frozen = jnp.asarray(step) < round(settings.freeze_last * self.setup.num_steps)
         teacher, centers = jax.lax.stop_gradient((state.teacher, state.buffers))
         keys, videos, student = jax.random.split(rng), batch["video"], {"params": params}
         mask = self.masks(keys[1], videos, self.transformer.grid(globals_[0].shape)) if weight else None
 
         def views(clips: list[Array], first: int, mask: Array | None = None) -> Any:
             alive = self.alive(keys[0], videos, first, len(clips))
-            return network.apply(student, fold(clips), True, frozen, mask, alive, mask is not None)
+            return network.apply(student, fold(clips), True, mask, alive, mask is not None)
 
         seen, patches = views(globals_, 0, mask)
         logits = [unfold(seen, GLOBALS)]

@@ -78,10 +78,11 @@ class SwAV(Headed):
 
     @property
     def needs(self) -> Needs:
-        """A batch that divides the queue, and clips for all prototypes."""
+        """A batch that divides the queue, clips for all prototypes, and frozen ones."""
         prototypes, slots = self.settings.prototypes, self.settings.queue.size
         reason = f"prototypes {prototypes} cannot be used equally by a smaller batch and a queue of {slots}"
-        return Needs(batch_multiple=slots, min_batch=prototypes - slots, reason=reason)
+        frozen = {"prototypes": round(self.settings.freeze_prototypes * self.setup.num_steps)}
+        return Needs(batch_multiple=slots, min_batch=prototypes - slots, reason=reason, frozen=frozen)
 
     def init(self, rng: Array, batch: Batch, pretrained: Mapping[str, Tree]) -> MethodState:
         """Student, prototypes and, if there is one, an empty queue."""
@@ -99,11 +100,8 @@ class SwAV(Headed):
         clips = [batch[name] for name in self.views]
         found, model_state = apply_clips(self.network, {"params": params, **state.model_state}, clips)
         embeddings = dict(zip(self.views, found, strict=True))
-        # The source normalizes the prototypes after each step; here, where they are used. Frozen ones get no gradient,
-        # and a decay of their length changes nothing.
+        # The source normalizes the prototypes before each step; here, where they are used. The optimizer freezes them.
         prototypes = l2_normalize(params["prototypes"])
-        frozen = step < round(settings.freeze_prototypes * self.setup.num_steps)
-        prototypes = jnp.where(frozen, jax.lax.stop_gradient(prototypes), prototypes)
         scores = {name: similarities(embedding, prototypes) for name, embedding in embeddings.items()}
         losses, codes = [], {}
         for name in _ASSIGNED:

@@ -1,7 +1,6 @@
 """The head of self-distillation: a perceptron, a row of length 1, and its similarity to prototypes of length 1."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -17,8 +16,8 @@ class PrototypeHead(nn.Module):
     prototypes: int = 65536
 
     @nn.compact
-    def __call__(self, x: Array, frozen: Array | bool = False) -> Array:
-        """(..., D) float32 -> logits (..., `prototypes`) float32; `frozen` prototypes get no gradient."""
+    def __call__(self, x: Array) -> Array:
+        """(..., D) float32 -> logits (..., `prototypes`) float32."""
         start = nn.initializers.truncated_normal(0.02)
         for index in range(self.layers):
             width = self.dim if index == self.layers - 1 else self.hidden
@@ -28,7 +27,6 @@ class PrototypeHead(nn.Module):
         rows = self.param(
             "prototypes", nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform"), (self.prototypes, self.dim)
         )
-        rows = jnp.where(frozen, jax.lax.stop_gradient(rows), rows)
         return l2_normalize(x) @ l2_normalize(rows).T
 
 
@@ -44,7 +42,6 @@ class Prototyped(nn.Module):
         self,
         clips: Array,
         train: bool,
-        frozen: Array | bool = False,
         mask: Array | None = None,
         alive: Array | None = None,
         patches: bool = False,
@@ -56,7 +53,7 @@ class Prototyped(nn.Module):
             token = self.param("mask_token", nn.initializers.zeros, (encoder.channels,), jnp.float32)  # pyright: ignore
             hidden = None if mask is None else (mask, token)
         feature, tokens = encoder.tokens(clips, train, hidden=hidden, alive=alive)  # pyright: ignore
-        logits = self.head(feature, frozen)
+        logits = self.head(feature)
         if not patches:
             return logits, None
-        return logits, self.head(tokens.reshape(len(clips), -1, tokens.shape[-1]).astype(jnp.float32), frozen)
+        return logits, self.head(tokens.reshape(len(clips), -1, tokens.shape[-1]).astype(jnp.float32))

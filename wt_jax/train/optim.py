@@ -1,13 +1,14 @@
 """The optimizer of a configuration, with the learning rate per 256 clips scaled in one visible line."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from wt_jax.config import OptimConfig, steps_of
+from wt_jax.config import OptimConfig, closest, steps_of
 from wt_jax.errors import ConfigError
 
 
@@ -43,7 +44,7 @@ def make_optimizer(
     config: OptimConfig,
     schedule: optax.Schedule,
     layers: Sequence[str] = (),
-    frozen: str = "",
+    frozen: Mapping[str, float] | None = None,
     *,
     num_steps: int = 1,
     steps_per_epoch: float = 1.0,
@@ -54,30 +55,26 @@ def make_optimizer(
       config: what to build.
       schedule: learning rate by step.
       layers: names of the encoder's parts, from input to output, for `config.layer_decay`.
-      frozen: top-level entry of the parameters that stays bit for bit as it is, weight decay or not; empty: none.
+      frozen: parts of the parameters ("name" or "name.name") and the number of first steps in which they stay bit for bit as
+        they are, weight decay or not; infinity: always. Their moments start with the first step in which they are trained, as
+        in PyTorch, where a parameter without gradient is left out.
       num_steps, steps_per_epoch: of the training, for what changes with time.
     """
-    decay, (b1, b2) = weight_decay(config, num_steps), config.betas
+    decay = weight_decay(config, num_steps)
+    parts: dict[Hashable, optax.GradientTransformation] = {"": _body(config, schedule, decay)}
+    for name, steps in (frozen or {}).items():
+        if math.isinf(steps):
+            parts[name] = optax.set_to_zero()
+        elif steps:
+            parts[name] = _from_step(int(steps), config, schedule, decay)
+    body = parts[""]
+    if len(parts) > 1:
 
-    def decayed(params):
-        return jax.tree.map(lambda leaf: config.decay_norms or leaf.ndim > 1, params)
+        def part(path: tuple, _: Any) -> str:
+            names = (".".join(key.key for key in path[:depth]) for depth in range(1, len(path) + 1))
+            return next((name for name in names if name in parts), "")
 
-    def matrices(params):
-        return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
-
-    penalty = optax.add_decayed_weights(decay, decayed)
-    match config.name:
-        case "sgd":
-            body = optax.chain(penalty, optax.sgd(schedule, config.momentum))
-        case "adam":
-            body = optax.chain(penalty, optax.adam(schedule, b1, b2))
-        case "adamw":
-            body = optax.adamw(schedule, b1, b2, weight_decay=decay, mask=decayed)
-        case "lars":
-            # You et al. 2017 (arXiv 1708.03888); biases and norms are neither decayed nor rescaled, as in BYOL.
-            body = optax.lars(schedule, decay, matrices, trust_ratio_mask=matrices, momentum=config.momentum)
-        case _:
-            raise ValueError(f"unknown optimizer {config.name!r}")
+        body = optax.partition(parts, lambda params: jax.tree_util.tree_map_with_path(part, params))
     if config.clip_norm > 0:
         clip = _clip(config.clip_each, config.clip_norm)
         if start := steps_of(config.clip_from, steps_per_epoch=steps_per_epoch, total=num_steps):
@@ -88,14 +85,48 @@ def make_optimizer(
             clip = optax.conditionally_transform(clip, begun)
         body = optax.chain(clip, body)
     if config.layer_decay < 1:
-        body = optax.chain(body, _scale_layers(config.layer_decay, layers))
-    if frozen:
-
-        def part(params: Any) -> dict[str, str]:
-            return {name: "frozen" if name == frozen else "trained" for name in params}
-
-        body = optax.partition({"trained": body, "frozen": optax.set_to_zero()}, part)
+        body = optax.chain(body, _scale(lambda params: layer_scales(params, layers, config.layer_decay)))
+    if config.part_rates:
+        body = optax.chain(body, _scale(lambda params: part_scales(params, dict(config.part_rates))))
     return optax.GradientTransformation(body.init, _promoting(body.update))
+
+
+def _from_step(
+    first: int, config: OptimConfig, schedule: optax.Schedule, decay: float | optax.Schedule
+) -> optax.GradientTransformation:
+    """The optimizer from step `first` on; before, neither parameters nor its state change."""
+
+    def later(value: optax.Schedule) -> optax.Schedule:
+        return lambda count: value(count + first)  # its own count is 0 in its first step
+
+    def begun(step: Any, **_: Any) -> Any:
+        return step >= first
+
+    return optax.conditionally_mask(_body(config, later(schedule), later(decay) if callable(decay) else decay), begun)
+
+
+def _body(config: OptimConfig, schedule: optax.Schedule, decay: float | optax.Schedule) -> optax.GradientTransformation:
+    b1, b2 = config.betas
+
+    def decayed(params):
+        return jax.tree.map(lambda leaf: config.decay_norms or leaf.ndim > 1, params)
+
+    def matrices(params):
+        return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+    penalty = optax.add_decayed_weights(decay, decayed)
+    match config.name:
+        case "sgd":
+            return optax.chain(penalty, optax.sgd(schedule, config.momentum))
+        case "adam":
+            return optax.chain(penalty, optax.adam(schedule, b1, b2))
+        case "adamw":
+            return optax.adamw(schedule, b1, b2, weight_decay=decay, mask=decayed)
+        case "lars":
+            # You et al. 2017 (arXiv 1708.03888); biases and norms are neither decayed nor rescaled, as in BYOL.
+            return optax.lars(schedule, decay, matrices, trust_ratio_mask=matrices, momentum=config.momentum)
+        case _:
+            raise ValueError(f"unknown optimizer {config.name!r}")
 
 
 def _promoting(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -144,10 +175,24 @@ def layer_scales(params: Any, layers: Sequence[str], decay: float) -> Any:
     return jax.tree_util.tree_map_with_path(scale, params)
 
 
-def _scale_layers(decay: float, layers: Sequence[str]) -> optax.GradientTransformation:
-    """Multiplies each update by its layer's factor, weight decay within it included."""
+def part_scales(params: Any, rates: Mapping[str, float]) -> Any:
+    """A tree like `params` of the factors of each rate, by top-level entry; 1 for those that `rates` does not name.
+
+    Raises:
+      ConfigError: `rates` names an entry that there is not.
+    """
+    for name in rates:
+        if name not in params:
+            known = f"{', '.join(params)}{closest(name, params)}"
+            raise ConfigError(f"config.optim.part_rates: {name!r} is none of the parts {known}")
+    factors = {name: rates.get(name, 1.0) for name in params}
+    return {name: jax.tree.map(lambda _, factor=factors[name]: factor, part) for name, part in params.items()}
+
+
+def _scale(factors: Callable[[Any], Any]) -> optax.GradientTransformation:
+    """Multiplies each update by its factor, weight decay within it included."""
 
     def update(updates, params=None):
-        return jax.tree.map(lambda u, factor: u * factor, updates, layer_scales(updates, layers, decay))
+        return jax.tree.map(lambda u, factor: u * factor, updates, factors(updates))
 
     return optax.stateless(update)
