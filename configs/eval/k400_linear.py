@@ -6,7 +6,7 @@ Hardware:  meant for 8 accelerators and 64 CPU cores.
 Expect:    NOT RUN YET. Slow R50 8x8 pre-trained on Kinetics-400 for 200 epochs, rho = 2: MoCo 66.6, BYOL 67.4, SimCLR 61.5,
            SwAV 62.6 (model zoo of arXiv 2104.14558).
 
-SGD, learning rate 4.0 per 512 clips, 60 epochs, 8 of warm-up, no weight decay, 30 views; inference:
+SGD, learning rate 4.0 per 512 clips, 60 epochs, 8 of warm-up, no weight decay, 30 views; what differs:
 wt_jax/eval/protocols/linear_clips.py.
 """
 

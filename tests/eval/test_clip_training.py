@@ -21,6 +21,7 @@ from wt_jax.eval.protocols.clips import ClipTraining
 from wt_jax.eval.run import prepare
 from wt_jax.experiment import default_config, resolve
 from wt_jax.train.checkpoint import Checkpoints
+from wt_jax.train.optim import learning_rate, part_scales
 
 SEARCH = ((0.5, 1e-4), (1e30, 1e-4), (0.05, 0.0))
 RECIPES = {
@@ -210,6 +211,25 @@ def test_recipes_make_whole_configurations(name):
     assert (config.seed, config.model, config.clip.size, config.method) == (3, model, 224, recipe.method)
     assert config.eval.features.windows == recipe.windows
     assert (config.method.freeze == "encoder") == ("LINEAR" in name)
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "rates"),
+    [
+        ("COCLR_FINETUNE", 64, {"encoder": 1e-4, "head": 1e-3}),
+        ("COCLR_LINEAR", 64, {"encoder": 0.1, "head": 0.1}),
+        ("RHO_FINETUNE_UCF101", 64, {"encoder": 0.01, "head": 0.01}),
+        ("RHO_FINETUNE_SSV2", 64, {"encoder": 0.12, "head": 0.12}),
+        ("RHO_LINEAR_K400", 512, {"encoder": 4.0, "head": 4.0}),
+    ],
+)
+def test_recipes_have_their_sources_rates_at_their_sources_batch(name, batch, rates):
+    recipe = RECIPES[name]
+    assert recipe.train.batch_size == batch
+    constant = replace(recipe.optim, warmup="0 steps", schedule="constant")
+    peak = learning_rate(constant, batch_size=batch, num_steps=10, steps_per_epoch=1)(0)
+    factors = part_scales({"encoder": 0, "head": 0}, dict(recipe.optim.part_rates))
+    assert {part: float(peak * factor) for part, factor in factors.items()} == pytest.approx(rates)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from wt_jax.config import ViewConfig
 from wt_jax.specs import PixelSpec
 
-# CoCLR's (arXiv 2010.09709). Inference: the jitter's strengths, as in its pre-training.
+# CoCLR's (arXiv 2010.09709, `get_transform` of eval/main_classifier.py in its public code).
 COCLR_VIEW = ViewConfig(
     area=(0.2, 1.0),
     flip_probability=0.5,
