@@ -237,11 +237,10 @@ def test_what_is_frozen_for_a_while_neither_moves_nor_is_remembered(name, decay)
     frozen = path({"prototypes" if decay else "prototypes.kernel": 3}, rate, grads)
     for now, _ in frozen[:3]:
         np.testing.assert_array_equal(now["prototypes"]["kernel"], params["prototypes"]["kernel"])
-    np.testing.assert_array_equal(frozen[-1][0]["encoder"]["kernel"], path({}, rate, grads)[-1][0]["encoder"]["kernel"])
-    later = path({}, lambda step: rate(step + 3), grads[3:])
-    np.testing.assert_allclose(
-        frozen[-1][0]["prototypes"]["kernel"], later[-1][0]["prototypes"]["kernel"], rtol=1e-6, atol=1e-7
-    )
+    plain, later = path({}, rate, grads), path({}, lambda step: rate(step + 3), grads[3:])
+    for part, like in (("encoder", plain), ("prototypes", later)):
+        found, expected = (states[-1][0][part]["kernel"] for states in (frozen, like))
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)  # other programs, which round otherwise
     moments = optax.tree.get_all_with_path(frozen[2][1], "trace") + optax.tree.get_all_with_path(frozen[2][1], "mu")
     kept = [leaf for _, moment in moments for leaf in jax.tree.leaves(moment.get("prototypes"))]
     assert len(kept) == 1

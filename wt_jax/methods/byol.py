@@ -55,7 +55,10 @@ class BYOL(Averaged):
     def loss(
         self, params: Tree, state: MethodState, batch: Batch, rng: Array, step: ArrayLike
     ) -> tuple[Array, tuple[MethodState, Metrics]]:
-        """Mean of |prediction - target|^2 (eq. 2) over all ordered pairs of clips (the symmetric loss of section 3.1)."""
+        """Mean of |prediction - target|^2 (eq. 2) over all ordered pairs of clips (the symmetric loss of section 3.1).
+
+        The source adds the two directions of two clips, which is twice this.
+        """
         clips, teacher = [batch[name] for name in self.views], jax.lax.stop_gradient(state.teacher)
         student = {"params": params, **state.model_state}
         predictions, targets, model_state = student_then_teacher(self.student, student, clips, self.network, teacher, [clips])

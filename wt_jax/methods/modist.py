@@ -38,6 +38,8 @@ class MoDistSettings:
       temperature, teacher: 0.1, momentum 0.999.
       head: two maps of 2,048 to 128 without norm, for each pathway.
       queue: 65,536 for each modality; `drop_same_video` is our addition, off in the source.
+
+    The release keeps the two windows 0.5 to 10 s apart: `config.clip.unit` "seconds", `.gap` 0.5, `.most_gap` 10.
     """
 
     motion: str = "difference"

@@ -95,7 +95,7 @@ class SwAV(Headed):
     def loss(
         self, params: Tree, state: MethodState, batch: Batch, rng: Array, step: ArrayLike
     ) -> tuple[Array, tuple[MethodState, Metrics]]:
-        """Mean swapped prediction (eq. 2): each of two clips' codes by every other clip."""
+        """Mean swapped prediction (eq. 2), as in the source's code: each of two clips' codes by every other clip."""
         settings, queue = self.settings, jax.lax.stop_gradient(state.buffers)
         clips = [batch[name] for name in self.views]
         found, model_state = apply_clips(self.network, {"params": params, **state.model_state}, clips)
