@@ -30,6 +30,7 @@ def test_arrays_by_the_names_of_the_batch():
         "choice": ((4, 16, 16, 3), "uint8"),
         "choice.choice": ((), "int32"),
         "audio": ((4000,), "int16"),
+        "audio.voiced": ((), "float32"),
         "features": ((3, 5), "float16"),
         "features.geometry": ((3, 7), "float32"),
         "boxes": ((6, 4), "float32"),
