@@ -247,9 +247,9 @@ def test_a_lost_worker_is_named_and_replaced(small_set, tmp_path):
 
 def test_killed_a_few_times_a_run_ends_bit_for_bit_the_same(small_set, tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "wt_jax.bench.chaos", "--config=configs/chaos.py", "--kills=3", "--several=0", "--seed=3",
+        [sys.executable, "-m", "wt_jax.bench.chaos", "--config=configs/chaos.py", "--kills=2", "--several=0", "--seed=3",
          f"--workdir={tmp_path}", f"--config.data.train={small_set / 'train'}", f"--config.data.test={small_set / 'test'}",
-         "--config.train.duration=30 steps", "--config.train.eval_every=10 steps"],
+         "--config.train.duration=20 steps", "--config.train.eval_every=10 steps"],
         cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=500,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
