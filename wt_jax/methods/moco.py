@@ -1,10 +1,11 @@
-"""MoCo with any number of positives (rho-MoCo), in the style of version 2 or of version 3.
+"""MoCo with any number of positives (rho-MoCo), in the form that the rho study released.
 
-MoCo: He et al. 2020 (arXiv 1911.05722), v2: arXiv 2003.04297, v3: Chen et al. 2021 (arXiv 2104.02057); with more clips:
-Feichtenhofer et al. 2021 (arXiv 2104.14558), whose public code is followed: the first clip is the query, the teacher's views
-of all others are its keys, the loss is the mean over the keys, and all keys enter the queue.
+MoCo: He et al. 2020 (arXiv 1911.05722), v2: arXiv 2003.04297; with more clips: Feichtenhofer et al. 2021 (arXiv 2104.14558).
+As in its released code each clip is the query once and the teacher's views of all others are its keys; the loss is the mean
+over the keys of a query and the sum over the queries, and the keys of all clips enter the queue. Its code takes no step until
+the queue is full; here an empty slot is no negative.
 
-With two clips this is the weak teacher with label weight 0; the configuration's `one_hot` is that control.
+With two clips, one of them the query, this is the weak teacher with label weight 0: the control `one_hot`.
 """
 
 from dataclasses import dataclass, replace
@@ -29,15 +30,17 @@ class MoCoSettings:
 
     Attributes:
       clips: of a video, each from a window of its own.
-      symmetric: every clip is the query once (v3); otherwise only the first.
-      predictor: a predictor on the student (v3).
+      symmetric: every clip is the query once and the losses are summed, so that the gradient of C clips is C times that of a
+        mean; otherwise only the first clip is a query, and all others are keys (MoCo, MoCo v2).
+      predictor: a predictor on the student, as MoCo v3 has one (arXiv 2104.02057). The rest of v3 is not here: a projector
+        that ends with a norm, momentum 0.99, a loss times twice the temperature.
       temperature: of the logits.
-      queue: size 0 takes the negatives from the batch's own keys (v3). `drop_same_video` is our addition, off in the source;
+      queue: size 0 takes the negatives from the batch's own keys. `drop_same_video` is our addition, off in the source;
         it has no effect where the queue is small against the data.
     """
 
     clips: int = 2
-    symmetric: bool = False
+    symmetric: bool = True
     predictor: bool = False
     temperature: float = 0.1
     head: HeadSettings = HeadSettings(layers=3)
@@ -88,7 +91,7 @@ class MoCo(QueueContrast):
         return [{"key": key} for key in keys.values()]
 
     def contrast(self, seen: Seen) -> Contrast:
-        """Mean InfoNCE (eq. 1) over all pairs of a query and another clip's key."""
+        """InfoNCE (eq. 1): the mean over the keys of the other clips, summed over the queries."""
         common = {"temperature": self.settings.temperature, "mask": seen.mask}
         pairs = [
             (query, key, seen.queue.get("key", key))
@@ -97,4 +100,5 @@ class MoCo(QueueContrast):
             if query_name != key_name
         ]
         losses = [info_nce(*pair, **common) for pair in pairs]
-        return Contrast(jnp.mean(jnp.stack(losses), axis=0), {}, similarity_logits(*pairs[0], **common))
+        loss = len(seen.queries) * jnp.mean(jnp.stack(losses), axis=0)  # each query has as many keys
+        return Contrast(loss, {}, similarity_logits(*pairs[0], **common))
