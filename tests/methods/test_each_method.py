@@ -8,6 +8,7 @@ from support.training import batches, filled, finished, first, largest_gap, smal
 
 from wt_jax.experiment import build_method
 from wt_jax.losses import info_nce
+from wt_jax.methods import METHODS
 
 
 def value_of(config, buffers=None, step=3):
@@ -54,6 +55,12 @@ def test_moco_without_a_queue_and_with_a_predictor():
     assert memory == {}
     assert np.isfinite(loss)
     assert all(np.any(leaf) for leaf in jax.tree.leaves(gradient["predictor"]["dense2"]["kernel"]))
+
+
+def test_the_weak_view_of_ressl_flips_as_often_as_the_strong_one_and_its_head_has_no_norm():
+    method = build_method(small_config("ressl", views__strong__flip_probability=0.5, views__weak__flip_probability=0.0), 10)
+    assert {name: view.flip_probability for name, view in method.views.items()} == {"query": 0.5, "key": 0.5}
+    assert METHODS["ressl"].settings().head.norm == ""
 
 
 def test_prototypes_are_frozen_at_first_and_the_queue_waits():

@@ -1,6 +1,7 @@
 """ReSSL: the relations that the teacher sees in a weak view, learnt in a strong view; no positive.
 
-Zheng et al. 2021 (arXiv 2107.09282). The paper cuts its views from one image; here they are cut from two windows of a video.
+Zheng et al. 2021 (arXiv 2107.09282). The paper crops its views from one image; here they are crops of two windows of a video.
+Its weak view is a random crop and a mirror image half of the time; flips of ours are as likely as those of the strong view.
 """
 
 from dataclasses import dataclass, replace
@@ -19,14 +20,14 @@ class ReSSLSettings:
 
     Attributes:
       temperature, weak_temperature: of student and teacher; the teacher's is the sharper one.
-      head: 4096 to 512 over ResNet-50's 2,048 features. Its norm is our inference: not found in the source that could be read.
+      head: 4096 to 512 over ResNet-50's 2,048 features, without norm as in the public code.
       queue: `drop_same_video` is our addition, off in the source.
       teacher: momentum 0.999.
     """
 
     temperature: float = 0.1
     weak_temperature: float = 0.04
-    head: HeadSettings = HeadSettings(4096, norm="batch", dim=512)
+    head: HeadSettings = HeadSettings(4096, dim=512)
     queue: QueueSettings = QueueSettings(131072)
     teacher: TeacherSettings = TeacherSettings()
 
@@ -40,8 +41,9 @@ class ReSSL(QueueContrast):
 
     @property
     def views(self) -> dict[str, ClipView]:
-        """A strong view for the student, a weak one of another window for the teacher."""
-        return {"query": replace(self.setup.strong, window="query"), "key": replace(self.setup.weak, window="key")}
+        """A strong view for the student, a weak one of another window, mirrored as often, for the teacher."""
+        strong = replace(self.setup.strong, window="query")
+        return {"query": strong, "key": replace(self.setup.weak, window="key", flip_probability=strong.flip_probability)}
 
     def contrast(self, seen: Seen) -> Contrast:
         """Cross-entropy of the two similarity distributions over the queue (eq. 5)."""
