@@ -40,7 +40,7 @@ def naive_probe(p, tokens, heads):
             scores = keys[:, part] @ query[0, part] / np.sqrt(size)
             weights = np.exp(scores - scores.max())
             seen.append(weights / weights.sum() @ values[:, part])
-        x = p["query"] + np.concatenate(seen)[None] @ p["merge"] + p["merge_offset"]
+        x = p["query"] + np.concatenate(seen)[None]
         hidden = (norm(x) * p["norm_scale"] + p["norm_offset"]) @ p["expand"] + p["expand_offset"]
         x = x + (hidden * (1 + erf(hidden / np.sqrt(2))) / 2) @ p["shrink"] + p["shrink_offset"]
         logits.append((x @ p["classify"] + p["classify_offset"])[0])

@@ -3,8 +3,9 @@
 The probe of V-JEPA (Bardes et al. 2024, arXiv 2404.08471; public code `src/models/attentive_pooler.py`): one learned query
 attends to all tokens of all clips of a video, then come a residual, an MLP with one GELU and another residual, and a linear
 classifier. AdamW, learning rate 1e-3 falling to 0 by a cosine, weight decay 0.01, 20 epochs, 256 videos a step, 16 heads (its
-public configs for ViT-L). Ours: the search around those values on a validation fifth of the training set, float32, no extra
-views of the training videos, 12 heads (which divides the width of every encoder here).
+public configs for ViT-L). No projection follows the attention: its code has one that it never applies. Ours: the search around
+those values on a validation fifth of the training set, float32, no extra views of the training videos, 12 heads (which divides
+the width of every encoder here).
 
 As there is but one query, its product with the key map is taken first and the value map is applied to what was pooled: the
 same function, without keys and values for each token. The token's LayerNorm needs no scale and offset of its own then, for the
@@ -161,19 +162,18 @@ def attentive_probe(
 
 
 def init_probe(rng: np.random.Generator, channels: int, num_classes: int) -> dict[str, np.ndarray]:
-    """First weights, float32: normal of deviation 0.02, cut at two; those that end a residual, less by the root of 2."""
+    """First weights, float32: normal of deviation 0.02, cut at two; "shrink", less by the root of 2."""
     shapes = {
         "query": (1, channels),
         "to_query": (channels, channels),
         "to_key": (channels, channels),
         "to_value": (channels, channels),
-        "merge": (channels, channels),
         "expand": (channels, 4 * channels),
         "shrink": (4 * channels, channels),
         "classify": (channels, num_classes),
     }
     weights = {name: _INIT * np.clip(rng.normal(size=shape), -2, 2) for name, shape in shapes.items()}
-    weights |= {name: weights[name] / np.sqrt(2) for name in ("merge", "shrink")}
+    weights["shrink"] /= np.sqrt(2)
     offsets = {f"{name}_offset": np.zeros(shape[1]) for name, shape in shapes.items() if name not in ("query", "to_key")}
     probe = {**weights, **offsets, "norm_scale": np.ones(channels), "norm_offset": np.zeros(channels)}
     return {name: value.astype(np.float32) for name, value in probe.items()}
@@ -187,7 +187,7 @@ def apply_probe(p: dict[str, Array], tokens: Array, heads: int) -> Array:
     scores = jnp.einsum("bmc,chd,hd->bmh", tokens, keys, query) / jnp.sqrt(jnp.float32(channels // heads))
     pooled = jnp.einsum("bmh,bmc->bhc", jax.nn.softmax(scores, axis=1), tokens)
     values = jnp.einsum("bhc,chd->bhd", pooled, p["to_value"].reshape(channels, heads, -1)).reshape(-1, channels)
-    x = p["query"] + (values + p["to_value_offset"][None]) @ p["merge"] + p["merge_offset"][None]
+    x = p["query"] + values + p["to_value_offset"][None]
     hidden = normalize(x) * p["norm_scale"][None] + p["norm_offset"][None]
     x = x + jax.nn.gelu(hidden @ p["expand"] + p["expand_offset"][None], approximate=False) @ p["shrink"]
     x = x + p["shrink_offset"][None]
