@@ -1,5 +1,7 @@
 """Pixels on the device: once per clip, within range, and equal to a plain reference."""
 
+import colorsys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -91,11 +93,19 @@ def test_brightness_scales_and_contrast_keeps_the_mean_gray():
     np.testing.assert_allclose((contrast @ luma).mean((1, 2, 3)), (frames / 255.0 @ luma).mean((1, 2, 3)), atol=1e-5)
 
 
-def test_hue_turns_the_colors_and_leaves_gray():
-    turn = np.asarray(_hue_matrix(jnp.float32(1 / 3)))
-    np.testing.assert_allclose(turn @ np.ones(3), np.ones(3), atol=2e-3)
-    np.testing.assert_allclose(np.linalg.matrix_power(turn, 3), np.eye(3), atol=1e-4)
-    assert np.abs(turn - np.eye(3)).max() > 0.5
+def test_hue_turns_as_far_as_in_hsv_and_leaves_gray():
+    third = np.asarray(_hue_matrix(jnp.float32(1 / 3)))
+    np.testing.assert_allclose(third, np.roll(np.eye(3), 1, axis=0), atol=1e-6)  # red becomes green
+    colors = np.random.default_rng(0).random((200, 3))
+    colors = colors[np.ptp(colors, axis=1) > 0.2]
+    for turn in (0.02, 0.1, 0.25, -0.1):
+        turned = colors @ np.asarray(_hue_matrix(jnp.float32(turn))).T
+        np.testing.assert_allclose(turned.mean(1), colors.mean(1), atol=1e-6)
+        # HSV's hue, which neither a common offset nor a factor changes.
+        hues = [[colorsys.rgb_to_hsv(*(color - color.min()))[0] for color in some] for some in (colors, turned)]
+        found = (np.subtract(*hues[::-1]) - turn + 0.5) % 1 - 0.5 + turn
+        assert np.mean(found) == pytest.approx(turn, abs=1e-3)
+        np.testing.assert_allclose(found, turn, atol=0.007)
 
 
 def test_probabilities_are_kept():

@@ -3,18 +3,16 @@
 Each of these is linear in the pixel's RGB (contrast also needs the clip's mean), so a clip's whole color change is one
 3 x 4 matrix and costs three multiply-adds per value. Against torchvision's ColorJitter: the order is fixed
 (brightness, contrast, saturation, hue, gray) instead of random, values are clipped once at the end, after the blur, instead
-of after each operation, and hue turns about the gray axis (in YIQ) instead of in HSV. These are our choices.
+of after each operation, and hue turns RGB about the gray axis. These are our choices. The turn equals that of HSV where it is a
+third of a circle, and nearly everywhere: HSV goes round a hexagon where this goes round a circle.
 """
 
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from wt_jax.specs import PixelSpec
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow and torchvision convert to gray
-_RGB_TO_YIQ = np.array(((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312)))
-_YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ)
 
 
 def _gray_matrix() -> Array:
@@ -27,11 +25,10 @@ def _blend(share: Array) -> Array:
 
 
 def _hue_matrix(turn: Array) -> Array:
-    """Rotation of the color plane by `turn` (1 is the full circle) that leaves gray as it is."""
-    cos, sin = jnp.cos(2 * jnp.pi * turn), jnp.sin(2 * jnp.pi * turn)
-    zero, one = jnp.zeros_like(cos), jnp.ones_like(cos)
-    rotation = jnp.stack([one, zero, zero, zero, cos, -sin, zero, sin, cos]).reshape(3, 3)
-    return jnp.asarray(_YIQ_TO_RGB, jnp.float32) @ rotation @ jnp.asarray(_RGB_TO_YIQ, jnp.float32)
+    """Rotation of RGB by `turn` (1 is the full circle) about the gray axis, red to green to blue."""
+    # Circulant: at 1/3 the channels change places.
+    same, after, before = ((1.0 + 2.0 * jnp.cos(2 * jnp.pi * (turn + shift / 3))) / 3 for shift in (0, 1, -1))
+    return jnp.stack([same, after, before, before, same, after, after, before, same]).reshape(3, 3)
 
 
 def color_map(draws: Array, spec: PixelSpec) -> tuple[Array, Array]:

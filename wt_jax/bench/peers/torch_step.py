@@ -23,7 +23,6 @@ from wt_jax.methods.weak_teacher import WeakTeacherSettings
 from wt_jax.specs import ClipView, PixelSpec
 
 _LUMA = torch.tensor([0.299, 0.587, 0.114])
-_RGB_TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 
 
 class TorchStep:
@@ -169,15 +168,15 @@ def _finish(clips: torch.Tensor, spec: PixelSpec) -> torch.Tensor:
         return torch.rand(count, 1, 1, device=device) < probability
 
     if spec.jitter_probability > 0 or spec.gray_probability > 0:
-        luma, to_yiq, eye = _LUMA.to(device), _RGB_TO_YIQ.to(device), torch.eye(3, device=device)
+        luma, eye = _LUMA.to(device), torch.eye(3, device=device)
         gray = luma.expand(3, 3)
         brightness, contrast, saturation = (
             uniform(max(0.0, 1 - strength), 1 + strength) for strength in (spec.brightness, spec.contrast, spec.saturation)
         )
-        turn = 2 * math.pi * uniform(-spec.hue, spec.hue)
-        cos, sin, zero = turn.cos(), turn.sin(), torch.zeros_like(turn)
-        rotation = torch.cat([zero + 1, zero, zero, zero, cos, -sin, zero, sin, cos], -1).view(count, 3, 3)
-        color = torch.linalg.inv(to_yiq) @ rotation @ to_yiq @ (saturation * eye + (1 - saturation) * gray)
+        turn = uniform(-spec.hue, spec.hue)
+        same, after, before = ((1 + 2 * (2 * math.pi * (turn + shift / 3)).cos()) / 3 for shift in (0, 1, -1))
+        rotation = torch.cat([same, after, before, before, same, after, after, before, same], -1).view(count, 3, 3)
+        color = rotation @ (saturation * eye + (1 - saturation) * gray)
         level = (brightness[:, 0] * clips.mean((2, 3, 4))) @ luma
         matrix, offset = color * (brightness * contrast), color.sum(-1) * ((1 - contrast[:, 0]) * level[:, None])
         jitter = happens(spec.jitter_probability)
