@@ -113,3 +113,70 @@ def test_vtdl_pushes_away_another_segment_of_the_same_video():
 
     # A negative that is the anchor itself costs more than another segment does.
     assert float(loss(same)) > float(loss(batch))
+
+
+def naive_labels(w, queue, mask, temperature, weight, key=None):
+    """The artificial label, one video at a time, in float64."""
+    labels = np.zeros((len(w), 1 + len(queue)))
+    for i in range(len(w)):
+        slots = [j for j in range(len(queue)) if mask[i, j]]
+        compared = [queue[j] for j in slots] + ([] if key is None else [key[i]])
+        scores = np.exp(np.array([np.float64(w[i]) @ np.float64(x) / temperature for x in compared]))
+        shares = scores / scores.sum()
+        labels[i, 0] = 1 - weight + (0.0 if key is None else weight * shares[-1])
+        labels[i, [1 + j for j in slots]] = weight * shares[: len(slots)]
+    return labels
+
+
+def naive_loss(q, k, queue, labels, mask, temperature):
+    """Cross-entropy of the similarities to [k, queue] against labels, mean over videos."""
+    losses = []
+    for i in range(len(q)):
+        used = [0] + [1 + j for j in range(len(queue)) if mask[i, j]]
+        logits = np.concatenate([[np.float64(q[i]) @ k[i]], np.float64(queue) @ q[i]])[used] / temperature
+        losses.append(np.log(np.exp(logits).sum()) - labels[i, used] @ logits)
+    return np.mean(losses)
+
+
+READINGS = {
+    "queue": {},
+    "batch": {"method__queue__size": 0},
+    "both": {"method__queue__in_batch": True},
+    "positive": {"method__include_positive": True},
+    "symmetric": {"method__symmetric": True},
+}
+
+
+@pytest.mark.parametrize("changes", READINGS.values(), ids=READINGS)
+def test_the_readings_of_claim_1(changes):
+    config = small_config("weak_teacher", **changes)
+    method, state, _ = first(config)
+    batch, memory = finished(method, next(batches(method, 1))), filled(state.buffers)
+    now, settings = state.method_state._replace(buffers=memory), method.settings
+    loss, (after, _) = jax.jit(method.loss)(state.params, now, batch, jax.random.key(0), jnp.int32(3))
+    embed = jax.jit(lambda clips: method.network.apply({"params": state.params}, clips, True)[0])
+    seen = {name: np.asarray(embed(batch[name])) for name in method.views}  # student and teacher are equal
+    count, negatives = len(batch["video"]), ~np.eye(8, dtype=bool)
+    directions = [("query", "key", "weak"), ("key", "query", "weak_query")][: 1 + settings.symmetric]
+    expected = []
+    for query, key, weak in directions:
+        strong_parts, weak_parts, masks = [], [], []
+        if settings.queue.in_batch or not settings.queue.size:
+            strong_parts, weak_parts, masks = [seen[key]], [seen[weak]], [negatives]
+        if settings.queue.size:
+            strong_parts.append(memory["key"]), weak_parts.append(memory["weak"])
+            masks.append(np.ones((count, settings.queue.size), bool))
+        strong_queue, weak_queue, mask = np.concatenate(strong_parts), np.concatenate(weak_parts), np.concatenate(masks, 1)
+        positive = seen[key] if settings.include_positive else None
+        labels = naive_labels(seen[weak], weak_queue, mask, 0.07, 0.2, positive)
+        np.testing.assert_allclose(labels.sum(1), 1.0)
+        expected.append(naive_loss(seen[query], seen[key], strong_queue, labels, mask, 0.07))
+    assert float(loss) == pytest.approx(np.mean(expected), rel=2e-5, abs=5e-6)
+    if settings.symmetric:
+        np.testing.assert_allclose(after.buffers["key"], np.concatenate([seen["key"], seen["query"]]), atol=1e-5)
+        np.testing.assert_allclose(after.buffers["weak"], np.concatenate([seen["weak"], seen["weak_query"]]), atol=1e-5)
+
+
+def test_clsa_compares_with_the_keys_of_other_videos_too():
+    both, past = (value_of(small_config("clsa", method__queue__in_batch=used))[0] for used in (True, False))
+    assert both > past  # more slots share the same mass

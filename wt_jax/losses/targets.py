@@ -61,7 +61,13 @@ def similarity_labels(
 
 
 def artificial_labels(
-    weak_key: Array, weak_queue: Array, *, temperature: ArrayLike, label_weight: ArrayLike, mask: Array | None = None
+    weak_key: Array,
+    weak_queue: Array,
+    *,
+    temperature: ArrayLike,
+    label_weight: ArrayLike,
+    mask: Array | None = None,
+    key: Array | None = None,
 ) -> Array:
     """One-hot labels smoothed by the weak teacher's similarities to other videos; see `wt_jax.losses.weak_teacher`.
 
@@ -71,6 +77,8 @@ def artificial_labels(
       temperature: positive scalar t_w; infinity spreads the mass evenly.
       label_weight: scalar l in [0, 1], the mass that leaves the positive; it may be traced (a schedule).
       mask: (B, K) bool, True where a slot may serve as a negative; a row without any keeps its one-hot label.
+      key: (B, D) float, L2-normalized; the positive, compared as slot 0, so that y_0 = 1 - l + l s_0; None: only the
+        negatives are compared, y_0 = 1 - l.
 
     Returns:
       y (B, 1 + K) float32.
@@ -80,7 +88,10 @@ def artificial_labels(
     >>> [f"{y:.3f}" for y in labels[0]]
     ['0.500', '0.366', '0.134']
     """
-    return _smoothed(relations(weak_key, weak_queue, temperature=temperature, mask=mask), label_weight)
+    if key is None:
+        return _smoothed(relations(weak_key, weak_queue, temperature=temperature, mask=mask), label_weight)
+    shares = similarity_labels(weak_key, key, weak_queue, temperature=temperature, mask=mask)
+    return _smoothed(shares[:, 1:], label_weight)
 
 
 def label_smoothing(mask: Array, *, label_weight: ArrayLike) -> Array:

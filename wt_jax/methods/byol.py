@@ -26,11 +26,13 @@ class BYOLSettings:
 
     Attributes:
       clips: of a video, each from a window of its own.
+      separate_passes: whether a BatchNorm normalizes each clip by itself, as in the source; otherwise all clips at once.
       head: head and predictor of two linear maps, 4096 wide with BatchNorm, to 256 in the source.
       teacher: momentum from 0.996 by a cosine in the source.
     """
 
     clips: int = 2
+    separate_passes: bool = True
     head: HeadSettings = HeadSettings(4096, norm="batch", dim=256)
     teacher: TeacherSettings = TeacherSettings(0.996, "cosine")
 
@@ -61,7 +63,8 @@ class BYOL(Averaged):
         """
         clips, teacher = [batch[name] for name in self.views], jax.lax.stop_gradient(state.teacher)
         student = {"params": params, **state.model_state}
-        predictions, targets, model_state = student_then_teacher(self.student, student, clips, self.network, teacher, [clips])
+        arguments = (self.student, student, clips, self.network, teacher, [clips])
+        predictions, targets, model_state = student_then_teacher(*arguments, separate=self.settings.separate_passes)
         losses = [byol_loss(p, t) for i, p in enumerate(predictions) for j, t in enumerate(targets) if i != j]
         metrics = {
             "loss": jnp.mean(jnp.stack(losses)),

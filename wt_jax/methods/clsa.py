@@ -19,17 +19,20 @@ class CLSASettings:
 
     Attributes:
       temperature, divergence_temperature, divergence_weight: the authors' 0.2, 0.2 and 1.
+      separate_passes: whether a BatchNorm normalizes each clip by itself, as in the source; otherwise all clips at once.
       strength: factor on the jitter of the stronger view; ours.
       head: MoCo v2's, on which the authors build.
-      queue, teacher: the authors' 65,536 and 0.999; `drop_same_video` is our addition, off in the source.
+      queue, teacher: the authors' 65,536 and 0.999. As in their code the keys of the batch's other videos are negatives too,
+        in both terms. `drop_same_video` is our addition, off in the source.
     """
 
     temperature: float = 0.2
     divergence_temperature: float = 0.2
     divergence_weight: float = 1.0
+    separate_passes: bool = True
     strength: float = 2.0
     head: HeadSettings = HeadSettings()
-    queue: QueueSettings = QueueSettings()
+    queue: QueueSettings = QueueSettings(in_batch=True)
     teacher: TeacherSettings = TeacherSettings()
 
     def __post_init__(self):
@@ -48,6 +51,11 @@ class CLSA(QueueContrast):
         query = replace(self.setup.strong, window="query")
         strong = replace(query, pixels=stronger(query.pixels, self.settings.strength))
         return {"weak": query, "strong": strong, "key": replace(query, window="key")}
+
+    @property
+    def separate_passes(self) -> bool:
+        """As the settings say."""
+        return self.settings.separate_passes
 
     def contrast(self, seen: Seen) -> Contrast:
         """InfoNCE plus the distributional divergence between weak and strong view."""

@@ -148,15 +148,32 @@ def apply(network: nn.Module, variables: Tree, *inputs: Any, **options: Any) -> 
     return network.apply(variables, *inputs, True, mutable=["batch_stats"], **options)
 
 
-def apply_clips(network: nn.Module, variables: Tree, clips: Sequence[Array]) -> tuple[list[Array], Tree]:
-    """One pass of an embedder over several clips of each video: embeddings (B, D) per clip, and the new collections.
+def apply_clips(network: nn.Module, variables: Tree, clips: Sequence[Array], separate: bool = True) -> tuple[list[Array], Tree]:
+    """An embedder on several clips of each video: embeddings (B, D) per clip, and the new collections.
 
-    The clips of a video are neighbors in the pass, so that each stays on its device. A BatchNorm sees them all at once.
+    Where there is a BatchNorm and clips are `separate`, each has a pass of its own, one after the other. Otherwise there is one
+    pass, in which the clips of a video are neighbors, so that each stays on its device; a BatchNorm sees them all at once.
     """
+    if separate and "batch_stats" in variables:
+        found, state = [], {}
+        for clip in clips:
+            (embeddings, _), state = apply(network, {**variables, **state}, clip)
+            found.append(embeddings)
+        return found, state
     flat = jnp.stack(clips, axis=1).reshape(-1, *clips[0].shape[1:])
     (embeddings, _), state = apply(network, variables, flat)
     embeddings = embeddings.reshape(-1, len(clips), *embeddings.shape[1:])
     return [embeddings[:, i] for i in range(len(clips))], state
+
+
+def shuffle(rows: Array, parts: int) -> Array:
+    """The rows (B, ...) of `parts` contiguous parts in turn, one of each, so that every new part has rows of all old ones.
+
+    MoCo shuffles by chance what each device's BatchNorm sees (section 3.3); this order is the same for every batch.
+    """
+    if parts in (1, len(rows)):
+        return rows
+    return rows.reshape(parts, -1, *rows.shape[1:]).swapaxes(0, 1).reshape(rows.shape)
 
 
 def student_then_teacher(
@@ -166,15 +183,28 @@ def student_then_teacher(
     teacher: nn.Module,
     teacher_variables: Tree,
     passes: Sequence[Sequence[Array]],
+    *,
+    separate: bool = True,
+    parts: int = 1,
 ) -> tuple[list[Array], list[Array], Tree]:
-    """One pass of the student over clips, then passes of the teacher, each over clips of its own.
+    """The student on clips, then the teacher on groups of clips.
+
+    Args:
+      student, student_variables, clips: as in `apply_clips`.
+      teacher, teacher_variables: the same.
+      passes: groups of clips; each has a pass of its own.
+      separate: whether clips have passes of their own too; see `apply_clips`.
+      parts: that the encoder's BatchNorm divides the batch into. The teacher's passes see the videos shuffled among them; its
+        embeddings are put back in order. So a key is not normalized together with the videos that its query was.
 
     Returns:
       Embeddings (B, D) of the student's clips; those of the teacher's clips, pass by pass; the student's new collections.
     """
-    queries, model_state = apply_clips(student, student_variables, clips)
+    queries, model_state = apply_clips(student, student_variables, clips, separate)
     keys, last = [], queries[-1]
     for group in passes:
-        keys += apply_clips(teacher, teacher_variables, [ops.after(clip, last) for clip in group])[0]
+        shuffled = [shuffle(ops.after(clip, last), parts) for clip in group]
+        found = apply_clips(teacher, teacher_variables, shuffled, separate)[0]
+        keys += [shuffle(key, len(key) // parts) for key in found]
         last = keys[-1]
     return queries, keys, model_state

@@ -8,13 +8,12 @@ the queue is full; here an empty slot is no negative.
 With two clips, one of them the query, this is the weak teacher with label weight 0: the control `one_hot`.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from wt_jax.losses import info_nce, similarity_logits
-from wt_jax.methods.base import Needs
 from wt_jax.methods.forward import clip_views
 from wt_jax.methods.queue_contrast import Contrast, Embeddings, QueueContrast, Seen
 from wt_jax.methods.settings import HeadSettings, QueueSettings, TeacherSettings, check
@@ -34,14 +33,16 @@ class MoCoSettings:
         mean; otherwise only the first clip is a query, and all others are keys (MoCo, MoCo v2).
       predictor: a predictor on the student, as MoCo v3 has one (arXiv 2104.02057). The rest of v3 is not here: a projector
         that ends with a norm, momentum 0.99, a loss times twice the temperature.
+      separate_passes: whether a BatchNorm normalizes each clip by itself, as in the source; otherwise all clips at once.
       temperature: of the logits.
-      queue: size 0 takes the negatives from the batch's own keys. `drop_same_video` is our addition, off in the source;
-        it has no effect where the queue is small against the data.
+      queue: size 0 takes the negatives from the batch's own keys, for each pair those of one clip. `drop_same_video` is our
+        addition, off in the source; it has no effect where the queue is small against the data.
     """
 
     clips: int = 2
     symmetric: bool = True
     predictor: bool = False
+    separate_passes: bool = True
     temperature: float = 0.1
     head: HeadSettings = HeadSettings(layers=3)
     queue: QueueSettings = QueueSettings()
@@ -76,15 +77,14 @@ class MoCo(QueueContrast):
         return (tuple(self.views)[0 if self.settings.symmetric else 1 :],)
 
     @property
+    def separate_passes(self) -> bool:
+        """As the settings say."""
+        return self.settings.separate_passes
+
+    @property
     def columns(self) -> dict[str, int]:
         """All keys enter one column."""
         return {"key": self.settings.head.dim}
-
-    @property
-    def needs(self) -> Needs:
-        """Without a queue, other videos in the batch."""
-        least = 1 if self.settings.queue.size else 2
-        return replace(super().needs, min_batch=least, reason="negatives come from the batch")
 
     def entries(self, keys: Embeddings) -> list[Embeddings]:
         """One key of each video after the other."""
@@ -94,7 +94,7 @@ class MoCo(QueueContrast):
         """InfoNCE (eq. 1): the mean over the keys of the other clips, summed over the queries."""
         common = {"temperature": self.settings.temperature, "mask": seen.mask}
         pairs = [
-            (query, key, seen.queue.get("key", key))
+            (query, key, self.with_batch(key, seen.queue.get("key")))
             for query_name, query in seen.queries.items()
             for key_name, key in seen.keys.items()
             if query_name != key_name

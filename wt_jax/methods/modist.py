@@ -14,7 +14,7 @@ from wt_jax.augment import frame_difference
 from wt_jax.errors import ConfigError
 from wt_jax.losses import modist_loss, modist_terms, similarity_logits
 from wt_jax.methods.base import Batch, MethodState, Tree
-from wt_jax.methods.forward import apply, make_head
+from wt_jax.methods.forward import apply, make_head, shuffle
 from wt_jax.methods.queue_contrast import Contrast, Embeddings, QueueContrast, Seen
 from wt_jax.methods.settings import HeadSettings, QueueSettings, TeacherSettings, check
 from wt_jax.models import build_encoder
@@ -107,7 +107,9 @@ class MoDist(QueueContrast):
         """Both pathways of student and teacher."""
         student = {"params": params, **state.model_state}
         queries, model_state = apply(self.network, student, batch["query"], batch["query_motion"])
-        keys, _ = apply(self.network, state.teacher, batch["key"], batch["key_motion"])
+        shuffled = [shuffle(batch[name], self.parts) for name in ("key", "key_motion")]
+        keys, _ = apply(self.network, state.teacher, *shuffled)
+        keys = [shuffle(key, len(key) // self.parts) for key in keys]
         return dict(zip(self.columns, queries, strict=True)), dict(zip(self.columns, keys, strict=True)), model_state
 
     def contrast(self, seen: Seen) -> Contrast:

@@ -27,7 +27,7 @@ class Seen(NamedTuple):
     Attributes:
       queries: the student's embeddings; gradient flows into them alone.
       keys: the teacher's.
-      queue: columns (K, D) of past `keys`, by name.
+      queue: columns (K, D) of what is compared with, by name: past keys, and before them those of the batch where they count.
       mask: (B, K) bool, slots that may be compared with each video.
       step: number of steps before this one.
     """
@@ -69,13 +69,24 @@ class QueueContrast(Averaged):
 
     @property
     def needs(self) -> Needs:
-        """A batch that divides the queue."""
-        return Needs(batch_multiple=self.settings.queue.size, teacher_passes=len(self.teacher_views))
+        """A batch that divides the queue; without one, other videos in the batch."""
+        size, passes = self.settings.queue.size, len(self.teacher_views)
+        return Needs(size, 1 if size else 2, "negatives come from the batch", teacher_passes=passes)
 
     @property
     def columns(self) -> dict[str, int]:
         """Widths of the queue's columns: one for each view of the teacher."""
         return {name: self.settings.head.dim for names in self.teacher_views for name in names}
+
+    @property
+    def separate_passes(self) -> bool:
+        """Whether a BatchNorm normalizes each view by itself."""
+        return True
+
+    @property
+    def parts(self) -> int:
+        """Of the batch, each of which the encoder's BatchNorm normalizes by itself."""
+        return self.model.sub_batches if self.model.norm == "sub_batch" else 1
 
     def prepare(self, batch: Batch, rng: Array) -> Batch:
         """The batch with what a method does to its clips on the device."""
@@ -86,7 +97,9 @@ class QueueContrast(Averaged):
         clips = [batch[name] for name in self.student_views]
         passes = [[batch[name] for name in names] for names in self.teacher_views]
         student = {"params": params, **state.model_state}
-        found, keys, model_state = student_then_teacher(self.student, student, clips, self.network, state.teacher, passes)
+        options = {"separate": self.separate_passes, "parts": self.parts}
+        arguments = (self.student, student, clips, self.network, state.teacher, passes)
+        found, keys, model_state = student_then_teacher(*arguments, **options)
         names = [name for group in self.teacher_views for name in group]
         return dict(zip(self.student_views, found, strict=True)), dict(zip(names, keys, strict=True)), model_state
 
@@ -94,9 +107,19 @@ class QueueContrast(Averaged):
         """The loss of each video."""
         raise NotImplementedError
 
+    def directions(self, queries: Embeddings, keys: Embeddings) -> list[tuple[Embeddings, Embeddings]]:
+        """Queries and keys that `contrast` is called with; the loss is the mean over them."""
+        return [(queries, keys)]
+
     def entries(self, keys: Embeddings) -> list[Embeddings]:
-        """What enters the queue, batch by batch."""
+        """What of the keys of a direction enters the queue, batch by batch."""
         return [keys]
+
+    def with_batch(self, now: Array, past: Array | None, axis: int = 0) -> Array:
+        """What is of the batch, where its own keys are compared with, before what is of the queue."""
+        if past is None:
+            return now
+        return jnp.concatenate([now, past], axis) if self.settings.queue.in_batch else past
 
     def init(self, rng: Array, batch: Batch, pretrained: Mapping[str, Tree]) -> MethodState:
         """Student and teacher start equal; the queue starts empty."""
@@ -108,24 +131,33 @@ class QueueContrast(Averaged):
         self, params: Tree, state: MethodState, batch: Batch, rng: Array, step: ArrayLike
     ) -> tuple[Array, tuple[MethodState, Metrics]]:
         """Mean loss of the batch against the queue before it; then the batch enters the queue."""
-        settings, video = self.settings, batch["video"]
+        video, label, past = batch["video"], batch["label"], None
         teacher, queue = jax.lax.stop_gradient((state.teacher, state.buffers))
         queries, keys, model_state = self.embed_views(params, state._replace(teacher=teacher), self.prepare(batch, rng))
         if queue:
-            mask = negatives_mask(queue, video, drop_same_video=settings.queue.drop_same_video)
-        else:
-            mask = video[:, None] != video[None, :]
-        found = self.contrast(Seen(queries, keys, queue, mask, step))
-        metrics = {"loss": jnp.mean(found.loss), **found.metrics}
-        if found.logits is not None:
-            metrics["instance_accuracy"] = jnp.mean(jnp.argmax(found.logits, axis=-1) == 0, dtype=jnp.float32)
-        if queue:
-            metrics |= queue_metrics(queue, mask, step)
-        if found.labels is not None:
-            metrics |= label_metrics(found.labels, mask, queue["label"], batch["label"])
-        for entries in self.entries(keys) if queue else []:
-            queue = enqueue(queue, {**entries, "video": video, "label": batch["label"]}, step)
+            past = negatives_mask(queue, video, drop_same_video=self.settings.queue.drop_same_video)
+        mask = self.with_batch(video[:, None] != video[None, :], past, axis=1)
+        directions, found = self.directions(queries, keys), []
+        for queries, keys in directions:
+            columns = {name: self.with_batch(key, queue.get(name)) for name, key in keys.items()}
+            contrast = self.contrast(Seen(queries, keys, {**queue, **columns}, mask, step))
+            found.append(contrast_metrics(contrast, mask, self.with_batch(label, queue.get("label")), label))
+        metrics = jax.tree.map(lambda *values: jnp.mean(jnp.stack(values)), *found)
+        if past is not None:
+            metrics |= queue_metrics(queue, past, step)
+        for entries in [entry for _, keys in directions for entry in self.entries(keys)] if queue else []:
+            queue = enqueue(queue, {**entries, "video": video, "label": label}, step)
         return metrics["loss"], (state._replace(model_state=model_state, buffers=queue), metrics)
+
+
+def contrast_metrics(found: Contrast, mask: Array, slot_label: Array, label: Array) -> Metrics:
+    """The mean loss under "loss", a method's own metrics, and those of logits and labels."""
+    metrics = {"loss": jnp.mean(found.loss), **found.metrics}
+    if found.logits is not None:
+        metrics["instance_accuracy"] = jnp.mean(jnp.argmax(found.logits, axis=-1) == 0, dtype=jnp.float32)
+    if found.labels is not None:
+        metrics |= label_metrics(found.labels, mask, slot_label, label)
+    return metrics
 
 
 def queue_metrics(queue: Queue, mask: Array, step: ArrayLike) -> Metrics:

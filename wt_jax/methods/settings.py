@@ -45,12 +45,14 @@ class QueueSettings:
     """A queue of past embeddings.
 
     Attributes:
-      size: slots, a multiple of the batch.
+      size: slots, a multiple of the batch; where a method allows 0, the keys of the batch's other videos alone.
       drop_same_video: whether older clips of a video are no negatives of it (CoCLR carries video names for this).
+      in_batch: whether the keys of the batch's other videos are compared with too (CLSA); without a queue they always are.
     """
 
     size: int = 65536
     drop_same_video: bool = True
+    in_batch: bool = False
 
     def __post_init__(self):
         check(self, least={"size": 0})

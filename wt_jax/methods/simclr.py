@@ -20,17 +20,20 @@ from wt_jax.specs import ClipView
 
 @dataclass(frozen=True)
 class SimCLRSettings:
-    """Settings of SimCLR. CVRL's: two clips, temperature 0.1, three linear maps of 2048 to 128.
+    """Settings of SimCLR. CVRL's: two clips, temperature 0.1, four linear maps of 2048 to 128 with BatchNorm.
+
 
     Attributes:
       clips: of a video, each from a window of its own.
+      separate_passes: whether a BatchNorm normalizes each clip by itself (the rho study) or all clips at once (the source).
       temperature: of the logits.
-      head: a BatchNorm in it is SimCLR's.
+      head: SimCLR's has two or three maps with BatchNorm, the rho study's three without norm.
     """
 
     clips: int = 2
+    separate_passes: bool = False
     temperature: float = 0.1
-    head: HeadSettings = HeadSettings(layers=3, norm="batch")
+    head: HeadSettings = HeadSettings(layers=4, norm="batch")
 
     def __post_init__(self):
         check(self, least={"clips": 2})
@@ -55,7 +58,8 @@ class SimCLR(Headed):
     ) -> tuple[Array, tuple[MethodState, Metrics]]:
         """Mean NT-Xent over the batch and over pairs of clips (SimCLR, eq. 1, also a mean)."""
         clips = [batch[name] for name in self.views]
-        embeddings, model_state = apply_clips(self.network, {"params": params, **state.model_state}, clips)
+        variables, separate = {"params": params, **state.model_state}, self.settings.separate_passes
+        embeddings, model_state = apply_clips(self.network, variables, clips, separate)
         views = jnp.stack(embeddings, axis=1)
         metrics = {
             "loss": jnp.mean(nt_xent(views, temperature=self.settings.temperature)),

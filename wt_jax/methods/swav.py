@@ -48,6 +48,7 @@ class SwAVSettings:
     Attributes:
       clips: the first two give codes, all predict the codes of the others. Multi-crop's small views are left out: here all
         clips have one size.
+      separate_passes: whether a BatchNorm normalizes each clip by itself (the rho study) or all clips at once (the source).
       prototypes: at most as many as batch and queue together have clips, or they cannot be used equally.
       temperature: of the predictions.
       epsilon, iterations: of `wt_jax.losses.sinkhorn`.
@@ -55,6 +56,7 @@ class SwAVSettings:
     """
 
     clips: int = 2
+    separate_passes: bool = False
     prototypes: int = 3000
     temperature: float = 0.1
     epsilon: float = 0.05
@@ -98,7 +100,8 @@ class SwAV(Headed):
         """Mean swapped prediction (eq. 2), as in the source's code: each of two clips' codes by every other clip."""
         settings, queue = self.settings, jax.lax.stop_gradient(state.buffers)
         clips = [batch[name] for name in self.views]
-        found, model_state = apply_clips(self.network, {"params": params, **state.model_state}, clips)
+        variables = {"params": params, **state.model_state}
+        found, model_state = apply_clips(self.network, variables, clips, settings.separate_passes)
         embeddings = dict(zip(self.views, found, strict=True))
         # The source normalizes the prototypes before each step; here, where they are used. The optimizer freezes them.
         prototypes = l2_normalize(params["prototypes"])

@@ -26,12 +26,14 @@ class VTDLSettings:
 
     Attributes:
       mix: largest fraction of a frame that is mixed into the anchor; 0: no Temporal Consistent Augmentation.
+      separate_passes: whether a BatchNorm normalizes each clip by itself, as in the source; otherwise all clips at once.
       temperature, teacher: 0.07 and momentum 0.999.
       head: one linear map to 128, so `hidden` has no effect.
       queue: 5,000 in the source; the next multiple of usual batches here. `drop_same_video` is our addition, off there.
     """
 
     mix: float = 0.1
+    separate_passes: bool = True
     temperature: float = 0.07
     head: HeadSettings = HeadSettings(0, layers=1)
     queue: QueueSettings = QueueSettings(5120)
@@ -53,6 +55,11 @@ class VTDL(QueueContrast):
         """Two strong views of one window, and one of another."""
         windows = {"anchor": "segment", "positive": "segment", "negative": "other"}
         return {name: replace(self.setup.strong, window=window) for name, window in windows.items()}
+
+    @property
+    def separate_passes(self) -> bool:
+        """As the settings say."""
+        return self.settings.separate_passes
 
     def prepare(self, batch: Batch, rng: Array) -> Batch:
         """Temporal Consistent Augmentation of the anchor."""
