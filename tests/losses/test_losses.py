@@ -89,7 +89,7 @@ def test_weak_teacher_loss_equals_numpy(arrays, mask, masked, weight):
 def test_signatures_are_the_promised_ones():
     names = list(inspect.signature(weak_teacher_loss).parameters)
     assert names[:5] == ["query", "key", "weak_key", "strong_queue", "weak_queue"]
-    assert names[5:] == ["temperature", "weak_temperature", "label_weight", "mask"]
+    assert names[5:] == ["temperature", "weak_temperature", "label_weight", "mask", "include_positive"]
     defaults = {k: p.default for k, p in inspect.signature(weak_teacher_loss).parameters.items()}
     assert (defaults["temperature"], defaults["weak_temperature"], defaults["label_weight"]) == (0.07, 0.07, 0.2)
     assert inspect.signature(info_nce).parameters["temperature"].default == 0.07

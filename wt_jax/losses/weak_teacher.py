@@ -32,6 +32,7 @@ def weak_teacher_loss(
     weak_temperature: ArrayLike = 0.07,
     label_weight: ArrayLike = 0.2,
     mask: Array | None = None,
+    include_positive: bool = False,
 ) -> Array:
     """Contrastive loss of the student against the weak teacher's artificial labels (equations above).
 
@@ -48,11 +49,16 @@ def weak_teacher_loss(
       temperature, weak_temperature: positive scalars. Both defaults are our inference (0.07 is MoCo's).
       label_weight: scalar in [0, 1]; the default is our inference.
       mask: (B, K) bool, True where a queue slot may serve as a negative.
+      include_positive: whether the label's similarities are to the key too (s over [key, weak_queue], y_0 = 1 - l + l s_0);
+        then Dw is D. Claim 1 compares with negatives, which is the default.
 
     Returns:
       (B,) float32.
     """
     key, strong_queue = jax.lax.stop_gradient((key, strong_queue))
     logits = similarity_logits(query, key, strong_queue, temperature=temperature, mask=mask)
-    labels = artificial_labels(weak_key, weak_queue, temperature=weak_temperature, label_weight=label_weight, mask=mask)
+    compared = key if include_positive else None
+    labels = artificial_labels(
+        weak_key, weak_queue, temperature=weak_temperature, label_weight=label_weight, mask=mask, key=compared
+    )
     return soft_cross_entropy(logits, labels)

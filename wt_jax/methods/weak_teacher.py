@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import jax.numpy as jnp
 from jax import Array
 
-from wt_jax.losses import artificial_labels, info_nce, similarity_logits, soft_cross_entropy
+from wt_jax.losses import artificial_labels, info_nce, similarity_logits, weak_teacher_loss
 from wt_jax.methods import targets
 from wt_jax.methods.queue_contrast import Contrast, Embeddings, QueueContrast, Seen
 from wt_jax.methods.settings import HeadSettings, QueueSettings, TeacherSettings, check
@@ -62,10 +62,13 @@ def artificial(settings: WeakTeacherSettings, seen: Seen) -> tuple[Array, Array]
     """
     q, k, w = seen.queries["query"], seen.keys["key"], seen.keys["weak"]
     q_s, q_w, mask = seen.queue["key"], seen.queue["weak"], seen.mask
-    logits = similarity_logits(q, k, q_s, temperature=settings.temperature, mask=mask)
-    compared = {"mask": mask, "key": k if settings.include_positive else None}
-    labels = artificial_labels(w, q_w, temperature=settings.weak_temperature, label_weight=settings.label_weight, **compared)
-    return soft_cross_entropy(logits, labels), labels
+    t, t_w, weight = settings.temperature, settings.weak_temperature, settings.label_weight
+    both = settings.include_positive
+    loss = weak_teacher_loss(
+        q, k, w, q_s, q_w, temperature=t, weak_temperature=t_w, label_weight=weight, mask=mask, include_positive=both
+    )
+    key = k if both else None
+    return loss, artificial_labels(w, q_w, temperature=t_w, label_weight=weight, mask=mask, key=key)
 
 
 def uniform(settings: WeakTeacherSettings, seen: Seen) -> tuple[Array, Array]:
