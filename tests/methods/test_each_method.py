@@ -180,3 +180,20 @@ def test_the_readings_of_claim_1(changes):
 def test_clsa_compares_with_the_keys_of_other_videos_too():
     both, past = (value_of(small_config("clsa", method__queue__in_batch=used))[0] for used in (True, False))
     assert both > past  # more slots share the same mass
+
+
+def test_the_oracle_puts_the_mass_on_the_same_class():
+    config = small_config("oracle")
+    method, state, _ = first(config)
+    batch, memory = finished(method, next(batches(method, 1))), filled(state.buffers)
+    label, slots = np.array([0, 1, 2, -1, 0, 1, 2, 3]), np.arange(len(memory["key"])) % 3  # no slot has the last one's class
+    batch, memory = {**batch, "label": jnp.asarray(label)}, {**memory, "label": jnp.asarray(slots, jnp.int32)}
+    now, settings = state.method_state._replace(buffers=memory), method.settings
+    loss, (_, metrics) = jax.jit(method.loss)(state.params, now, batch, jax.random.key(0), jnp.int32(3))
+    q, k = (np.asarray(method.network.apply({"params": state.params}, batch[name], True)[0]) for name in ("query", "key"))
+    same = (label[:, None] == slots) & (label[:, None] >= 0)
+    weight = settings.label_weight * same.any(1, keepdims=True)
+    labels = np.concatenate([1 - weight, weight * same / np.maximum(same.sum(1, keepdims=True), 1)], axis=1)
+    expected = naive_loss(q, k, memory["key"], labels, np.ones_like(same), settings.temperature)
+    assert float(loss) == pytest.approx(expected, rel=2e-5, abs=5e-6)
+    assert float(metrics["label_mass_same_class"]) == pytest.approx(1.0)

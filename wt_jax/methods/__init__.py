@@ -68,6 +68,7 @@ METHODS: dict[str, Entry] = {
     "label_smoothing": Entry(WeakTeacher, WeakTeacherSettings, {"label": "uniform"}),
     "strong_teacher": Entry(WeakTeacher, WeakTeacherSettings, {"label": "strong_teacher"}),
     "relational": Entry(WeakTeacher, WeakTeacherSettings, {"label": "relational"}),
+    "oracle": Entry(WeakTeacher, WeakTeacherSettings, {"label": "oracle"}),
     "simclr": Entry(SimCLR, SimCLRSettings),
     "moco": Entry(MoCo, MoCoSettings),
     "byol": Entry(BYOL, BYOLSettings),

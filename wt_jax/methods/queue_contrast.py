@@ -27,8 +27,10 @@ class Seen(NamedTuple):
     Attributes:
       queries: the student's embeddings; gradient flows into them alone.
       keys: the teacher's.
-      queue: columns (K, D) of what is compared with, by name: past keys, and before them those of the batch where they count.
+      queue: columns (K, D) of what is compared with, by name: past keys, and before them those of the batch where they count;
+        "label" (K,) are their classes.
       mask: (B, K) bool, slots that may be compared with each video.
+      label: (B,) int32, classes of the videos; -1: unknown. For metrics and controls: a method without labels reads none.
       step: number of steps before this one.
     """
 
@@ -36,6 +38,7 @@ class Seen(NamedTuple):
     keys: Embeddings
     queue: Queue
     mask: Array
+    label: Array
     step: ArrayLike
 
 
@@ -139,9 +142,9 @@ class QueueContrast(Averaged):
         mask = self.with_batch(video[:, None] != video[None, :], past, axis=1)
         directions, found = self.directions(queries, keys), []
         for queries, keys in directions:
-            columns = {name: self.with_batch(key, queue.get(name)) for name, key in keys.items()}
-            contrast = self.contrast(Seen(queries, keys, {**queue, **columns}, mask, step))
-            found.append(contrast_metrics(contrast, mask, self.with_batch(label, queue.get("label")), label))
+            columns = {name: self.with_batch(now, queue.get(name)) for name, now in {**keys, "label": label}.items()}
+            seen = Seen(queries, keys, {**queue, **columns}, mask, label, step)
+            found.append(contrast_metrics(self.contrast(seen), seen))
         metrics = jax.tree.map(lambda *values: jnp.mean(jnp.stack(values)), *found)
         if past is not None:
             metrics |= queue_metrics(queue, past, step)
@@ -150,14 +153,19 @@ class QueueContrast(Averaged):
         return metrics["loss"], (state._replace(model_state=model_state, buffers=queue), metrics)
 
 
-def contrast_metrics(found: Contrast, mask: Array, slot_label: Array, label: Array) -> Metrics:
+def contrast_metrics(found: Contrast, seen: Seen) -> Metrics:
     """The mean loss under "loss", a method's own metrics, and those of logits and labels."""
     metrics = {"loss": jnp.mean(found.loss), **found.metrics}
     if found.logits is not None:
         metrics["instance_accuracy"] = jnp.mean(jnp.argmax(found.logits, axis=-1) == 0, dtype=jnp.float32)
     if found.labels is not None:
-        metrics |= label_metrics(found.labels, mask, slot_label, label)
+        metrics |= label_metrics(found.labels, seen)
     return metrics
+
+
+def same_class(seen: Seen) -> Array:
+    """(B, K) bool: the slots that may be compared with and whose videos are known to be of the same class."""
+    return (seen.queue["label"][None, :] == seen.label[:, None]) & (seen.label[:, None] >= 0) & seen.mask
 
 
 def queue_metrics(queue: Queue, mask: Array, step: ArrayLike) -> Metrics:
@@ -169,15 +177,15 @@ def queue_metrics(queue: Queue, mask: Array, step: ArrayLike) -> Metrics:
     }
 
 
-def label_metrics(labels: Array, mask: Array, queue_label: Array, label: Array) -> Metrics:
+def label_metrics(labels: Array, seen: Seen) -> Metrics:
     """Entropy of the target; the fraction of its soft mass on videos of the same class, and that of chance (NaN: unknown)."""
-    same = (queue_label[None, :] == label[:, None]) & (label[:, None] >= 0) & mask
+    same = same_class(seen)
 
     def fraction(weights: Array) -> Array:
-        return jnp.sum(jnp.where(same, weights, 0.0)) / jnp.sum(jnp.where(label[:, None] >= 0, weights, 0.0))
+        return jnp.sum(jnp.where(same, weights, 0.0)) / jnp.sum(jnp.where(seen.label[:, None] >= 0, weights, 0.0))
 
     return {
         "label_entropy": jnp.mean(jnp.sum(jax.scipy.special.entr(labels), axis=-1)),
         "label_mass_same_class": fraction(labels[:, 1:]),
-        "negatives_same_class": fraction(mask.astype(jnp.float32)),
+        "negatives_same_class": fraction(seen.mask.astype(jnp.float32)),
     }

@@ -10,11 +10,14 @@ from wt_jax.losses import label_smoothing, relational_loss, similarity_labels, s
 from wt_jax.methods.queue_contrast import Seen
 
 
-def smoothed(seen: Seen, *, temperature: ArrayLike, label_weight: ArrayLike) -> tuple[Array, Array]:
-    """The view "key" is the positive; the mass l is spread evenly over the negatives. With l = 0 the loss is InfoNCE."""
+def smoothed(seen: Seen, *, temperature: ArrayLike, label_weight: ArrayLike, among: Array | None = None) -> tuple[Array, Array]:
+    """The view "key" is the positive; the mass l is spread evenly over the negatives. With l = 0 the loss is InfoNCE.
+
+    With `among` (B, K) bool only these negatives get any of it; a video that has none of them keeps its one-hot label.
+    """
     query, key, queue = seen.queries["query"], seen.keys["key"], seen.queue["key"]
     logits = similarity_logits(query, key, queue, temperature=temperature, mask=seen.mask)
-    labels = label_smoothing(seen.mask, label_weight=label_weight)
+    labels = label_smoothing(seen.mask if among is None else among, label_weight=label_weight)
     return soft_cross_entropy(logits, labels), labels
 
 

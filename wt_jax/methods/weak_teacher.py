@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from wt_jax.losses import artificial_labels, info_nce, similarity_logits, weak_teacher_loss
-from wt_jax.methods import targets
+from wt_jax.methods import label_controls
+from wt_jax.methods.base import Needs
 from wt_jax.methods.queue_contrast import Contrast, Embeddings, QueueContrast, Seen
 from wt_jax.methods.settings import HeadSettings, QueueSettings, TeacherSettings, check
 from wt_jax.specs import ClipView
@@ -26,7 +27,7 @@ class WeakTeacherSettings:
       label: what the student learns, one of `LABELS`. "weak_teacher": the artificial label. The
         controls: "one_hot" (exactly MoCo), "uniform" (plain label smoothing: does the teacher help, or the smoothing?),
         "strong_teacher" (the second teacher sees a strong view: does weakness help?), "relational" (no positive slot:
-        ReSSL's form over our two queues).
+        ReSSL's form over our two queues), "oracle" (the mass is on the same class: an upper bound, which needs labels).
       label_weight: mass that leaves the positive. 0.2 keeps the one-hot part in charge.
       temperature: 0.07 as in MoCo and CoCLR.
       weak_temperature: of the label. ReSSL and SEED take a sharper teacher than student; the default is equal.
@@ -71,28 +72,13 @@ def artificial(settings: WeakTeacherSettings, seen: Seen) -> tuple[Array, Array]
     return loss, artificial_labels(w, q_w, temperature=t_w, label_weight=weight, mask=mask, key=key)
 
 
-def uniform(settings: WeakTeacherSettings, seen: Seen) -> tuple[Array, Array]:
-    """Plain label smoothing."""
-    return targets.smoothed(seen, temperature=settings.temperature, label_weight=settings.label_weight)
-
-
-def one_hot(settings: WeakTeacherSettings, seen: Seen) -> tuple[Array, Array]:
-    """InfoNCE."""
-    return targets.smoothed(seen, temperature=settings.temperature, label_weight=0.0)
-
-
-def relational(settings: WeakTeacherSettings, seen: Seen) -> tuple[Array, Array]:
-    """The second teacher's similarities alone."""
-    t, t_w = settings.temperature, settings.weak_temperature
-    return targets.related(seen, "weak", temperature=t, weak_temperature=t_w)
-
-
 LABELS = {
     "weak_teacher": artificial,
     "strong_teacher": artificial,
-    "uniform": uniform,
-    "one_hot": one_hot,
-    "relational": relational,
+    "uniform": label_controls.uniform,
+    "one_hot": label_controls.one_hot,
+    "relational": label_controls.relational,
+    "oracle": label_controls.oracle,
 }
 
 
@@ -111,6 +97,11 @@ class WeakTeacher(QueueContrast):
             if self.settings.symmetric:
                 views["weak_query"] = replace(views["weak"], window="query")
         return views
+
+    @property
+    def needs(self) -> Needs:
+        """As of every method with a queue, and labels for the oracle."""
+        return replace(super().needs, labels=self.settings.label == "oracle")
 
     @property
     def student_views(self) -> tuple[str, ...]:
