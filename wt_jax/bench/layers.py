@@ -1,6 +1,6 @@
 """What each layer of the CPU runtime earns where it is used, against the simplest alternative:
 
-    wt-jax bench-layers [--layers=fused_norm,planes] [--rounds=25] [--videos=FOLDER --loader=folder]
+    wt-jax bench-layers [--layers=max_pool,planes] [--rounds=25] [--videos=FOLDER --loader=folder]
 
 Prints one Markdown row per layer and alternative: milliseconds with the layer and with the alternative, median (least) over
 short alternating rounds; the ratio, alternative over layer, as median (quartiles) within the rounds, of the least times, and
@@ -38,8 +38,6 @@ from wt_jax.data.video.yuv420 import Crop, Planes, halved, halvings_of
 from wt_jax.errors import ConfigError
 from wt_jax.experiment import build_method, resolve
 from wt_jax.ops import PORTABLE, prepare_process
-from wt_jax.ops.batch_norm import batch_norm
-from wt_jax.ops.conv3d import conv3d
 
 _VIDEOS = flags.DEFINE_string("videos", "", "Folder or list of videos for the rows of the loader.")
 _LOADER = flags.DEFINE_enum("loader", "folder", ["folder", "quickstart"], "Whose views the rows of the loader have.")
@@ -77,10 +75,6 @@ def _dispatch_portable(native: Callable, portable: Callable, *arrays: Array, **_
 
 def _dispatch_default(native: Callable, portable: Callable, *arrays: Array, default: Callable | None = None, **_: Callable):
     return (default or portable)(*arrays)
-
-
-def _separate_norm(x: Array, kernel: Array, scale: Array, bias: Array, layer):
-    return batch_norm(conv3d(x, kernel, layer.strides, layer.padding), scale, bias, layer.epsilon, layer.relu)
 
 
 def _start(name: str, keep_step: bool) -> Turn:
@@ -168,10 +162,6 @@ _ELSEWHERE = ("S3D step, own process", "loader, 2 workers, per video", "quick st
 
 # Row -> where it is used, and what makes the turns: first those with the layer, then each alternative.
 LAYERS: dict[str, tuple[str, Callable[[], dict[str, Turn]]]] = {
-    "fused_norm": (
-        "S3D step",
-        lambda: {"fused": _step("s3d"), "convolution, then norm": _step("s3d", models__norm__conv_batch_norm=_separate_norm)},
-    ),
     "max_pool": (
         "S3D step",
         lambda: {"native": _step("s3d"), "XLA": _step("s3d", ops__max_pool__dispatch=_dispatch_portable)},

@@ -1,4 +1,4 @@
-"""oneDNN's 3-D convolutions, max-pooling and BatchNorm in float32, on arrays given by their addresses.
+"""oneDNN's 3-D convolutions and max-pooling in float32, on arrays given by their addresses.
 
 oneDNN (Apache 2.0, https://github.com/uxlfoundation/oneDNN) is the library behind the convolutions of other frameworks on
 a CPU. It is used through its C interface, which is stable within version 3: the library is found where a wheel
@@ -20,11 +20,9 @@ from pathlib import Path
 
 # Values of oneDNN's enumerations (oneapi/dnnl/dnnl_types.h, version 3).
 _CPU, _IN_ORDER, _F32, _ANY_LAYOUT = 1, 1, 3, 1
-_FORWARD_TRAINING, _FORWARD_INFERENCE, _BACKWARD, _DIRECT, _MAX = 64, 96, 128, 1, 511
-_WITH_SCALE, _WITH_SHIFT, _WITH_RELU = 2, 4, 8
+_FORWARD_TRAINING, _FORWARD_INFERENCE, _DIRECT, _MAX = 64, 96, 1, 511
 _WEIGHTS_LAYOUT, _DIFF_WEIGHTS_LAYOUT, _WORKSPACE_LAYOUT, _SCRATCH_LAYOUT = 131, 132, 135, 136
 _SRC, _DST, _WEIGHTS, _WORKSPACE, _DIFF_SRC, _DIFF_DST, _DIFF_WEIGHTS = 1, 17, 33, 64, 129, 145, 161
-_MEAN, _VARIANCE, _SCALE, _SHIFT, _DIFF_SCALE, _DIFF_SHIFT = 49, 50, 51, 52, 255, 256
 _FROM, _TO, _SCRATCHPAD = 1, 17, 80
 _GIVEN = 1
 _ALLOCATE = ctypes.c_void_p(-1)
@@ -299,38 +297,3 @@ class MaxPool(Operation):
         self._then(forward, {_SRC: x_memory, _DST: self._memory(after), _WORKSPACE: maxima})
         backward = _chosen("pooling_backward", _engine(), *shape, forward)
         self._then(backward, {_DIFF_DST: dy_memory, _WORKSPACE: maxima, _DIFF_SRC: dx_memory})
-
-
-class BatchNorm(Operation):
-    """BatchNorm of (N, D, H, W, C) by its own statistics, then a ReLU if `relu`; or its gradients.
-
-    The arrays of "batch_norm" are x, scale, bias, y, mean, variance and signs, those of "batch_norm_alone" the same without
-    signs, where y may be x, and those of "batch_norm_gradients" x, scale, mean, variance, signs, dy, dx and the gradients of
-    scale and bias. The signs record, in oneDNN's own layout, where the ReLU was positive; without a ReLU they are not used.
-    """
-
-    def __init__(self, kind: str, x: Shape, epsilon: float, relu: bool):
-        super().__init__()
-        video, vector = _clips(x), _row_major(x[-1:], (0,))
-        rest = ctypes.c_float(epsilon), _WITH_SCALE | _WITH_SHIFT | (_WITH_RELU if relu else 0)
-        chosen = _chosen("batch_normalization_forward", _engine(), _FORWARD_TRAINING, video, video, *rest)
-        signs = _layout_of(chosen, _WORKSPACE_LAYOUT) if relu else vector
-        if kind != "batch_norm_gradients":
-            layouts = {_SRC: video, _SCALE: vector, _SHIFT: vector}
-            layouts |= {_DST: video, _MEAN: vector, _VARIANCE: vector, _WORKSPACE: signs}
-        else:
-            chosen = _chosen("batch_normalization_backward", _engine(), _BACKWARD, *[video] * 3, *rest, chosen)
-            layouts = {_SRC: video, _SCALE: vector, _MEAN: vector, _VARIANCE: vector, _WORKSPACE: signs, _DIFF_DST: video}
-            layouts |= {_DIFF_SRC: video, _DIFF_SCALE: vector, _DIFF_SHIFT: vector}
-        own = {_WORKSPACE} if kind == "batch_norm_alone" else set()
-        memories = {key: self._memory(layout, own=key in own) for key, layout in layouts.items()}
-        self._memories = tuple(memory for key, memory in memories.items() if key not in own)
-        self._then(chosen, {key: memory for key, memory in memories.items() if relu or key != _WORKSPACE})
-
-    @staticmethod
-    def bytes_of_signs(x: Shape) -> int:
-        """Bytes of the signs with a ReLU."""
-        video = _clips(x)
-        rest = ctypes.c_float(1e-5), _WITH_RELU
-        chosen = _chosen("batch_normalization_forward", _engine(), _FORWARD_TRAINING, video, video, *rest)
-        return loaded().dnnl_memory_desc_get_size(_layout_of(chosen, _WORKSPACE_LAYOUT))

@@ -1,4 +1,4 @@
-"""oneDNN's convolutions, max-pooling and BatchNorm, and kernels of our own, as operations of a jitted program.
+"""oneDNN's convolutions and max-pooling, and kernels of our own, as operations of a jitted program.
 
 Both gradients of a layer are one operation, so that what follows in the backward pass begins when both are done: a
 convolution that shares the cores with another operation of the program takes longer than the two in turn, because its
@@ -44,13 +44,6 @@ _OF_CONV = {"x": "b t h w i", "kernel": "k l m i o", "y": "b u v x o"}
 _OF_POOL = {"x": "b t h w i", "y": "b u v x i"}
 _OF_CLIPS = {"clips": "b t h w c", "sigma": "b", "of_pixel": "b k l", "of_mean": "b m n", "x": "b t h w c"}
 _OF_GROUPS = {"x": "b m c", "scale": "c", "bias": "c", "y": "b m c", "moments": "b k g", "sums": "b k c"}
-# Arrays of a convolution with its BatchNorm, arguments before results, as `wt_jax.ops.conv_batch_norm` has them.
-_OF_NORM = {
-    "conv_norm": "x kernel scale bias y mean var before signs",
-    "conv_norm_alone": "x kernel scale bias y mean var",
-    "conv_norm_gradients": "x kernel scale mean var before signs dy dx d_kernel d_scale d_bias d_before",
-    "conv_norm_own_gradients": "x kernel scale mean var before signs dy d_kernel d_scale d_bias d_before",
-}
 
 
 def available() -> bool:
@@ -131,42 +124,6 @@ def group_norm_gradients(
     return dx, sums
 
 
-def knows_batch_norm(channels: int) -> bool:
-    """Whether there is a quick BatchNorm for so many channels: for such as fill oneDNN's vectors."""
-    return channels % 16 == 0 and available()
-
-
-def signs_of(shape: Shape, relu: bool) -> int:
-    """Bytes in which the BatchNorm of clips of this shape records where its ReLU was positive; 0 without a ReLU or oneDNN."""
-    return _bytes_of_signs(shape) if relu and knows_batch_norm(shape[-1]) else 0
-
-
-_bytes_of_signs = cache(onednn.BatchNorm.bytes_of_signs)
-
-
-def conv_norm(strides: Shape, padding: Padding, epsilon: float, relu: bool, alone: bool, x, kernel, scale, bias):
-    """As in `wt_jax.ops.conv_batch_norm`, on one device: y, mean, variance; unless `alone`, the convolution's output, signs."""
-    y = jax.ShapeDtypeStruct(shape_after(x.shape, kernel.shape[:3], kernel.shape[-1], strides, padding), jnp.float32)
-    moments = (jax.ShapeDtypeStruct(scale.shape, jnp.float32),) * 2
-    kept = () if alone else (y, jax.ShapeDtypeStruct((signs_of(y.shape, relu),), jnp.uint8))
-    text = _text("conv_norm_alone" if alone else "conv_norm", x.shape, kernel.shape, y.shape, strides, padding, epsilon, relu)
-    return jax.ffi.ffi_call(TARGET, (y, *moments, *kept))(x, kernel, scale, bias, text=text)
-
-
-def conv_norm_gradients(
-    strides: Shape, padding: Padding, epsilon: float, relu: bool, wanted: bool, x, kernel, scale, bias, *rest: jax.Array
-) -> tuple[jax.Array, ...]:
-    """Gradients of `conv_norm` by x, where that is wanted, kernel, scale and bias; `rest` is all its results but the first,
-    and the gradient by that.
-    """
-    before = rest[2]
-    arrays = *((x,) if wanted else ()), kernel, scale, bias, before
-    results = tuple(jax.ShapeDtypeStruct(array.shape, jnp.float32) for array in arrays)
-    kind = "conv_norm_gradients" if wanted else "conv_norm_own_gradients"
-    text = _text(kind, x.shape, kernel.shape, before.shape, strides, padding, epsilon, relu)
-    return tuple(jax.ffi.ffi_call(TARGET, results)(x, kernel, scale, *rest, text=text))[:-1]
-
-
 @custom_partitioning
 def wait(x: jax.Array, other: jax.Array) -> jax.Array:
     """`x`, once `other` has been computed."""
@@ -186,20 +143,6 @@ def _wait_divided(mesh, arguments, results):
 
 
 wait.def_partition(partition=_wait_divided, sharding_rule=_wait_rule)
-
-
-def value_here(x: jax.Array, kernel: jax.Array, strides: Shape, padding: Padding) -> jax.Array:
-    """`value` of what this device has."""
-    return _on_one_device("value", (x.shape[1:], kernel.shape, strides, padding), x, kernel)[0]
-
-
-def gradients_here(x, kernel, dy, strides: Shape, padding: Padding, wanted: bool) -> tuple[jax.Array | None, jax.Array]:
-    """`gradients` of what this device has, the first where it is wanted."""
-    layer = x.shape[1:], kernel.shape, strides, padding
-    if wanted:
-        dx, d_kernel = _on_one_device("gradients", layer, x, kernel, dy)
-        return dx, d_kernel
-    return None, _on_one_device("kernel_gradient", layer, x, dy)[0]
 
 
 def shape_after(x: Shape, window: Shape, channels: int, strides: Shape, padding: Padding) -> Shape:
@@ -287,31 +230,6 @@ def _operations(kind: str, layer: list) -> Sequence[tuple[Any, list[int]]]:
             make = loops.group_norm if kind == "group_norm" else loops.group_norm_gradients
             kernel = make(layer[0], layer[3][2], *layer[6:])
         return [(kernel, list(range(sum(map(len, _ARRAYS[kind])))))]
-    if kind in _OF_NORM:
-        names = _OF_NORM[kind].split()
-        x, kernel, y, strides, padding, *norm = layer
-
-        def convolution(kind: str) -> onednn.Operation:
-            return onednn.Convolution(kind, x, kernel, y, strides, padding)
-
-        if kind == "conv_norm":
-            steps = [
-                (convolution("value"), "x kernel before"),
-                (onednn.BatchNorm("batch_norm", y, *norm), "before scale bias y mean var signs"),
-            ]
-        elif kind == "conv_norm_alone":
-            steps = [
-                (convolution("value"), "x kernel y"),
-                (onednn.BatchNorm("batch_norm_alone", y, *norm), "y scale bias y mean var"),
-            ]
-        else:
-            of_norm = onednn.BatchNorm("batch_norm_gradients", y, *norm)
-            steps = [
-                (of_norm, "before scale mean var signs dy d_before d_scale d_bias"),
-                *([(convolution("input_gradient"), "dx kernel d_before")] if "dx" in names else []),
-                (convolution("kernel_gradient"), "x d_kernel d_before"),
-            ]
-        return [(operation, [names.index(name) for name in arrays.split()]) for operation, arrays in steps]
     # The order of a convolution's arrays: x, kernel, y.
     if kind == "gradients":
         of_input, of_kernel = (onednn.Convolution(name, *layer) for name in ("input_gradient", "kernel_gradient"))

@@ -33,12 +33,12 @@ class Conv3D(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, convolve: Callable = conv3d) -> jax.Array:
-        """(B, T, H, W, Cin) -> (B, T', H', W', features) in `dtype`; or what `convolve` returns for these arguments."""
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(B, T, H, W, Cin) -> (B, T', H', W', features) in `dtype`."""
         init = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
         kernel = self.param("kernel", init, (*self.kernel_size, x.shape[-1], self.features), jnp.float32)
         padding = tuple((size // 2, size // 2) for size in self.kernel_size)
-        return convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, padding)
+        return conv3d(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, padding)
 
 
 class ConvNorm(nn.Module):
@@ -55,7 +55,7 @@ class ConvNorm(nn.Module):
         """(B, T, H, W, Cin) -> (B, T', H', W', features) in the dtype of the norm."""
         norm = self.norm(relu=self.relu, name="norm")
         conv = Conv3D(self.features, self.kernel_size, self.strides, norm.dtype, name="conv")
-        return norm(x, train, conv)
+        return norm(conv(x), train)
 
 
 def global_pool(x: jax.Array) -> jax.Array:

@@ -11,7 +11,6 @@ They are written out because flax's own raise in bfloat16 under strict dtype pro
 """
 
 import math
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -19,7 +18,6 @@ import jax
 import jax.numpy as jnp
 
 from wt_jax.ops.batch_norm import batch_norm, scaled
-from wt_jax.ops.conv_batch_norm import Layer, conv_batch_norm
 from wt_jax.ops.group_norm import group_norm
 
 KINDS = ("batch", "sub_batch", "group")
@@ -40,19 +38,15 @@ class Norm(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool, conv: Any = None) -> jax.Array:
-        """(B, ..., C) of any float dtype -> the same shape in `dtype`. With `conv`, a `Conv3D`, its output is
-        normalized instead of `x`.
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """(B, ..., C) of any float dtype -> the same shape in `dtype`.
 
         With `train` the batch is normalized by its own statistics, and the running ones move by 1 - `momentum`;
         without, the running ones normalize. GroupNorm and LayerNorm ignore `train`.
         """
-        channels = conv.features if conv else x.shape[-1]
+        channels, wide = x.shape[-1], x.astype(jnp.float32)
         scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
-        if conv and train and self.kind == "batch" and self.dtype == jnp.float32:
-            return self._update(*conv(x, partial(self._of_conv, scale, bias)))
-        wide = (conv(x) if conv else x).astype(jnp.float32)
         if self.kind == "group":
             y: Any = group_norm(wide, scale, bias, math.gcd(32, channels), self.epsilon, self.relu)
             return y.astype(self.dtype)
@@ -77,9 +71,6 @@ class Norm(nn.Module):
         parts = x.reshape(self.sub_batches, -1, *x.shape[1:])
         y, means, variances = jax.vmap(lambda part: batch_norm(part, scale, bias, self.epsilon, self.relu))(parts)
         return self._update(y.reshape(x.shape), jnp.mean(means, axis=0), jnp.mean(variances, axis=0) + jnp.var(means, axis=0))
-
-    def _of_conv(self, scale: jax.Array, bias: jax.Array, x: jax.Array, kernel: jax.Array, strides, padding):
-        return conv_batch_norm(x, kernel, scale, bias, Layer(strides, padding, self.epsilon, self.relu))
 
     def _running(self, channels: int) -> tuple[nn.Variable, nn.Variable]:
         mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
