@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from wt_jax.errors import ConfigError
-from wt_jax.eval.compare.runs import config_of, finished
+from wt_jax.eval.compare.runs import Comparison, config_of, finished
 from wt_jax.eval.compare.table import draw_comparison, format_comparison, scores_of, summarize
 from wt_jax.eval.results import BEFORE
 
@@ -34,12 +34,14 @@ def runs():
 
 def test_summary_is_mean_and_sample_deviation_and_the_lead_is_paired_by_seed(runs):
     summary = summarize(runs, reference="weak_teacher")
-    mean, deviation, count = summary["weak_teacher"]["kNN"]
+    mean, deviation, count, *_ = summary["weak_teacher"]["kNN"]
     assert (mean, count) == (pytest.approx(0.6), 3)
     assert deviation == pytest.approx(np.std([0.5, 0.7, 0.6], ddof=1))
     lead = summary["moco"]["lead"]
-    assert lead[0] == pytest.approx(np.mean([0.4 - 0.5, 0.7 - 0.6]))
-    assert lead[2] == 2
+    assert lead.mean == pytest.approx(np.mean([0.4 - 0.5, 0.7 - 0.6]))
+    assert lead.count == 2
+    # Of two values, one or the other twice is drawn half of the time.
+    assert (lead.low, lead.high) == (pytest.approx(-0.1), pytest.approx(0.1))
     assert "lead" not in summary["weak_teacher"]
     assert math.isnan(summary[BEFORE]["kNN"][1])
 
@@ -59,11 +61,31 @@ def test_a_score_that_a_run_lacks_is_left_out_of_its_row(runs, tmp_path):
     del runs["moco"][2]["kNN"]
     del runs[BEFORE][0]["kNN"]
     summary = summarize(runs, reference="weak_teacher")
-    assert summary["moco"]["kNN"] == (0.4, pytest.approx(math.nan, nan_ok=True), 1)
+    assert summary["moco"]["kNN"][:3] == (0.4, pytest.approx(math.nan, nan_ok=True), 1)
     assert summary["moco"]["lead"][2] == 1
     rows = format_comparison(summary, scores_of(runs), "weak_teacher").splitlines()[2:]
     assert rows[-1].startswith(f"| {BEFORE} | – |")
     draw_comparison(summary, scores_of(runs), tmp_path / "comparison.png")
+
+
+def test_leads_have_intervals_and_shares_of_what_is_possible():
+    rng = np.random.default_rng(0)
+    base = rng.normal(0.6, 0.1, 12)
+    runs = {"one_hot": base, "teacher": base + rng.normal(0.03, 0.01, 12), "oracle": base + 0.1}
+    runs = {name: {seed: scores(value) for seed, value in enumerate(values)} for name, values in runs.items()}
+    summary = summarize(runs, reference="one_hot")
+    lead = summary["teacher"]["lead"]
+    assert 0.02 < lead.low < lead.mean < lead.high < 0.04  # paired: the seeds' own spread of 0.1 plays no part
+    assert lead.high - lead.low == pytest.approx(2 * 1.96 * lead.deviation / math.sqrt(12), rel=0.2)
+    head, _, *rows = format_comparison(summary, scores_of(runs), "one_hot", "oracle").splitlines()
+    assert "share of oracle's lead" in head
+    cells = {row.split("|")[1].strip(): row.split("|")[6].strip() for row in rows}
+    assert cells == {"oracle": "100%", "teacher": f"{lead.mean / 0.1:.0%}", "one_hot": "–"}
+
+
+def test_a_ceiling_that_is_not_compared_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="--ceiling=oracle"):
+        Comparison(QUICKSTART, ["one_hot", "moco"], [0], {}, tmp_path, "oracle")
 
 
 def test_overrides_reach_the_methods_that_have_them():
@@ -130,7 +152,7 @@ def test_a_key_of_one_method_alone_reaches_it(small_set, tmp_path):
 
 @pytest.mark.slow
 def test_two_methods_and_then_a_third_without_repeating_the_first_two(small_set, tmp_path):
-    first = command(small_set, tmp_path, "--methods=weak_teacher,moco", "--seeds=1")
+    first = command(small_set, tmp_path, "--methods=weak_teacher,moco", "--seeds=1", "--jobs=2")
     assert first.returncode == 0, first.stderr
     logs = {name: (tmp_path / f"{name}_seed0" / "log.txt").stat() for name in ("weak_teacher", "moco")}
     second = command(small_set, tmp_path, "--methods=weak_teacher,moco,relational", "--seeds=1")

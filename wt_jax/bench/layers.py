@@ -166,10 +166,6 @@ LAYERS: dict[str, tuple[str, Callable[[], dict[str, Turn]]]] = {
         "S3D step",
         lambda: {"native": _step("s3d"), "XLA": _step("s3d", ops__max_pool__dispatch=_dispatch_portable)},
     ),
-    "after": (
-        "S3D step",
-        lambda: {"hint": _step("s3d"), "none": _step("s3d", ops__after=lambda x, other: x)},
-    ),
     "group_norm": (
         "quick start step",
         lambda: {"native": _step("quickstart"), "XLA": _step("quickstart", ops__group_norm__dispatch=_dispatch_portable)},

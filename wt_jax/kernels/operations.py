@@ -6,7 +6,6 @@ threads wait for each other.
 """
 
 import json
-import string
 from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any
@@ -124,27 +123,6 @@ def group_norm_gradients(
     return dx, sums
 
 
-@custom_partitioning
-def wait(x: jax.Array, other: jax.Array) -> jax.Array:
-    """`x`, once `other` has been computed."""
-    same = jax.ShapeDtypeStruct(x.shape, x.dtype)
-    return jax.ffi.ffi_call(TARGET, same, input_output_aliases={0: 0})(x, other, text=_text("wait"))
-
-
-def _wait_rule(mesh, arguments, results):
-    letters = iter(string.ascii_lowercase)
-    x, other = (" ".join(next(letters) for _ in argument.shape) for argument in arguments)
-    return f"{x}, {other} -> {x}"
-
-
-def _wait_divided(mesh, arguments, results):
-    x, other = (argument.sharding for argument in arguments)
-    return mesh, lambda x, other: x, x, (x, other)
-
-
-wait.def_partition(partition=_wait_divided, sharding_rule=_wait_rule)
-
-
 def shape_after(x: Shape, window: Shape, channels: int, strides: Shape, padding: Padding) -> Shape:
     """What a window (t, h, w) that moves over `x` (B, T, H, W, C) gives, with so many channels."""
     steps = zip(x[1:4], window, strides, padding, strict=True)
@@ -217,8 +195,6 @@ def _instructions(text: str) -> list[Instruction]:
 
 def _operations(kind: str, layer: list) -> Sequence[tuple[Any, list[int]]]:
     """The parts of an operation, and the indices of their arrays, arguments being counted before results."""
-    if kind == "wait":
-        return []
     if kind.startswith("max_pool"):
         return [(onednn.MaxPool(kind, *layer), [0, 1] if kind == "max_pool" else [0, 1, 2])]
     if kind == "color_blur" or kind.startswith("group_norm"):

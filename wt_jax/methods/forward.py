@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from wt_jax import ops
 from wt_jax.errors import ConfigError
 from wt_jax.methods.base import Batch, Built, MethodState, Metrics, Needs, Tree, if_logged, with_encoder
 from wt_jax.methods.settings import MLPSettings
@@ -201,10 +200,9 @@ def student_then_teacher(
       Embeddings (B, D) of the student's clips; those of the teacher's clips, pass by pass; the student's new collections.
     """
     queries, model_state = apply_clips(student, student_variables, clips, separate)
-    keys, last = [], queries[-1]
+    keys = []
     for group in passes:
-        shuffled = [shuffle(ops.after(clip, last), parts) for clip in group]
+        shuffled = [shuffle(clip, parts) for clip in group]
         found = apply_clips(teacher, teacher_variables, shuffled, separate)[0]
         keys += [shuffle(key, len(key) // parts) for key in found]
-        last = keys[-1]
     return queries, keys, model_state

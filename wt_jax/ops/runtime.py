@@ -3,12 +3,10 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-import jax.numpy as jnp
 from jax import Array, lax
 
 from wt_jax import kernels
 from wt_jax.kernels import onednn, operations, process
-from wt_jax.ops.ranks import widened
 
 T = TypeVar("T")
 
@@ -28,21 +26,6 @@ def dispatch(
     """
     cpu, default = native if operations.available() else portable, default or portable
     return lax.platform_dependent(*arrays, cpu=cpu, tpu=tpu or default, default=default)
-
-
-def after(x: Array, other: Array) -> Array:
-    """`x`, but computed from only after `other` on a CPU with the native runtime; elsewhere `x`. No gradient passes.
-
-    A scheduling hint: two forward passes at the same time would share the cores, and each wait for the threads of the other.
-    What waits is a 0 added to `x`: `x` itself would have to be written to memory before and read again after.
-    """
-    if not operations.available():
-        return x
-
-    def cpu(x: Array, other: Array) -> Array:
-        return x + widened(operations.wait(jnp.zeros(1, x.dtype), other), x)
-
-    return lax.platform_dependent(*lax.stop_gradient((x, other)), cpu=cpu, default=lambda x, _: x)
 
 
 def prepare_process(workers: int) -> None:

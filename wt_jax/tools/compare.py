@@ -4,9 +4,10 @@
         --workdir=runs/compare [--config.data.train=... --config.KEY=VALUE ...]
 
 Each run is `wt-jax train` in a process of its own, with its workdir and `log.txt` in `WORKDIR/METHOD_seedN`. The same
-command goes on where it was stopped and does not repeat what is finished. The table is in `comparison.md`, all values
-in `comparison.json`, a picture in `comparison.png`. Overrides of `config.method` reach the methods that have such a key; those
-of a key that the file's own method has not need a method that has it: `--config=FILE:seed
+command goes on where it was stopped and does not repeat what is finished. Leads over the first method are paired by seed and
+have bootstrap intervals over the seeds. The table is in `comparison.md`, all values in `comparison.json`, a picture in
+`comparison.png`. Overrides of `config.method` reach the methods that have such a key; those of a key that the file's own method
+has not need a method that has it: `--config=FILE:seed
 --config.method.teacher_weights=FOLDER`.
 """
 
@@ -20,7 +21,7 @@ from absl import app, flags
 from wt_jax.cli import config_source, parse_flags, set_up_logging, user_errors
 from wt_jax.config_files import define_config
 from wt_jax.errors import ConfigError
-from wt_jax.eval.compare.runs import compare
+from wt_jax.eval.compare.runs import Comparison
 
 log = logging.getLogger("wt_jax")
 
@@ -28,7 +29,10 @@ _CONFIG = define_config("quickstart", "Configuration, without a method.")
 _METHODS = flags.DEFINE_list(
     "methods", ["weak_teacher", "one_hot"], "Methods, separated by commas; the first is the reference."
 )
-_SEEDS = flags.DEFINE_integer("seeds", 3, "How many seeds, from 0.", lower_bound=1)
+_SEEDS = flags.DEFINE_integer("seeds", 3, "How many seeds.", lower_bound=1)
+_FIRST_SEED = flags.DEFINE_integer("first_seed", 0, "The first of them: settings are chosen on other seeds than are reported.")
+_CEILING = flags.DEFINE_string("ceiling", "", "One of the methods: the table shows each one's share of its lead.")
+_JOBS = flags.DEFINE_integer("jobs", 1, "Runs at once; they divide the cores among them.", lower_bound=1)
 _WORKDIR = flags.DEFINE_string("workdir", "runs/compare", "Folder of the runs and of the table.")
 
 
@@ -41,7 +45,9 @@ def main(argv: Sequence[str]) -> None:
         if len(argv) > 1:
             raise ConfigError(f"unexpected argument {argv[1]!r}; options begin with --")
         file, overrides = config_source()
-        print(compare(file, _METHODS.value, _SEEDS.value, overrides, Path(_WORKDIR.value)))
+        seeds = range(_FIRST_SEED.value, _FIRST_SEED.value + _SEEDS.value)
+        comparison = Comparison(file, _METHODS.value, seeds, overrides, Path(_WORKDIR.value), _CEILING.value)
+        print(comparison.run(_JOBS.value))
         log.info("the table, its values and a picture are in %s/comparison.*", _WORKDIR.value)
 
 

@@ -2,11 +2,14 @@
 
 import json
 import logging
+import os
+import queue
 import runpy
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,6 @@ from wt_jax.errors import ConfigError
 from wt_jax.eval.compare.table import draw_comparison, format_comparison, scores_of, summarize
 from wt_jax.eval.results import AFTER, BEFORE, Results, read_results
 from wt_jax.experiment import resolve
-from wt_jax.progress import label
 from wt_jax.train.metrics import read_metrics
 from wt_jax.train.program import build
 from wt_jax.train.workdir import environment, read_config
@@ -45,8 +47,8 @@ def finished(workdir: Path, config: Config) -> bool:
     return (workdir / "results.json").exists() and to_dict(read_config(workdir)) == to_dict(config)
 
 
-def run(file: str, config: Config, overrides: Mapping[str, Any], workdir: Path) -> None:
-    """Train and evaluate in a process of its own.
+def run(file: str, config: Config, overrides: Mapping[str, Any], workdir: Path, cores: Iterable[int] = ()) -> None:
+    """Train and evaluate in a process of its own, on these cores if any are given.
 
     Raises:
       ConfigError: the process failed; the last line that it printed is the message.
@@ -55,10 +57,13 @@ def run(file: str, config: Config, overrides: Mapping[str, Any], workdir: Path) 
     texts = [f"--config.{key}={value}" for key, value in overrides.items()]
     command = [sys.executable, "-m", "wt_jax.main", f"--config={file}:{config.method_name}", f"--config.seed={config.seed}"]
     with (workdir / "log.txt").open("a") as output:
-        done = subprocess.run([*command, *texts, f"--workdir={workdir}"], stdout=output, stderr=output, check=False)
-    if done.returncode:
+        process = subprocess.Popen([*command, *texts, f"--workdir={workdir}"], stdout=output, stderr=output)
+        if cores := set(cores):
+            os.sched_setaffinity(process.pid, cores)
+        code = process.wait()
+    if code:
         last = (workdir / "log.txt").read_text().strip().splitlines()[-1:]
-        raise ConfigError(f"{workdir.name} ended with code {done.returncode}: {' '.join(last)}")
+        raise ConfigError(f"{workdir.name} ended with code {code}: {' '.join(last)}")
 
 
 def scores(results: Results, encoder: str) -> dict[str, float]:
@@ -78,44 +83,99 @@ def speed(workdir: Path) -> dict[str, float]:
     }
 
 
-def compare(file: str, methods: Sequence[str], seeds: int, overrides: Mapping[str, Any], folder: Path) -> str:
-    """Run what is not finished yet, write the table after each run, return it."""
-    runs = [(method, seed) for seed in range(seeds) for method in methods]
-    # The encoder before training is evaluated once per seed. All is checked before the first run starts.
-    prepared = {(m, s): config_of(file, m, s, {**overrides, "eval.before": m == methods[0]}) for m, s in runs}
-    parameters = {method: trained_parameters(prepared[method, 0][0]) for method in methods}
-    results: dict[str, dict[int, dict[str, float]]] = {}
-    failures, text, start = [], "", time.monotonic()
-    for number, (method, seed) in enumerate(runs, 1):
-        config, known = prepared[method, seed]
-        workdir = folder / f"{method}_seed{seed}"
+class Comparison:
+    """Runs of several methods over several seeds, and the table of those that are finished.
+
+    Attributes:
+      file, overrides: the configuration, without a method.
+      methods: the first is the reference.
+      seeds: of each method.
+      folder: of the runs and the table.
+      ceiling: a method whose lead is what is possible, of which the table shows each method's share; "": none.
+    """
+
+    def __init__(
+        self,
+        file: str,
+        methods: Sequence[str],
+        seeds: Sequence[int],
+        overrides: Mapping[str, Any],
+        folder: Path,
+        ceiling: str = "",
+    ):
+        if ceiling and ceiling not in methods[1:]:
+            raise ConfigError(f"--ceiling={ceiling} is none of --methods behind the first, {methods[0]}")
+        self.file, self.methods, self.overrides, self.folder, self.ceiling = file, methods, dict(overrides), folder, ceiling
+        self.runs = [(method, seed) for seed in seeds for method in methods]
+        # The encoder before training is evaluated once per seed. All is checked before the first run starts.
+        self._prepared = {(m, s): config_of(file, m, s, {**overrides, "eval.before": m == methods[0]}) for m, s in self.runs}
+        self._parameters = {method: trained_parameters(self._prepared[method, seeds[0]][0]) for method in methods}
+        self._results: dict[str, dict[int, dict[str, float]]] = {}
+        self.failures: list[str] = []
+        self._start = time.monotonic()
+
+    def run(self, jobs: int = 1) -> str:
+        """Run what is not finished yet, so many at once, write the table after each run, and return it.
+
+        Several jobs divide the cores among them.
+
+        Raises:
+          ConfigError: runs failed; all others are done.
+        """
+        free: queue.SimpleQueue[Sequence[int]] = queue.SimpleQueue()
+        available = sorted(os.sched_getaffinity(0)) if jobs > 1 else []
+        for job in range(jobs):
+            free.put(available[job::jobs])
+        text = ""
+        with ThreadPoolExecutor(jobs) as pool:
+            for method, seed in pool.map(lambda numbered: self._finish(*numbered, free), enumerate(self.runs, 1)):
+                text = self._collect(method, seed) or text
+        if self.failures:
+            raise ConfigError(f"{len(self.failures)} of {len(self.runs)} runs failed; the first: {self.failures[0]}")
+        return text
+
+    def _workdir(self, method: str, seed: int) -> Path:
+        return self.folder / f"{method}_seed{seed}"
+
+    def _finish(self, number: int, which: tuple[str, int], free: "queue.SimpleQueue[Sequence[int]]") -> tuple[str, int]:
+        """Make one run, unless it is finished."""
+        (method, seed), (config, known) = which, self._prepared[which]
+        workdir = self._workdir(method, seed)
         if not finished(workdir, config):
+            cores = free.get()
             try:
-                with label(f"{method}, seed {seed}, {number}/{len(runs)}"):
-                    log.info("%.0f s so far; its log is %s/log.txt", time.monotonic() - start, workdir)
-                    run(file, config, known, workdir)
+                seconds, place = time.monotonic() - self._start, f"{number}/{len(self.runs)}"
+                log.info("%s, seed %d, %s: %.0f s so far; its log is %s/log.txt", method, seed, place, seconds, workdir)
+                run(self.file, config, known, workdir, cores)
             except ConfigError as error:
                 log.error("%s", error)
-                failures.append(str(error))
-                continue
+                self.failures.append(str(error))
+            finally:
+                free.put(cores)
+        return which
+
+    def _collect(self, method: str, seed: int) -> str:
+        """Put a run into the table, and write it."""
+        workdir = self._workdir(method, seed)
+        if not finished(workdir, self._prepared[method, seed][0]):
+            return ""
         found = read_results(workdir) or Results()
         if found.failures:
             log.warning("%s: %s", workdir.name, "; ".join(found.failure_lines()))
-        results.setdefault(method, {})[seed] = {**scores(found, AFTER), **speed(workdir), "parameters": parameters[method]}
+        values = {**scores(found, AFTER), **speed(workdir), "parameters": self._parameters[method]}
+        self._results.setdefault(method, {})[seed] = values
         if BEFORE in found.encoders:
-            results.setdefault(BEFORE, {})[seed] = scores(found, BEFORE)
+            self._results.setdefault(BEFORE, {})[seed] = scores(found, BEFORE)
         table = {
-            "config": file,
-            "overrides": dict(overrides),
+            "config": self.file,
+            "overrides": self.overrides,
             "environment": environment(),
-            "runs": results,
-            "summary": summarize(results, reference=methods[0]),
-            "failures": failures,
+            "runs": self._results,
+            "summary": summarize(self._results, reference=self.methods[0]),
+            "failures": self.failures,
         }
-        (folder / "comparison.json").write_text(json.dumps(table, indent=1) + "\n")
-        text = format_comparison(table["summary"], scores_of(results), methods[0])
-        (folder / "comparison.md").write_text(text + "\n")
-        draw_comparison(table["summary"], scores_of(results), folder / "comparison.png")
-    if failures:
-        raise ConfigError(f"{len(failures)} of {len(runs)} runs failed; the first: {failures[0]}")
-    return text
+        (self.folder / "comparison.json").write_text(json.dumps(table, indent=1) + "\n")
+        text = format_comparison(table["summary"], scores_of(self._results), self.methods[0], self.ceiling)
+        (self.folder / "comparison.md").write_text(text + "\n")
+        draw_comparison(table["summary"], scores_of(self._results), self.folder / "comparison.png")
+        return text

@@ -2,22 +2,41 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from wt_jax.eval.results import BEFORE
 
 MACHINE = ("clips_per_second", "memory", "parameters")  # what is known of a run beside its scores
+_RESAMPLES = 10_000
+
+
+class Spread(NamedTuple):
+    """A value over seeds.
+
+    Attributes:
+      mean, deviation: the deviation is the sample's (n - 1), NaN for one seed.
+      count: how many seeds.
+      low, high: 95 % percentile bootstrap interval of the mean, seeds drawn with replacement; NaN for one seed.
+    """
+
+    mean: float
+    deviation: float
+    count: int
+    low: float = float("nan")
+    high: float = float("nan")
+
+
 Runs = Mapping[str, Mapping[int, Mapping[str, float]]]
-Summary = dict[str, dict[str, tuple[float, float, int]]]
+Summary = dict[str, dict[str, Spread]]
 
 
 def summarize(runs: Runs, reference: str) -> Summary:
-    """{method: {value: (mean, deviation, count)}} over the seeds of `runs` {method: {seed: {value: number}}}.
+    """{method: {value: spread}} over the seeds of `runs` {method: {seed: {value: number}}}.
 
-    The deviation is the sample's (n - 1), NaN for one seed. "lead" is the first score less that of `reference` at the same
-    seed, which has the same data order and initial seed: paired, it has less spread than a difference of means.
+    "lead" is the first score less that of `reference` at the same seed, which has the same data order and initial seed: paired,
+    it has less spread than a difference of means.
     """
     first = scores_of(runs)[:1]
     summary: Summary = {}
@@ -40,38 +59,52 @@ def scores_of(runs: Mapping[str, Mapping[Any, Mapping[str, Any]]]) -> list[str]:
     return [name for name in dict.fromkeys(names) if name not in MACHINE]
 
 
-def _spread(values: np.ndarray) -> tuple[float, float, int]:
-    deviation = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
-    return float(values.mean()), deviation, len(values)
+def _spread(values: np.ndarray) -> Spread:
+    if len(values) < 2:
+        return Spread(float(values.mean()), float("nan"), len(values))
+    drawn = np.random.default_rng(0).integers(len(values), size=(_RESAMPLES, len(values)))
+    low, high = np.percentile(values[drawn].mean(axis=1), [2.5, 97.5])
+    return Spread(float(values.mean()), float(values.std(ddof=1)), len(values), float(low), float(high))
 
 
-def format_comparison(summary: Summary, scores: Sequence[str], reference: str) -> str:
-    """A Markdown table, the best first by the first of `scores`; scores in percent, mean ± deviation over seeds."""
+def format_comparison(summary: Summary, scores: Sequence[str], reference: str, ceiling: str = "") -> str:
+    """A Markdown table, the best first by the first of `scores`; scores in percent, mean ± deviation over seeds.
+
+    Leads have their 95 % interval, and with a method `ceiling` the share that they are of its lead.
+    """
     lead = [f"{scores[0]} less {reference}"] if scores else []
-    head = ["method", *scores, *lead, "clips/s", "memory, GiB", "parameters trained", "seeds"]
+    possible = summary[ceiling]["lead"].mean if lead and "lead" in summary.get(ceiling, {}) else None
+    share = [] if possible is None else [f"share of {ceiling}'s lead"]
+    head = ["method", *scores, *lead, *share, "clips/s", "memory, GiB", "parameters trained", "seeds"]
     lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
     for method in sorted(summary, key=lambda name: -_first(summary[name], scores)):
         values = summary[method]
-        cells = [_percent(values.get(name)) for name in (*scores, *(["lead"] if lead else []))]
+        cells = [_percent(values.get(name)) for name in scores]
+        cells += [_lead(values.get("lead"))] if lead else []
+        cells += [f"{values['lead'].mean / possible:.0%}" if "lead" in values and possible else "–"] if share else []
         cells += [_plain(values, "clips_per_second", "{:.0f}"), _plain(values, "memory", "{:.2f}")]
-        cells += [_plain(values, "parameters", "{:,.0f}"), str(max(count for _, _, count in values.values()))]
+        cells += [_plain(values, "parameters", "{:,.0f}"), str(max(value.count for value in values.values()))]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _first(values: Mapping[str, tuple[float, float, int]], scores: Sequence[str]) -> float:
-    return values[scores[0]][0] if scores and scores[0] in values else -1.0
+def _first(values: Mapping[str, Spread], scores: Sequence[str]) -> float:
+    return values[scores[0]].mean if scores and scores[0] in values else -1.0
 
 
-def _percent(value: tuple[float, float, int] | None) -> str:
+def _percent(value: Spread | None) -> str:
     if value is None:
         return "–"
-    mean, deviation, count = value
-    return f"{100 * mean:.1f}" + (f" ± {100 * deviation:.1f}" if count > 1 else "")
+    return f"{100 * value.mean:.1f}" + (f" ± {100 * value.deviation:.1f}" if value.count > 1 else "")
 
 
-def _plain(values: Mapping[str, tuple[float, float, int]], name: str, form: str) -> str:
-    return form.format(values[name][0]) if name in values else "–"
+def _lead(value: Spread | None) -> str:
+    interval = f" [{100 * value.low:.1f}, {100 * value.high:.1f}]" if value and value.count > 1 else ""
+    return _percent(value) + interval
+
+
+def _plain(values: Mapping[str, Spread], name: str, form: str) -> str:
+    return form.format(values[name].mean) if name in values else "–"
 
 
 def draw_comparison(summary: Summary, scores: Sequence[str], path: Path) -> None:
@@ -82,7 +115,7 @@ def draw_comparison(summary: Summary, scores: Sequence[str], path: Path) -> None
     figure = Figure(figsize=(3 * max(1, len(scores)), 1.2 + 0.32 * len(methods)), layout="constrained")
     for axes, name in zip(np.ravel(figure.subplots(1, max(1, len(scores)), sharey=True)), scores, strict=False):
         shown = [method for method in methods if name in summary[method]]
-        mean, deviation, _ = (100 * np.array(column) for column in zip(*(summary[m][name] for m in shown), strict=True))
+        mean, deviation = (100 * np.array([summary[m][name][i] for m in shown]) for i in range(2))
         colors = ["tab:gray" if method == BEFORE else "tab:blue" for method in shown]
         axes.errorbar(mean, shown, xerr=np.nan_to_num(deviation), fmt="none", ecolor="lightgray", zorder=1)
         axes.scatter(mean, shown, c=colors, zorder=2)
