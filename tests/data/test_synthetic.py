@@ -21,6 +21,14 @@ def test_files_are_real_videos_and_a_second_call_changes_nothing(tmp_path):
     assert before == {r.path: Path(r.path).read_bytes() for r in videos}
 
 
+def test_a_second_writing_gives_the_same_bytes(tmp_path):
+    for place in ("first", "second"):
+        write_dataset(tmp_path / place, train=16, test=0)
+    first, second = ({p.name: p.read_bytes() for p in (tmp_path / place).rglob("*.mp4")} for place in ("first", "second"))
+    assert len(first) == 16
+    assert first == second
+
+
 def test_a_file_shows_what_was_rendered(tmp_path):
     write_dataset(tmp_path, train=8, test=0, frames=24)
     record = open_source(str(tmp_path / "train"))[0]

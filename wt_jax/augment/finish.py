@@ -13,8 +13,8 @@ import numpy as np
 from jax import Array
 
 from wt_jax.augment.color import between, color_map
+from wt_jax.augment.color_blur import color_blur
 from wt_jax.augment.log_mel import log_mel
-from wt_jax.ops.color_blur import color_blur
 from wt_jax.specs import AudioView, BoxView, Choice, ClipView, FeatureView, PixelSpec, View
 
 

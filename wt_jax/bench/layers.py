@@ -170,10 +170,6 @@ LAYERS: dict[str, tuple[str, Callable[[], dict[str, Turn]]]] = {
         "quick start step",
         lambda: {"native": _step("quickstart"), "XLA": _step("quickstart", ops__group_norm__dispatch=_dispatch_portable)},
     ),
-    "color_blur": (
-        "quick start step",
-        lambda: {"native": _step("quickstart"), "XLA": _step("quickstart", ops__color_blur__dispatch=_dispatch_portable)},
-    ),
     "conv3d": (
         "quick start step",
         lambda: {"native": _step("quickstart"), "composed": _step("quickstart", ops__conv3d__dispatch=_dispatch_portable)},

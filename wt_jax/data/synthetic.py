@@ -111,7 +111,8 @@ def render(motion: str, rng: np.random.Generator, *, frames: int = 96, size: int
 def write_mp4(path: Path, frames: np.ndarray, rate: int | Fraction = RATE, crf: int = 18) -> None:
     """Write (T, H, W, 3) uint8 RGB frames (even sides) as H.264, a key frame every 8 frames; the lower `crf`, the better."""
     with av.open(str(path), "w") as container:
-        options = {"crf": str(crf), "preset": "veryfast", "g": "8", "bf": "0", "threads": "1"}
+        # No lookahead and one thread: the same frames give the same file.
+        options = {"crf": str(crf), "preset": "veryfast", "tune": "zerolatency", "g": "8", "bf": "0", "threads": "1"}
         stream = container.add_stream("libx264", rate=rate, options=options)
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
         for index, frame in enumerate(frames):

@@ -19,7 +19,7 @@ from wt_jax import kernels
 from wt_jax.kernels import onednn
 from wt_jax.kernels.onednn import Instruction, Padding, Shape
 
-# x without its batch (T, H, W, C), kernel or pooling window, strides, padding; for color and blur the clips;
+# x without its batch (T, H, W, C), kernel or pooling window, strides, padding;
 # for GroupNorm x without its batch (M, C), groups, epsilon where it is needed, and whether there is a ReLU
 Layer = tuple[Any, ...]
 
@@ -32,7 +32,6 @@ _ARRAYS = {
     "kernel_gradient": (("x", "y"), ("kernel",)),
     "max_pool": (("x",), ("y",)),
     "max_pool_gradient": (("x", "y"), ("x",)),
-    "color_blur": (("clips", "sigma", "of_pixel", "of_mean"), ("x",)),
     "group_norm": (("x", "scale", "bias"), ("y", "moments")),
     "group_norm_gradients": (("x", "scale", "bias", "moments", "y"), ("x", "sums")),
 }
@@ -41,7 +40,6 @@ _WHOLE = ("kernel", "scale", "bias")
 # Dimensions of the arrays; those with the same letter are the same, b is the batch.
 _OF_CONV = {"x": "b t h w i", "kernel": "k l m i o", "y": "b u v x o"}
 _OF_POOL = {"x": "b t h w i", "y": "b u v x i"}
-_OF_CLIPS = {"clips": "b t h w c", "sigma": "b", "of_pixel": "b k l", "of_mean": "b m n", "x": "b t h w c"}
 _OF_GROUPS = {"x": "b m c", "scale": "c", "bias": "c", "y": "b m c", "moments": "b k g", "sums": "b k c"}
 
 
@@ -95,17 +93,6 @@ def max_pool_gradient(x: jax.Array, dy: jax.Array, window: Shape, strides: Shape
     return _operation("max_pool_gradient", (x.shape[1:], window, strides, padding), x, dy)[0]
 
 
-def color_blur(clips: jax.Array, sigma: jax.Array, of_pixel: jax.Array, of_mean: jax.Array) -> jax.Array:
-    """Blurred and recolored clips (B, T, S, S, 3) in float32 in [0, 1].
-
-    Args:
-      clips: (B, T, S, S, 3) uint8.
-      sigma: (B,) float32 above 0, of the Gaussian of each clip's blur in pixels, renormalized at the border.
-      of_pixel, of_mean: (B, 3, 3) float32, new RGB = of_pixel @ old + of_mean @ the clip's mean.
-    """
-    return _operation("color_blur", (clips.shape[1:],), clips, sigma, of_pixel, of_mean)[0]
-
-
 def group_norm(
     x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, epsilon: float, relu: bool
 ) -> tuple[jax.Array, jax.Array]:
@@ -131,9 +118,6 @@ def shape_after(x: Shape, window: Shape, channels: int, strides: Shape, padding:
 
 def _shapes(kind: str, layer: Layer, batch: int) -> dict[str, Shape]:
     """Shapes of an operation's arrays by the names that `_ARRAYS` has for them."""
-    if kind == "color_blur":
-        clips, color = (batch, *layer[0]), (batch, 3, 3)
-        return {"clips": clips, "sigma": (batch,), "of_pixel": color, "of_mean": color, "x": clips}
     if kind.startswith("group_norm"):
         (positions, channels), groups = layer[0], layer[1]
         x, each = (batch, positions, channels), (channels,)
@@ -166,7 +150,7 @@ def _divide(kind, layer, mesh, arguments, results):
 
 
 def _rule(kind, *_):
-    families = {"max_pool": _OF_POOL, "color_blur": _OF_CLIPS, "group_norm": _OF_GROUPS}
+    families = {"max_pool": _OF_POOL, "group_norm": _OF_GROUPS}
     dimensions = next((found for name, found in families.items() if kind.startswith(name)), _OF_CONV)
     rule = " -> ".join(", ".join(dimensions[name] for name in names) for names in _ARRAYS[kind])
     letters = dict.fromkeys(letter for letter in rule if letter.isalpha())  # in order of appearance, as JAX requires
@@ -197,14 +181,11 @@ def _operations(kind: str, layer: list) -> Sequence[tuple[Any, list[int]]]:
     """The parts of an operation, and the indices of their arrays, arguments being counted before results."""
     if kind.startswith("max_pool"):
         return [(onednn.MaxPool(kind, *layer), [0, 1] if kind == "max_pool" else [0, 1, 2])]
-    if kind == "color_blur" or kind.startswith("group_norm"):
+    if kind.startswith("group_norm"):
         from wt_jax.kernels import loops  # needs oneDNN's threads
 
-        if kind == "color_blur":
-            kernel = loops.color_blur(layer[0])
-        else:
-            make = loops.group_norm if kind == "group_norm" else loops.group_norm_gradients
-            kernel = make(layer[0], layer[3][2], *layer[6:])
+        make = loops.group_norm if kind == "group_norm" else loops.group_norm_gradients
+        kernel = make(layer[0], layer[3][2], *layer[6:])
         return [(kernel, list(range(sum(map(len, _ARRAYS[kind])))))]
     # The order of a convolution's arrays: x, kernel, y.
     if kind == "gradients":

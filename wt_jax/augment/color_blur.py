@@ -4,9 +4,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from wt_jax.kernels import operations
-from wt_jax.ops.runtime import dispatch
-
 
 def color_blur(
     clips: Array, sigma: Array, of_pixel: Array, of_mean: Array, *, blur: bool = True, recolor: bool = True
@@ -28,13 +25,10 @@ def color_blur(
       (B, T, S, S, 3) float32 in [0, 1].
     """
 
-    def portable(clips: Array, sigma: Array, of_pixel: Array, of_mean: Array) -> Array:
-        scaled = clips.astype(jnp.float32) / 255.0
-        offset = jnp.einsum("bcd,bd->bc", of_mean, jnp.mean(scaled, axis=(1, 2, 3)))
-        scaled = _blurred(scaled, sigma) if blur else scaled
-        return _recolored(scaled, of_pixel, offset) if recolor else scaled
-
-    return dispatch(operations.color_blur, portable, clips, sigma, of_pixel, of_mean)
+    scaled = clips.astype(jnp.float32) / 255.0
+    offset = jnp.einsum("bcd,bd->bc", of_mean, jnp.mean(scaled, axis=(1, 2, 3)))
+    scaled = _blurred(scaled, sigma) if blur else scaled
+    return _recolored(scaled, of_pixel, offset) if recolor else scaled
 
 
 def blur_matrix(sigma: Array, size: int) -> Array:

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wt_jax.ops.color_blur import blur_matrix, color_blur
+from wt_jax.augment.color_blur import blur_matrix, color_blur
 
 
-def test_it_blurs_then_maps_colors(kernels):
+def test_it_blurs_then_maps_colors():
     rng = np.random.default_rng(0)
     clips = rng.integers(0, 256, (2, 3, 16, 16, 3), dtype=np.uint8)
     sigma = np.array([1e-3, 1.5], np.float32)
