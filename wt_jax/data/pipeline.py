@@ -270,8 +270,8 @@ def read_views(record: Record, views: Mapping[str, View], rng: np.random.Generat
     Raises:
       VideoError: one of the views cannot be read.
     """
-    unlooped = {name: [clip for clip in _clips_of(view) if not clip.loop] for name, view in views.items()}
-    views = {name: _draw(name, view, rng, out) if type(view) is Choice else view for name, view in views.items()}
+    asked = views
+    views = {name: _draw(name, view, rng, out) if type(view) is Choice else view for name, view in asked.items()}
     readers: dict[Callable, dict[str, Any]] = {}
     for name, view in views.items():
         readers.setdefault(VIEW_READERS[type(view)], {})[name] = view
@@ -279,7 +279,7 @@ def read_views(record: Record, views: Mapping[str, View], rng: np.random.Generat
     video = find_video(record.path) if timed else None
     with video.open() if video else nullcontext() as reader:
         if reader is not None:
-            _check_length(record, reader, unlooped)
+            _check_length(record, reader, asked)
         windows = random_windows(reader.info, timed, rng, _time_of(record, reader)) if reader else None
         shown = _Shown(record, views, rng, out, video, reader, windows)
         for read in _ORDER:
@@ -299,11 +299,12 @@ def _draw(name: str, view: Choice, rng: np.random.Generator, out: dict[str, np.n
     return view.views[chosen]
 
 
-def _check_length(record: Record, reader: Reader, views: Mapping[str, Sequence[ClipView]]) -> None:
-    """Raises VideoError where the video is too short for one of the clips that each view may be."""
-    for name, clips in views.items():
-        if not all(fits(reader.info, clip) for clip in clips):
-            raise VideoError(f"{record.path}: its {reader.info.num_frames} frames are too few for view {name!r}")
+def _check_length(record: Record, reader: Reader, views: Mapping[str, View]) -> None:
+    """Raises VideoError where the video is too short for one of the clips that a view may be, and that does not loop."""
+    for name, view in views.items():
+        for clip in _clips_of(view):
+            if not clip.loop and not fits(reader.info, clip):
+                raise VideoError(f"{record.path}: its {reader.info.num_frames} frames are too few for view {name!r}")
 
 
 def _time_of(record: Record, reader: Reader) -> float | None:

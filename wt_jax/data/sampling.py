@@ -179,16 +179,15 @@ def _steps(info: VideoInfo, view: ClipView | AudioView) -> np.ndarray:
     Of sound: those of its start and its end.
     """
     if isinstance(view, AudioView):
-        return _distances(str(view.seconds), "seconds", 2, "1", info.time_base)
-    scale = {"frames": 1, "seconds": info.time_base, "video": info.num_frames, "segments": info.num_frames}[view.unit]
-    return _distances(
-        str(view.stride), "video" if view.unit == "segments" else view.unit, view.num_frames, str(view.ramp), scale
-    )
+        return _distances(view.seconds, "seconds", 2, 1.0, info.time_base)
+    unit = "video" if view.unit == "segments" else view.unit
+    scale = {"frames": 1, "seconds": info.time_base, "video": info.num_frames}[unit]
+    return _distances(view.stride, unit, view.num_frames, view.ramp, scale)
 
 
 @functools.lru_cache(maxsize=256)
-def _distances(stride: str, unit: str, count: int, ramp: str, scale: Fraction | int) -> np.ndarray:
-    step, ratio, last = Fraction(stride), Fraction(ramp), count - 1  # By way of the text, so that 0.1 is one tenth.
+def _distances(stride: float, unit: str, count: int, ramp: float, scale: Fraction | int) -> np.ndarray:
+    step, ratio, last = Fraction(str(stride)), Fraction(str(ramp)), count - 1  # By way of the text, so that 0.1 is one tenth.
     if unit == "video":
         step = max(step * scale - 1, Fraction(0)) / max(last, 1)
     # Place i in steps, of which there are as many whatever the ramp: sums of 1 + (ramp - 1) j / (last - 1), scaled.

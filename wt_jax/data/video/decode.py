@@ -287,10 +287,12 @@ class Reader:
         wanted, info = np.asarray(indices, np.int64), self.info
         if not len(wanted) or wanted[0] < 0 or wanted[-1] >= info.num_frames:
             raise IndexError(f"{_name(self._source)}: frames {wanted.tolist()} of a video with {info.num_frames} frames")
-        shape, left, planes = None, set(wanted.tolist()), planes and use_native()
+        shape, left, planes, upright = None, set(wanted.tolist()), planes and use_native(), self._orientation == (0, False)
         for index, frame in self._decoded(wanted, left):
             left.remove(index)
-            upright = self._oriented(frame) == (0, False)
+            if frame.rotation != self._angle:  # What it means takes long to ask of each frame.
+                self._angle, self._orientation = frame.rotation, orientation_of(frame)
+                upright = self._orientation == (0, False)
             picture = (planes_of(frame) if planes and upright else None) or self._picture(frame)
             if picture.shape != (shape or picture.shape):
                 raise VideoError(f"{_name(self._source)}: the frame size changes within the video")
@@ -430,18 +432,12 @@ class Reader:
                 break
         return sound
 
-    def _oriented(self, frame: av.VideoFrame) -> tuple[int, bool]:
-        """As `orientation_of`, which is asked anew only where the angle is another: it takes long for each frame."""
-        if frame.rotation != self._angle:
-            self._angle, self._orientation = frame.rotation, orientation_of(frame)
-        return self._orientation
-
     def _picture(self, frame: av.VideoFrame) -> np.ndarray:
         """The frame as upright RGB, uint8 [height, width, 3]; a view of memory of its own."""
         plane = self._rgb.reformat(frame, format="rgb24", threads=1).planes[0]
         buffer: Any = plane  # PyAV does not declare that its planes are buffers
         picture = np.ndarray((plane.height, plane.width, 3), np.uint8, buffer, strides=(plane.line_size, 3, 1))
-        return _upright(picture, self._oriented(frame))
+        return _upright(picture, self._orientation)
 
 
 @contextmanager

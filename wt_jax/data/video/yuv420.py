@@ -48,9 +48,9 @@ class Planes(NamedTuple):
 
 
 def planes_of(frame: av.VideoFrame) -> Planes | None:
-    """The frame as planes, or None where they are not 4:2:0 of 8 bits, not upright, or of a color space not known here."""
+    """The frame as planes, as it is stored; None where they are not 4:2:0 of 8 bits, or of a color space not known here."""
     row = _ROW_OF.get((frame.format.name, frame.colorspace, frame.color_range))
-    if row is None or round(frame.rotation / 90):
+    if row is None:
         return None
     luma, blue, red = planes = frame.planes
     source = luma.buffer_ptr, blue.buffer_ptr, red.buffer_ptr, luma.line_size, blue.line_size, row
