@@ -140,6 +140,8 @@ class DataConfig:
       train, test: a list file, an index, a folder, a pack, tfds:NAME or mix:0.7*ONE,0.3*OTHER; see
         `wt_jax.data.sources.open.open_source`.
       root: folder that relative paths of a list start from; empty: the list's own folder. TFDS: its data folder.
+      pack: folder for packs of both lists, `train` and `test` in it, which are made before the first step where they are not
+        there and read instead of the lists; empty: the lists' own videos are read. See `wt_jax.data.pack_locally.make_pack`.
       workers: processes that decode; 0: threads of the main process.
       threads: batches in flight per process.
       max_bad_fraction: share of the videos that may be missing or undecodable before the run stops.
@@ -148,6 +150,7 @@ class DataConfig:
     train: str = ""
     test: str = ""
     root: str = ""
+    pack: str = ""
     workers: int = 0
     threads: int = 2
     max_bad_fraction: float = 0.01

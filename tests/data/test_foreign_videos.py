@@ -11,6 +11,7 @@ import pytest
 from support.odd_videos import CODECS, copy, encode, mirror, texture
 from support.video_files import frame_numbers, write_video
 
+from wt_jax.data.pack_locally import pack
 from wt_jax.data.packing import PackSettings, plan_shards
 from wt_jax.data.pipeline import crop_clips, describe_failure
 from wt_jax.data.records import Record
@@ -21,7 +22,6 @@ from wt_jax.data.video.decode import check, decode, describe, open_reader, probe
 from wt_jax.data.video.reader import find_video
 from wt_jax.errors import VideoError
 from wt_jax.specs import ClipView
-from wt_jax.tools.pack import pack
 
 FIELDS = Path(__file__).with_name("field_pictures.mts")  # three pictures, each of two fields, each in a packet of its own
 

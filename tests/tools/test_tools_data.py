@@ -16,6 +16,7 @@ from support.video_files import write_audio, write_video
 
 from wt_jax.cluster.preemption import RUN_AGAIN
 from wt_jax.data import packing
+from wt_jax.data.pack_locally import pack
 from wt_jax.data.packing import PackSettings, plan_shards
 from wt_jax.data.parallel import run_parallel
 from wt_jax.data.records import VideoList
@@ -28,7 +29,6 @@ from wt_jax.errors import SourceError, VideoError
 from wt_jax.tools import check_videos as check_module
 from wt_jax.tools.check_videos import check_videos, report
 from wt_jax.tools.make_lists import make_lists
-from wt_jax.tools.pack import pack
 
 
 @pytest.fixture
@@ -234,7 +234,7 @@ def test_a_pack_goes_on_and_belongs_to_one_list_and_setting(damaged, tmp_path, m
     monkeypatch.setattr(packing, "encode_clip", failing)
     with pytest.raises(KeyboardInterrupt):
         pack(shards, out)
-    there = [path.name for path in Path(out).glob("*.array_record")]
+    there = [path.name for path in Path(out).glob("clips*.array_record")]
     assert there == [shards[0].name]
     before = (Path(out) / shards[0].name).stat().st_mtime_ns
     pack(shards, out)

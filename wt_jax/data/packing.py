@@ -14,7 +14,8 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -33,6 +34,8 @@ from wt_jax.data.video import decode
 from wt_jax.data.video.decode import VideoInfo
 from wt_jax.data.video.reader import find_video, is_remote, pack_record, unpack_record
 from wt_jax.errors import SourceError, VideoError
+
+NOTE = "pack.json"  # settings of a pack, and which list it is of
 
 Row = dict[str, Any]
 
@@ -80,6 +83,11 @@ class Shard:
         return f"clips-{self.number:05d}-of-{self.count:05d}.array_record"
 
 
+def list_hash(rows: list[Row]) -> str:
+    """What distinguishes a list from others: videos, labels, columns and their order."""
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+
+
 def plan_shards(rows: list[Row], out: str, settings: PackSettings) -> list[Shard]:
     """Shares the rows of a list out over shards, in order, and prepares the folder.
 
@@ -88,9 +96,8 @@ def plan_shards(rows: list[Row], out: str, settings: PackSettings) -> list[Shard
     """
     folder = epath.Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    videos = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
-    identity = asdict(settings) | {"videos": videos}
-    note = folder / "pack.json"
+    identity = asdict(settings) | {"videos": list_hash(rows)}
+    note = folder / NOTE
     if note.exists():
         before = json.loads(note.read_text())
         changed = [name for name in identity if before.get(name) != identity[name]]
@@ -115,19 +122,12 @@ def pack_shard(shard: Shard) -> list[Row]:
     Raises:
       VideoError: what was written does not read back as it should; nothing is left behind.
     """
-    folder = epath.Path(shard.out)
-    target, notes = folder / shard.name, folder / f"{shard.name}.jsonl"
-    if target.exists() and notes.exists():
-        return [json.loads(line) for line in notes.read_text().splitlines()]
-    # ArrayRecord writes local files only; a remote shard is copied when it is whole.
-    with tempfile.TemporaryDirectory(dir=None if is_remote(shard.out) else shard.out, prefix=f".{shard.name}.") as scratch:
-        draft, list_ = os.path.join(scratch, shard.name), os.path.join(scratch, notes.name)
+    if (there := rows_of_whole(shard)) is not None:
+        return there
+    with draft_of(shard) as draft:
         rows = _write(shard, draft)
         _verify(draft, rows)
-        Path(list_).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-        # A shard counts when both are there.
-        _publish(list_, notes)
-        _publish(draft, target)
+        publish(shard, draft, rows)
     return rows
 
 
@@ -176,8 +176,7 @@ def encode_clip(frames: Iterator[np.ndarray], times: np.ndarray, time_base: Frac
 def _write(shard: Shard, draft: str) -> list[Row]:
     """Writes the shard; returns its rows for the index."""
     rows, place = [], 0
-    # One record per group: a record is read alone. Compressing MP4 files again would gain nothing.
-    writer = array_record_module.ArrayRecordWriter(draft, "group_size:1,uncompressed")
+    writer = open_writer(draft)
     for row in shard.rows:
         try:
             clips = list(_clips(str(row["path"]), shard.settings))
@@ -222,12 +221,44 @@ def _verify(draft: str, rows: list[Row]) -> None:
     reader.close()
 
 
-def _publish(draft: str, target: epath.Path) -> None:
-    """Puts a whole file in its place, at once."""
-    if is_remote(str(target)):
-        epath.Path(draft).copy(target, overwrite=True)
-    else:
-        os.replace(draft, target)
+def rows_of_whole(shard: Shard) -> list[Row] | None:
+    """The rows of a shard that is there; None: it is not. A shard counts when both of its files are there."""
+    target, notes = _files(shard)
+    if target.exists() and notes.exists():
+        return [json.loads(line) for line in notes.read_text().splitlines()]
+    return None
+
+
+def _files(shard: Shard) -> tuple[epath.Path, epath.Path]:
+    """The shard and the file of its rows."""
+    return epath.Path(shard.out) / shard.name, epath.Path(shard.out) / f"{shard.name}.jsonl"
+
+
+@contextmanager
+def draft_of(shard: Shard) -> Iterator[str]:
+    """A path to write the shard to: a local one, as ArrayRecord knows no other."""
+    if not is_remote(shard.out):
+        os.makedirs(shard.out, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=None if is_remote(shard.out) else shard.out, prefix=f".{shard.name}.") as scratch:
+        yield os.path.join(scratch, shard.name)
+
+
+def open_writer(draft: str) -> Any:
+    """ArrayRecord's writer of a shard."""
+    # One record per group: a record is read alone. Compressing MP4 files again would gain nothing.
+    return array_record_module.ArrayRecordWriter(draft, "group_size:1,uncompressed")
+
+
+def publish(shard: Shard, draft: str, rows: Sequence[Row]) -> None:
+    """Puts a whole shard where it belongs, its rows first: each file appears at once."""
+    target, notes = _files(shard)
+    list_ = f"{draft}.jsonl"
+    Path(list_).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    for written, place in ((list_, notes), (draft, target)):
+        if is_remote(shard.out):
+            epath.Path(written).copy(place, overwrite=True)
+        else:
+            os.replace(written, place)
 
 
 def _resize(image: np.ndarray, short_side: int) -> np.ndarray:

@@ -1,11 +1,14 @@
 """One function on many files, in a process per core; a file that kills its process is named."""
 
 import collections
+import importlib.util
 import multiprocessing
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
 Job = TypeVar("Job")
@@ -18,7 +21,8 @@ def run_parallel(function: Callable[[Job], Result], jobs: Sequence[Job], workers
     """Yields (job, function(job)) as they are done, in any order; None where the process died of the job.
 
     Args:
-      function: a function of a module, which does not raise for bad input.
+      function: a function of a module, which does not raise for bad input; one of a module that is not the program's
+        main one gets processes without that and without JAX.
       jobs: what to do.
       workers: processes; 0 works in this one.
 
@@ -36,7 +40,8 @@ def run_parallel(function: Callable[[Job], Result], jobs: Sequence[Job], workers
         try:
             while queue or running:
                 while queue and len(running) < ahead:
-                    running[pool.submit(function, queue[0])] = queue[0]
+                    with main_hidden() if function.__module__ != "__main__" else nullcontext():
+                        running[pool.submit(function, queue[0])] = queue[0]
                     queue.popleft()
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     result = future.result()
@@ -48,6 +53,18 @@ def run_parallel(function: Callable[[Job], Result], jobs: Sequence[Job], workers
                 yield next(iter(running.values())), None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def main_hidden() -> Iterator[None]:
+    """Lets a process start with a main module of its own: what it needs of this program it imports by its name."""
+    main = sys.modules["__main__"]
+    kept = main.__spec__
+    main.__spec__ = importlib.util.find_spec("wt_jax.data.workers.worker_main")
+    try:
+        yield
+    finally:
+        main.__spec__ = kept
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:

@@ -6,12 +6,12 @@ import jax
 
 from wt_jax.config import Config, steps_of
 from wt_jax.data.records import VideoList
-from wt_jax.data.sources.open import open_source
 from wt_jax.errors import ConfigError
 from wt_jax.eval.online import BEST_BY, make_evaluators
 from wt_jax.eval.run_features import FeatureReader, open_run_videos
 from wt_jax.experiment import build_method
 from wt_jax.train.program import Run, build
+from wt_jax.train.videos import open_videos
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def prepare(config: Config, videos: VideoList | None = None) -> EvaluatedRun:
     if videos is None:
         if not config.data.train:
             raise ConfigError("config.data.train is empty; give a list file or a folder of videos")
-        videos = open_source(config.data.train, config.data.root, config.data.max_bad_fraction)
+        videos = open_videos(config, "train")
     config.eval.features.check_devices("config.eval.features", jax.device_count())
     if config.train.compile_cache:
         jax.config.update("jax_compilation_cache_dir", config.train.compile_cache)

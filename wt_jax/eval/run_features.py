@@ -7,7 +7,6 @@ from jax.sharding import Mesh
 
 from wt_jax.config import Config
 from wt_jax.data.records import VideoList, same_classes
-from wt_jax.data.sources.open import open_source
 from wt_jax.errors import ConfigError
 from wt_jax.eval.features.extract import Features, Reading, extract_features, make_extractor
 from wt_jax.eval.protocols.base import Encoded, Protocol, Split
@@ -15,6 +14,7 @@ from wt_jax.eval.splits import check_common_class, leave_one_group_out, present
 from wt_jax.eval.statistics import Result
 from wt_jax.methods.base import Method, evaluated_tree
 from wt_jax.train.step import TrainState
+from wt_jax.train.videos import open_videos
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def open_run_videos(config: Config, train: VideoList) -> RunVideos:
         splits = leave_one_group_out(train, leave_out, f"config.eval.leave_out of {data.train}") if train.classes else ()
         videos = RunVideos(train, None, train.labels, splits, pooled=True)
     else:
-        test = open_source(data.test, data.root, data.max_bad_fraction) if data.test else None
+        test = open_videos(config, "test") if data.test else None
         if test is None:
             return RunVideos(train, None, train.labels, (), pooled=False)
         train, test = same_classes([train, test])

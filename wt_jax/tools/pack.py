@@ -9,19 +9,15 @@ after an interruption. `wt_jax.tools.pack_beam` does the same on a cluster.
 """
 
 import argparse
-import shutil
 from collections.abc import Sequence
-from pathlib import Path
 
 from wt_jax.cli import parse_arguments, set_up_logging, user_errors
-from wt_jax.data.packing import PackSettings, Row, Shard, finish, pack_shard, plan_shards
-from wt_jax.data.parallel import run_parallel
+from wt_jax.data.pack_locally import pack
+from wt_jax.data.packing import PackSettings, Row, Shard, plan_shards
 from wt_jax.data.sources.index import rows_of
 from wt_jax.data.sources.lists import OK
 from wt_jax.data.sources.open import open_source
-from wt_jax.data.video.reader import is_remote
-from wt_jax.errors import SourceError, VideoError
-from wt_jax.progress import Progress
+from wt_jax.errors import SourceError
 
 _NAMED = 10  # broken videos that are printed; the index has all of them
 
@@ -53,24 +49,6 @@ def plan(args: argparse.Namespace) -> list[Shard]:
     except ValueError as error:
         raise SourceError(f"--{error}") from None
     return plan_shards(rows_of(open_source(args.source, args.root, max_bad_fraction=1.0)), args.out, settings)
-
-
-def pack(shards: Sequence[Shard], out: str, workers: int = 0) -> list[Row]:
-    """Packs shards on this machine and writes the index; returns its rows.
-
-    Raises:
-      VideoError: a shard could not be written as it should. The others stay, and the next call goes on from them.
-    """
-    if not is_remote(out):
-        for left in Path(out).glob(".clips-*"):  # of a call that was killed
-            shutil.rmtree(left, ignore_errors=True)
-    progress, packed = Progress("packed", len(shards), "shard"), {}
-    for shard, rows in run_parallel(pack_shard, shards, min(workers, len(shards))):
-        if rows is None:
-            raise VideoError(f"{shard.name}: its process died; `check_videos --decode` finds the video that kills it")
-        packed[shard.number] = rows
-        progress.advance()
-    return finish(out, packed)
 
 
 def report(rows: Sequence[Row]) -> str:

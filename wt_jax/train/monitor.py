@@ -23,6 +23,7 @@ from wt_jax.config import Config
 from wt_jax.data.records import VideoList
 from wt_jax.errors import TrainingError
 from wt_jax.train.bad_videos import BadVideos
+from wt_jax.train.data_wait import DataWait
 from wt_jax.train.metrics import MetricsWriter, StepRates
 
 log = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ class StepMonitor:
         self._num_steps, self._log_every = num_steps, config.train.log_every
         self._writer = MetricsWriter(workdir, start, config.train.tensorboard)
         self._rates = StepRates(num_steps, config.train.batch_size)
+        self._data_wait = DataWait(config, videos)
         self._bad_videos = BadVideos(videos, workdir, config.data.max_bad_fraction)
         self._goodput = Goodput(workdir, start) if is_primary_process() else None
         self._pending: collections.deque[PendingStep] = collections.deque()
@@ -167,6 +169,7 @@ class StepMonitor:
         now = time.perf_counter()
         if self._last_finished is not None:
             self._rates.add_step(now - self._last_finished)
+            self._data_wait.add(now - self._last_finished, waited)
             if self._goodput:
                 self._goodput.add_step(max(0.0, now - self._last_finished - waited))
         self._last_finished = now

@@ -77,7 +77,7 @@ def read_config(workdir: Path) -> Config:
     found = _stored(workdir)
     started = workdir / "environment.json"
     folder = json.loads(started.read_text()).get("folder", "") if started.exists() else ""
-    for key in ("train", "test", "root"):
+    for key in ("train", "test", "root", "pack"):
         location = found.get("data", {}).get(key)
         if location and ":" not in location and not location.startswith("~"):
             found["data"][key] = os.path.join(folder, location)

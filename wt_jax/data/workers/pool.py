@@ -9,23 +9,22 @@ that dies. A worker imports neither the program's main module nor JAX: see `wt_j
 from __future__ import annotations
 
 import gc
-import importlib.util
 import logging
 import multiprocessing
 import pickle
 import signal
-import sys
 import threading
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from multiprocessing import connection, reduction, util
 from typing import Any
 
 import grain
 import numpy as np
 
+from wt_jax.data.parallel import main_hidden
 from wt_jax.data.workers.shared_memory import Block, pack, unpack
 from wt_jax.errors import WorkerError
 
@@ -101,7 +100,7 @@ class _Worker:
         self._files, files = _CONTEXT.Pipe()
         arguments = answers, files, self._batches, self._threads
         self._process = _CONTEXT.Process(target=_work, args=arguments, name="wt_jax data worker", daemon=True)
-        with _main_hidden():
+        with main_hidden():
             self._process.start()
         answers.close()
         files.close()
@@ -154,18 +153,6 @@ class _Worker:
         code = self._process.exitcode
         assert code is not None  # it has been joined
         return code
-
-
-@contextmanager
-def _main_hidden() -> Iterator[None]:
-    """Lets a process start with a main module of its own: what it needs of this program it imports by its name."""
-    main = sys.modules["__main__"]
-    kept = main.__spec__
-    main.__spec__ = importlib.util.find_spec("wt_jax.data.workers.worker_main")
-    try:
-        yield
-    finally:
-        main.__spec__ = kept
 
 
 def _cause(code: int) -> str:
