@@ -2,7 +2,7 @@
 
 SQLite keeps the truth about videos; Milvus holds the features, centered and of length 1, with what filters need. What is sent
 is not sent again, so the center must no longer move: `freeze_center` keeps it in the index. With a file name as address it is
-Milvus Lite, in this process, which the tests use. docs/search.md has the plan for 1e9 moments.
+Milvus Lite, in this process, which the tests use. docs/motion_search.md has the plan for 1e9 moments.
 """
 
 import json
