@@ -59,7 +59,8 @@ def browser(downloads: pathlib.Path, size: str = "1360,950", dark: bool = False,
     if still:
         options.add_argument("--force-prefers-reduced-motion")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
+    permissions = {"profile.default_content_setting_values.automatic_downloads": 1}  # several of one page
+    options.add_experimental_option("prefs", {"download.default_directory": str(downloads), **permissions})
     driver = Chrome(options=options, service=Service(shutil.which("chromedriver")))
     if dark:
         features = [{"name": "prefers-color-scheme", "value": "dark"}]
