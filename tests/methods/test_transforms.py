@@ -11,8 +11,9 @@ from support.video_files import write_video
 
 from wt_jax.augment.motion import frame_orders, reorder_frames
 from wt_jax.augment.warp import PERSPECTIVES, draw_perspective, perspective_matrices, warp
-from wt_jax.data.pipeline import describe_failure, train_batches
-from wt_jax.data.records import VideoList
+from wt_jax.data.pipeline import describe_failure, read_views, train_batches
+from wt_jax.data.records import Record, VideoList
+from wt_jax.data.synthetic import write_mp4
 from wt_jax.errors import ConfigError
 from wt_jax.experiment import build_method
 from wt_jax.specs import Choice, ClipView
@@ -85,6 +86,21 @@ def test_a_video_too_short_for_one_variant_is_shown_in_none(tmp_path):
     assert "its 6 frames are too few for view 'clip'" in describe_failure(videos[0], {"clip": far})
     seconds = ClipView(num_frames=4, stride=1.0, unit="seconds", size=16, loop=False)
     assert "too few" in describe_failure(videos[1], {"clip": seconds})
+
+
+def test_a_still_video_shows_nothing_of_its_rate_or_pace(tmp_path):
+    """So a network cannot tell them from such a video: its temporal heads are at chance. Keyframes would be a cue."""
+    frame = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+    write_mp4(tmp_path / "still.mp4", np.repeat(frame[None], 80, axis=0))
+    views = build_method(small_config("v3s"), 10).views["clip"].views
+    seen = []
+    for view in views[::4]:  # all rates and paces of one shape of the crop
+        out = {"clip": np.zeros((view.num_frames, view.size, view.size, 3), np.uint8)}
+        read_views(Record(0, str(tmp_path / "still.mp4"), 0), {"clip": view}, np.random.default_rng(1), out)
+        seen.append(out["clip"].astype(int))
+    assert len(seen) == 12
+    assert seen[0].std() > 20
+    assert np.abs(np.array(seen) - seen[0]).max() <= 2
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])
