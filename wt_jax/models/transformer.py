@@ -7,7 +7,7 @@ A clip's tokens are in two arrays: those of places, (B, t, h, w, C) or any (B, .
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -16,6 +16,7 @@ from einops import rearrange, repeat
 
 from wt_jax.config import ViTConfig
 from wt_jax.models.positions import Rotation, unturned
+from wt_jax.ops.attention import attention
 from wt_jax.ops.ranks import widened
 
 ACTIVATIONS = {
@@ -29,12 +30,6 @@ def kernel_init(form: ViTConfig, factor: float = 1.0) -> Callable[..., Any]:
     if form.init == "xavier":
         return nn.initializers.xavier_uniform()
     return nn.initializers.truncated_normal(0.02 * factor)
-
-
-def _attention_of(dtype: jnp.dtype) -> Literal["cudnn"] | None:
-    """cuDNN's fused attention where it can run: half precision on an NVIDIA GPU. JAX's own default never takes it."""
-    half = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
-    return "cudnn" if half and jax.devices()[0].device_kind.startswith("NVIDIA") else None
 
 
 class Attention(nn.Module):
@@ -62,8 +57,7 @@ class Attention(nn.Module):
         if turns is not None:
             query, key = turns(query), turns(key)
         with jax.numpy_dtype_promotion("standard"):  # inside, JAX widens bfloat16 to float32 implicitly
-            kind = _attention_of(self.dtype)
-            y = jax.nn.dot_product_attention(query, key, value, is_causal=self.causal, implementation=kind)
+            y = attention(query, key, value, causal=self.causal)
         out = nn.Dense(channels, dtype=self.dtype, kernel_init=kernel_init(self.form, self.factor), name="out")
         return out(y.reshape(x.shape))
 
