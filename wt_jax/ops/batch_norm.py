@@ -25,6 +25,10 @@ def batch_norm(
     Returns:
       The same shape as `x`, and the batch's mean and biased variance (C,), through which no gradient passes. All float32.
     """
+    return _value(x, scale, bias, epsilon, relu)
+
+
+def _value(x, scale, bias, epsilon: float, relu: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
     mean = _mean(x)
     var = jnp.maximum(_mean(jnp.square(x)) - jnp.square(mean), 0.0)
     y = scaled(x, mean, var, scale, bias, epsilon)
@@ -32,7 +36,7 @@ def batch_norm(
 
 
 def _forward(x, scale, bias, epsilon, relu):
-    y, mean, var = batch_norm(x, scale, bias, epsilon, relu)
+    y, mean, var = _value(x, scale, bias, epsilon, relu)
     return (y, mean, var), (x, scale, bias, mean, var)
 
 

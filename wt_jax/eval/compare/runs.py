@@ -128,7 +128,7 @@ class Comparison:
             free.put(available[job::jobs])
         text = ""
         with ThreadPoolExecutor(jobs) as pool:
-            for method, seed in pool.map(lambda numbered: self._finish(*numbered, free), enumerate(self.runs, 1)):
+            for method, seed in pool.map(lambda run: self._finish(run[0], run[1], free), enumerate(self.runs, 1)):
                 text = self._collect(method, seed) or text
         if self.failures:
             raise ConfigError(f"{len(self.failures)} of {len(self.runs)} runs failed; the first: {self.failures[0]}")
