@@ -250,6 +250,20 @@ def test_inspect_at_full_size():
 
 
 @pytest.mark.slow
+def test_one_flag_packs_what_a_run_reads_once_for_all_runs(small_set, tmp_path):
+    def started(workdir):
+        flags = (f"--config.data.pack={tmp_path / 'packs'}", "--config.train.duration=4 steps", "--config.data.workers=1")
+        return call(*training(small_set, tmp_path / workdir, *flags))
+
+    first, second = started("w"), started("v")
+    assert f"packing 32 videos into {tmp_path / 'packs' / 'train'}, shorter side 20, once" in first.stderr
+    assert f"packing 16 videos into {tmp_path / 'packs' / 'test'}" in first.stderr
+    assert "packing" not in second.stderr
+    assert second.stdout == first.stdout
+    assert call("--mode=eval", f"--workdir={tmp_path / 'w'}").stdout == first.stdout
+
+
+@pytest.mark.slow
 def test_real_clips_go_through_the_command(shared_data, tmp_path):
     arguments = training(
         shared_data, tmp_path / "w", f"--config.data.train={shared_data / 'clips'}", "--config.data.test=",
