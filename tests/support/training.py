@@ -19,7 +19,7 @@ from wt_jax.experiment import build_method, resolve
 from wt_jax.models import MODELS, build_encoder
 from wt_jax.models.small import SmallR2Plus1D
 from wt_jax.models.vit import ViT
-from wt_jax.specs import AudioView, Choice, ClipView, FeatureView, PixelSpec
+from wt_jax.specs import AudioView, BoxView, Choice, ClipView, FeatureView, PixelSpec
 from wt_jax.train.optim import learning_rate, make_optimizer
 from wt_jax.train.program import load_pretrained
 from wt_jax.train.sharding import AXES, put_batch
@@ -61,6 +61,8 @@ def name_folders(config):
     for key in ("teacher_weights", "store"):
         if has_key(config.method, key):
             config.method[key] = trained_folder()
+    if has_key(config.method, "boxes"):
+        config.method.boxes = "boxes.csv"  # which the batches of these tests do not read
     if has_key(config.method, "tables"):
         config.method.tables = table_folders(config.model.vit.project)
 
@@ -123,7 +125,9 @@ def batches(method, count, seed=0):
 def _clips(video, start, view, rng):
     shown = videos()[video, start : start + view.num_frames]
     scale = -(-view.size // shown.shape[2])
-    return {"": shown.repeat(scale, axis=2).repeat(scale, axis=3)[:, :, : view.size, : view.size]}
+    clips = {"": shown.repeat(scale, axis=2).repeat(scale, axis=3)[:, :, : view.size, : view.size]}
+    whole = np.tile(np.float32([0, 0, 0, 1, 1, 0, 1]), (len(video), 1))
+    return clips | ({"geometry": whole} if view.record else {})
 
 
 def _choice(video, start, view, rng):
@@ -146,8 +150,17 @@ def _features(video, start, view, rng):
     return {"": stored.clips[video[:, None], rows], "geometry": stored.geometry[video[:, None], rows]}
 
 
+def _boxes(video, start, view, rng):
+    """Two boxes for each video, of its motion's class and of the next."""
+    boxes, labels = np.zeros((len(video), view.most, 4), np.float32), np.zeros((len(video), view.most, view.classes), bool)
+    boxes[:, :2] = [[0.1, 0.2, 0.6, 0.9], [0.4, 0.0, 1.0, 0.5]]
+    for place in (0, 1):
+        labels[np.arange(len(video)), place, (video + place) % 3] = True
+    return {"": boxes, "labels": labels, "valid": np.tile(np.arange(view.most) < 2, (len(video), 1))}
+
+
 # What shows each kind of view; see `wt_jax.data.pipeline.VIEW_READERS`.
-_SHOWN = {ClipView: _clips, Choice: _choice, AudioView: _sound, FeatureView: _features}
+_SHOWN = {ClipView: _clips, Choice: _choice, AudioView: _sound, FeatureView: _features, BoxView: _boxes}
 
 
 def finished(method, batch):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import functools
 import os
+import re
 import threading
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -63,6 +64,26 @@ def _read(table: str, written: int) -> Mapping[tuple[str, float], _Boxes]:
                 ) from None
             boxes.setdefault((left, top, right, bottom), set()).update({label} - {0})
     return frames
+
+
+def read_classes(table: str) -> dict[int, str]:
+    """{number, from 1: name} of classes: CSV of number and name without a header, or AVA's label map (*.pbtxt).
+
+    Raises:
+      SourceError: the table cannot be read, or holds no class.
+    """
+    try:
+        text = Path(table).read_text(encoding="utf-8-sig")
+        if ".pbtxt" in Path(table).name:
+            found = re.findall(r'name:\s*"([^"]*)"\s+(?:label_)?id:\s*(\d+)', text)
+            classes = {int(number): name for name, number in found}
+        else:
+            classes = {int(row[0]): row[1] for row in csv.reader(text.splitlines()) if row}
+    except (OSError, UnicodeDecodeError, ValueError, IndexError) as error:
+        raise SourceError(f"{table}: the classes cannot be read ({error})") from None
+    if not classes or min(classes) < 1:
+        raise SourceError(f"{table}: expected classes numbered from 1, got {min(classes, default='none')}")
+    return classes
 
 
 def check_box_view(name: str, view: BoxView) -> None:

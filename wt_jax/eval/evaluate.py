@@ -1,7 +1,7 @@
 """The evaluation command's core: all protocols for all encoders, each done once however often it is interrupted.
 
 Below the output folder: `features_ENCODER.npz` (and its tokens), `sounds_ENCODER.npz` (embeddings of clips and their sound),
-`outcomes/`, `weights/` (what trainings on clips start from), their workdirs `linear_clips/` and `finetune/`,
+`outcomes/`, `weights/` (what trainings on clips start from), their workdirs `linear_clips/`, `finetune/` and `detection/`,
 `evaluation.json`, `results.json`, `results.md`. What was made with other weights, videos or settings than those asked for is
 made anew.
 
@@ -24,6 +24,7 @@ from jax.sharding import Mesh
 from wt_jax.cluster.processes import is_primary_process
 from wt_jax.config import to_dict
 from wt_jax.errors import ConfigError, EvaluationError, UserError
+from wt_jax.eval.box_training import FrameDetector
 from wt_jax.eval.clip_training import VideoClassifier
 from wt_jax.eval.config import EvaluationConfig
 from wt_jax.eval.encoders import Candidate, load_candidate
@@ -150,7 +151,7 @@ class _Evaluation:
         The name of its folder changes with all that it depends on, so that no training continues from another one's checkpoint.
         """
         key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:10]
-        classifier = VideoClassifier(
+        trainer = _TRAINERS[protocol.reads](
             self.splits.videos,
             self.candidate.export(self.folder / "weights" / f"{self.candidate.name}_{about['weights']}"),
             self.config.data,
@@ -158,7 +159,7 @@ class _Evaluation:
             self.folder / name / self.candidate.name / key,
         )
         videos = self.splits.videos
-        return protocol.run(classifier, videos.labels, videos.classes, [split], seed=self.config.seed)
+        return protocol.run(trainer, videos.labels, videos.classes, [split], seed=self.config.seed)
 
     def features(self, sounds: bool = False) -> FeatureFile:
         """The features of all videos, or the embeddings of clips and sound; extracted unless they are there.
@@ -215,8 +216,10 @@ class _Evaluation:
     def _about(self, name: str, protocol: Protocol, split: Split) -> dict[str, Any]:
         """All that the outcome of a protocol on a split depends on."""
         clips = {**self._encoder, "clip": to_dict(self.config.clip)}
+        tables = [hashlib.sha256(table.read_bytes()).hexdigest()[:16] for table in getattr(protocol, "tables", ())]
         return {
-            **(clips if protocol.reads == "clips" else self._pairs if protocol.reads == "sounds" else self._source),
+            **(clips if protocol.reads in _TRAINERS else self._pairs if protocol.reads == "sounds" else self._source),
+            **({"tables": tables} if tables else {}),
             "settings": to_dict(protocol),
             "seed": self.config.seed,
             "split": digest(self.splits.videos, split.train, split.test),
@@ -248,6 +251,9 @@ class _Evaluation:
         return {"weights": weights, "model": to_dict(self.candidate.model)}
 
 
+# What trains on clips, by what a protocol reads.
+_TRAINERS = {"clips": VideoClassifier, "boxes": FrameDetector}
+
 # What a protocol reads -> how it is run.
 _Runner = Callable[[_Evaluation, str, Protocol, Split, Mapping[str, Any]], Result]
 _RUN: dict[str, _Runner] = {
@@ -255,6 +261,7 @@ _RUN: dict[str, _Runner] = {
     "tokens": _Evaluation.on_features,
     "sounds": _Evaluation.on_features,
     "clips": _Evaluation.on_clips,
+    "boxes": _Evaluation.on_clips,
 }
 
 

@@ -9,7 +9,7 @@ A run and the evaluation command write the same `results.json`; `read_results` i
         "headings":  {name of a number: its heading in the short table}, of the numbers that are reported first,
         "numbers":   {name: {"value", "low", "high"}}, fractions in [0, 1] with a 95 % bootstrap interval,
         "folds":     number of splits (and draws) that the numbers are means over,
-        "items":     number of different test videos,
+        "items":     number of different test videos; of detection, of classes,
         "chosen":    [{"split", and what was chosen on its training set}],
         "per_class": [accuracy of each class, null for one without test videos],
         "confusion": [[number of test videos of class t (row) predicted as class p (column), over all splits]]}}}
@@ -18,7 +18,7 @@ A run and the evaluation command write the same `results.json`; `read_results` i
 `per_class` and `confusion` are there where a protocol makes one prediction per video. Of a run the encoders are
 "random-initialized" (before training) and "pre-trained" (`BEFORE`, `AFTER`); of the evaluation command those of `--encoders`.
 Names of numbers: "top1" and "top5"; "top1_sweep" of kNN; "top1_5%" of low-shot; "recall@k" and "mean_average_precision" of
-retrieval with centered sets, and "..._uncentered".
+retrieval with centered sets, and "..._uncentered"; "frame_map", "frame_map_all" and "chance_map" of detection.
 
 The evaluation command also keeps `outcomes/ENCODER/SPLIT_PROTOCOL.npz`, a `wt_jax.eval.statistics.Result` each.
 """

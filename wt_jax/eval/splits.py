@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wt_jax.data.records import VideoList, same_classes
+from wt_jax.data.records import TIME, VideoList, same_classes
 from wt_jax.data.sources.open import open_source
 from wt_jax.errors import ConfigError
 from wt_jax.eval.config import EvaluationConfig
@@ -28,13 +28,19 @@ def open_splits(config: EvaluationConfig) -> Splits:
     """Read the lists that a configuration names.
 
     Raises:
-      ConfigError, SourceError: a list cannot be used, is not labelled, or contradicts another, or the training and the test set
-        of a split have no class in common.
+      ConfigError, SourceError: a list cannot be used, is not labelled where a protocol needs it, has no times where one needs
+        them, or contradicts another, or the training and the test set of a split have no class in common.
     """
+    boxes = [getattr(config.settings, name).reads == "boxes" for name in config.protocols]
+    if any(boxes) and not all(boxes):
+        raise ConfigError("config.protocols: 'detection' reads key frames, the others videos; evaluate them apart")
+    timed = all(boxes)
 
     def read(name: str) -> VideoList:
         videos = open_source(str(Path(config.lists, name)), config.root, config.max_bad_fraction)
-        if not videos.classes:
+        if timed and TIME not in videos.columns:
+            raise ConfigError(f"{Path(config.lists, name)} has no column {TIME!r}, the seconds of the key frames; add it")
+        if not videos.classes and not timed:
             raise ConfigError(f"{Path(config.lists, name)} has no labels, which every protocol compares with; add them")
         return videos
 
@@ -43,29 +49,34 @@ def open_splits(config: EvaluationConfig) -> Splits:
         videos = read(name)
         found = Splits(videos, leave_one_group_out(videos, config.leave_out, f"config.leave_out of {name}"), pooled=True)
     else:
-        found = _listed(config, read)
+        found = _listed(config, read, timed)
     for tested in [found.parts] if found.pooled else [(split,) for split in found.parts]:
         check_common_class(found.videos.labels, tested)
     return found
 
 
-def _listed(config: EvaluationConfig, read: Callable[[str], VideoList]) -> Splits:
-    """The splits of (training list, test list) pairs."""
+def _listed(config: EvaluationConfig, read: Callable[[str], VideoList], timed: bool) -> Splits:
+    """The splits of (training list, test list) pairs; where items are `timed`, a video has one for each of its times."""
+
+    def keys(videos: VideoList) -> list[tuple[str, str]]:
+        return list(zip(videos.paths, videos.columns[TIME] if timed else ("",) * len(videos), strict=True))
+
     names = list(dict.fromkeys(name for pair in config.splits for name in pair if name))
     opened = dict(zip(names, same_classes([read(name) for name in names]), strict=True))
-    row: dict[str, int] = {}
+    row: dict[tuple[str, str], int] = {}
     labels: list[int] = []
     for name, videos in opened.items():
-        for record in videos:
-            if row.setdefault(record.path, len(labels)) == len(labels):
-                labels.append(record.label)
-            elif labels[row[record.path]] != record.label:
-                raise ConfigError(f"{record.path} is of another class in {name} than in a list before it; fix the lists")
+        for key, label in zip(keys(videos), videos.labels.tolist(), strict=True):
+            if row.setdefault(key, len(labels)) == len(labels):
+                labels.append(label)
+            elif labels[row[key]] != label:
+                raise ConfigError(f"{key[0]} is of another class in {name} than in a list before it; fix the lists")
     classes = max((videos.classes for videos in opened.values()), key=len)
-    everything = VideoList(tuple(row), np.array(labels, np.int32), classes)
+    times = {TIME: tuple(time for _, time in row)} if timed else {}
+    everything = VideoList(tuple(path for path, _ in row), np.array(labels, np.int32), classes, times)
 
     def rows(name: str) -> np.ndarray:
-        return np.array([row[path] for path in opened[name].paths])
+        return np.array([row[key] for key in keys(opened[name])])
 
     splits = []
     for number, (train_name, test_name) in enumerate(config.splits, 1):
@@ -132,10 +143,11 @@ def present(splits: Sequence[Split], items: np.ndarray, count: int) -> tuple[Spl
 
 
 def digest(videos: VideoList, *parts: np.ndarray) -> str:
-    """Changes with the paths and labels of the videos (of `parts` of the list, where given)."""
+    """Changes with the paths, times and labels of the videos (of `parts` of the list, where given)."""
     hashed = hashlib.sha256()
     for part in parts or (np.arange(len(videos)),):
         chosen = videos.select(part)
         hashed.update("\0".join(chosen.paths).encode())
+        hashed.update("\0".join(chosen.columns.get(TIME, ())).encode())
         hashed.update(np.asarray(chosen.labels, np.int32).tobytes())
     return hashed.hexdigest()[:16]

@@ -9,6 +9,7 @@ from wt_jax.methods.base import Method, Setup
 from wt_jax.methods.byol import BYOL, BYOLSettings
 from wt_jax.methods.clsa import CLSA, CLSASettings
 from wt_jax.methods.co2 import CO2, CO2Settings
+from wt_jax.methods.detection import Detection, DetectionSettings
 from wt_jax.methods.hdc import HDC, HDCSettings
 from wt_jax.methods.lss import LSS, LSSSettings
 from wt_jax.methods.moco import MoCo, MoCoSettings
@@ -96,6 +97,7 @@ METHODS: dict[str, Entry] = {
     "svt_weak_teacher": Entry(SVT, SVTSettings, _WEAK, _SVT),
     "lss": Entry(LSS, LSSSettings, model=_LSS),
     "supervised": Entry(Supervised, SupervisedSettings),
+    "detection": Entry(Detection, DetectionSettings),
 }
 
 

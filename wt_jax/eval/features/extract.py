@@ -281,7 +281,7 @@ def feature_batches(
             if record.path not in named:
                 named.add(record.path)
                 log.warning("left out of the evaluation: %s", describe_failure(record, {"clip": reading.view}))
-        rows = {name: _local_rows(value)[valid] for name, value in features.items()}
+        rows = {name: local_rows(value)[valid] for name, value in features.items()}
         return {**rows, **{name: batch[name][valid] for name in ("video", "time", "geometry")}, "left_out": left_out}
 
     pending = None
@@ -325,19 +325,19 @@ def extract_features(
         batches.append(batch)
         progress.advance(reading.batch_size)
     rows = {name: np.concatenate([batch[name] for batch in batches]) for name in ("values", "video", "time")}
-    rows = _gather(rows, len(videos))
+    rows = gather_rows(rows, len(videos))
     if not len(rows["video"]):
         raise ConfigError("no video of the list could be decoded, see the lines above; there is nothing to evaluate")
     return Features(rows["values"], rows["video"], videos.labels[rows["video"]], rows["time"])
 
 
-def _local_rows(array: Array) -> np.ndarray:
+def local_rows(array: Array) -> np.ndarray:
     """This process's rows of a global array, in order; replicas count once."""
     shards = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
     return np.concatenate([np.asarray(shards[row]) for row in sorted(shards)])
 
 
-def _gather(rows: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+def gather_rows(rows: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
     """Rows of all processes, sorted by "video" in [0, count)."""
     if jax.process_count() > 1:
         from jax.experimental.multihost_utils import process_allgather

@@ -56,8 +56,8 @@ class Protocol(typing.Protocol):
     """One way to evaluate a representation.
 
     `reads` names what `run` gets as `features`: "features" an `Encoded`, "tokens" one with tokens, "sounds" one of embeddings
-    with those of sound, "clips" a
-    `wt_jax.eval.protocols.clips.Classifier`, which trains on the videos themselves.
+    with those of sound, "clips" a `wt_jax.eval.protocols.clips.Classifier`, which trains on the videos themselves, "boxes" a
+    `wt_jax.eval.protocols.detection.DetectorTrainer`.
     """
 
     reads: ClassVar[str]

@@ -7,6 +7,8 @@ from typing import cast
 from wt_jax.eval.protocols.attentive import Attentive
 from wt_jax.eval.protocols.base import Protocol
 from wt_jax.eval.protocols.clips import ClipTraining
+from wt_jax.eval.protocols.detection import Detection
+from wt_jax.eval.protocols.detection_recipes import SLOW_DETECTION
 from wt_jax.eval.protocols.finetune import MACLR_FINETUNE
 from wt_jax.eval.protocols.knn import Knn
 from wt_jax.eval.protocols.linear import Linear
@@ -32,12 +34,13 @@ class FeatureProtocols:
 
 @dataclass(frozen=True)
 class Protocols(FeatureProtocols):
-    """All protocols: those that read feature maps or sound or train on clips belong to the evaluation command alone."""
+    """All protocols: those that read feature maps, sound or boxes or train on clips belong to the evaluation command alone."""
 
     attentive: Attentive = Attentive()
     speech_retrieval: SpeechRetrieval = SpeechRetrieval()
     linear_clips: ClipTraining = MACLR_LINEAR
     finetune: ClipTraining = MACLR_FINETUNE
+    detection: Detection = SLOW_DETECTION
 
 
 FEATURE_PROTOCOLS: dict[str, Protocol] = {f.name: cast(Protocol, f.default) for f in dataclasses.fields(FeatureProtocols)}

@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from wt_jax.errors import ConfigError, VideoError
+from wt_jax.errors import ConfigError, UserError
 from wt_jax.eval.report import pictures
 from wt_jax.eval.report.curves import panels
+from wt_jax.eval.report.detections import detections
 from wt_jax.eval.report.pictures import Subject
 from wt_jax.eval.report.scores import evaluated_classes, score_tables
 from wt_jax.eval.results import Results, read_results
@@ -54,6 +55,7 @@ def collect(workdir: Path, subject: Subject | str) -> dict[str, Any]:
         "failures": results.failure_lines(),
         "classes": evaluated_classes(results) or "There are no predictions (results.json): they need labelled videos.",
         **{name: _section(name, builder, subject) for name, builder in builders.items()},
+        "detections": _made(lambda: detections(workdir)),
     }
 
 
@@ -61,9 +63,13 @@ def _section(name: str, builder: Callable[[Subject], Any], subject: Subject | st
     if isinstance(subject, str):
         return subject
     log.info("report: %s", name)
+    return _made(lambda: builder(subject))
+
+
+def _made(build: Callable[[], Any]) -> Any:
     try:
-        return builder(subject)
-    except (ValueError, VideoError) as error:  # features that are not finite, videos that are gone
+        return build()
+    except (ValueError, UserError) as error:  # features that are not finite, videos that are gone
         return f"This could not be made: {error}."
 
 
