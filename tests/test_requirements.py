@@ -15,6 +15,8 @@ OPTIONAL = {
     "apache_beam": "apache-beam",
     "decord": "decord",
     "faiss": "faiss-cpu",
+    "huggingface_hub": "huggingface-hub",
+    "mlflow": "mlflow-skinny",
     "pyarrow": "pyarrow",
     "pymilvus": "pymilvus",
     "starlette": "starlette",
@@ -22,6 +24,7 @@ OPTIONAL = {
     "torch": "torch",
     "torchcodec": "torchcodec",
     "uvicorn": "uvicorn",
+    "wandb": "wandb",
 }
 FIXED = ["jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "ml-collections", "einops", "pytest"]
 

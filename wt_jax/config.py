@@ -113,7 +113,8 @@ class ModelConfig:
       dtype: of the arithmetic; parameters, statistics and features stay float32.
       remat: recompute activations in the backward pass, which saves memory and takes time.
       mean, std: normalize RGB in [0, 1].
-      weights: folder of exported weights (`wt_jax.weights.folder`) that the encoder starts from; empty: random ones.
+      weights: folder of exported weights (`wt_jax.weights.folder`), or hf://OWNER/NAME@REVISION (extra `hub`), that the encoder
+        starts from; empty: random ones.
       aggregator: one of `wt_jax.models.AGGREGATORS`, which makes an encoder of whole videos of the clips' encoder; empty: none.
         The method sets it.
       vit: the form of a vision transformer; the other models have none.
@@ -137,7 +138,7 @@ class DataConfig:
     """Where the videos are.
 
     Attributes:
-      train, test: a list file, an index, a folder, a pack, tfds:NAME or mix:0.7*ONE,0.3*OTHER; see
+      train, test: a list file, an index, a folder, a pack, tar shards, tfds:NAME or mix:0.7*ONE,0.3*OTHER; see
         `wt_jax.data.sources.open.open_source`.
       root: folder that relative paths of a list start from; empty: the list's own folder. TFDS: its data folder.
       pack: folder for packs of both lists, `train` and `test` in it, which are made before the first step where they are not
@@ -272,6 +273,7 @@ class TrainConfig:
       keep_checkpoints: how many of the last ones stay (the best by online kNN stays beside them).
       profile: (first step, last step) of a profiler trace; empty: none.
       tensorboard: also write TensorBoard event files (needs the extra `tensorboard`).
+      trackers: services to which metrics are sent too, "wandb", "mlflow" or both with a comma between (extras of these names).
       compile_cache: folder for compiled programs, so that the next start is quick (`wt_jax.train.executable_cache`).
     """
 
@@ -285,6 +287,7 @@ class TrainConfig:
     keep_checkpoints: int = 2
     profile: tuple[int, ...] = ()
     tensorboard: bool = False
+    trackers: str = ""
     compile_cache: str = ""
 
 
@@ -442,6 +445,8 @@ def check_config(config: Config) -> None:
         )
     if train.profile and (len(train.profile) != 2 or train.profile[0] > train.profile[1]):
         raise ConfigError(f"config.train.profile must be (first step, last step), got {train.profile}")
+    if unknown := set(filter(None, train.trackers.split(","))) - {"wandb", "mlflow"}:
+        raise ConfigError(f"config.train.trackers: {min(unknown)!r} is unknown; there are wandb and mlflow")
     if config.model.aggregator:
         raise ConfigError("config.model.aggregator is for exported encoders and evaluations; a training's method sets it")
     if config.views.test.crop == "random":

@@ -23,6 +23,7 @@ from wt_jax.specs import AudioView
 from wt_jax.train.checkpoint import read_evaluated
 from wt_jax.train.workdir import read_config
 from wt_jax.weights.folder import load_encoder, save_encoder
+from wt_jax.weights.hub import local_folder
 
 RANDOM = "random"
 
@@ -99,7 +100,7 @@ def load_candidate(name: str, path: str, config: EvaluationConfig) -> Candidate:
     Raises:
       ConfigError, CheckpointError, WeightsError: there is no such encoder, or it cannot be read.
     """
-    folder = Path(path).expanduser()
+    folder = local_folder(path)
     if path == RANDOM:
         model = config.model
         clip = jnp.zeros((1, config.clip.num_frames, config.clip.size, config.clip.size, 3))

@@ -8,7 +8,6 @@ here its pooled feature is the embedding and the student's head has its width: o
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -64,7 +63,7 @@ class SEED(QueueContrast):
     @cached_property
     def teacher(self) -> nn.Module:
         """The teacher's encoder, as its folder describes it."""
-        return build_encoder(load_encoder(Path(self.settings.teacher_weights))[0])
+        return build_encoder(load_encoder(self.settings.teacher_weights)[0])
 
     @property
     def head(self) -> MLP:

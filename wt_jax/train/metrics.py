@@ -1,4 +1,4 @@
-"""Metrics on disk and in the log: `metrics.jsonl` always, TensorBoard on request, one line per log step.
+"""Metrics on disk and in the log: `metrics.jsonl` always, other places on request, one line per log step.
 
 All processes compute the same metrics; the primary process writes them. All times are of the monotonic clock.
 """
@@ -7,7 +7,7 @@ import collections
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -16,6 +16,7 @@ import numpy as np
 from wt_jax.cluster.processes import is_primary_process
 from wt_jax.files import write_atomic
 from wt_jax.progress import format_duration
+from wt_jax.train.trackers import Tracker
 
 # Dense bfloat16 peak of one chip in FLOP/s, by jax's device kind, from the vendors' data sheets.
 PEAK_FLOPS = {
@@ -42,18 +43,21 @@ def device_peak() -> float | None:
 class MetricsWriter:
     """Appends metrics by step; after a restart, lines beyond the restored step are dropped, so none is there twice."""
 
-    def __init__(self, workdir: Path, start_step: int, tensorboard: bool = False):
+    def __init__(self, workdir: Path, start_step: int, open_others: Callable[[], Sequence[Tracker]] = tuple):
+        """
+        Args:
+          workdir: for `metrics.jsonl`.
+          start_step: the restored step.
+          open_others: opens the other places to write to; called on the primary process.
+        """
         self._path = workdir / "metrics.jsonl"
         self.kept = [line for line in read_metrics(self._path) if line["step"] <= start_step]
-        self._file = self._board = None
+        self._file, self._others = None, ()
         if not is_primary_process():
             return
         write_atomic(self._path, "".join(json.dumps(line) + "\n" for line in self.kept))
         self._file = self._path.open("a", buffering=1)
-        if tensorboard:
-            from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]  # of an extra
-
-            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
+        self._others = open_others()
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one line. Values that are not finite (unknown, such as a fraction of no labels) are left out."""
@@ -61,16 +65,15 @@ class MetricsWriter:
             return
         values = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
         self._file.write(json.dumps({"step": step, **values}) + "\n")
-        if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(name, value, step)
+        for other in self._others:
+            other.write(step, values)
 
     def close(self) -> None:
         """Close the files."""
         if self._file is not None:
             self._file.close()
-        if self._board is not None:
-            self._board.close()
+        for other in self._others:
+            other.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

@@ -25,6 +25,7 @@ from wt_jax.errors import TrainingError
 from wt_jax.train.bad_videos import BadVideos
 from wt_jax.train.data_wait import DataWait
 from wt_jax.train.metrics import MetricsWriter, StepRates
+from wt_jax.train.trackers import open_trackers
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class StepMonitor:
         """
         self._videos, self._workdir, self._heartbeat = videos, workdir, heartbeat
         self._num_steps, self._log_every = num_steps, config.train.log_every
-        self._writer = MetricsWriter(workdir, start, config.train.tensorboard)
+        self._writer = MetricsWriter(workdir, start, lambda: open_trackers(config, workdir, start))
         self._rates = StepRates(num_steps, config.train.batch_size)
         self._data_wait = DataWait(config, videos)
         self._bad_videos = BadVideos(videos, workdir, config.data.max_bad_fraction)

@@ -144,7 +144,7 @@ def load_pretrained(method: Method) -> dict[str, Any]:
 
 
 def _load_encoder(pretrained: Pretrained) -> Any:
-    saved, variables = load_encoder(Path(pretrained.folder))
+    saved, variables = load_encoder(pretrained.folder)
     like = pretrained.like
     if like is None:
         return variables

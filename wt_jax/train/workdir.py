@@ -30,6 +30,7 @@ _FREE = {
     ("train", "keep_checkpoints"),
     ("train", "profile"),
     ("train", "tensorboard"),
+    ("train", "trackers"),
     ("train", "compile_cache"),
     ("model", "remat"),
 }

@@ -21,6 +21,7 @@ from wt_jax.config import ModelConfig, from_dict
 from wt_jax.errors import WeightsError
 from wt_jax.files import write_atomic
 from wt_jax.models import build_encoder, first_encoder_variables
+from wt_jax.weights.hub import local_folder
 
 Variables = Mapping[str, Any]
 
@@ -72,25 +73,27 @@ def save_encoder(folder: Path, config: ModelConfig, variables: Variables, card: 
         write_atomic(folder / "README.md", card.encode())
 
 
-def read_model(folder: Path) -> ModelConfig:
-    """The model of a folder of weights.
+def read_model(folder: Path | str) -> ModelConfig:
+    """The model of a folder of weights, or of an address `hf://OWNER/NAME@REVISION`.
 
     Raises:
       WeightsError: the folder has no model.json, or it cannot be read.
     """
+    folder = local_folder(folder)
     try:
         return from_dict(ModelConfig, json.loads((folder / "model.json").read_text()))
     except (OSError, TypeError, ValueError) as error:
         raise WeightsError(f"{folder} holds no exported encoder that can be read ({error})") from None
 
 
-def load_encoder(folder: Path) -> tuple[ModelConfig, Variables]:
-    """The inverse of `save_encoder`; arrays are NumPy's.
+def load_encoder(folder: Path | str) -> tuple[ModelConfig, Variables]:
+    """The inverse of `save_encoder`, from a folder or an address `hf://OWNER/NAME@REVISION`; arrays are NumPy's.
 
     Raises:
       WeightsError: the folder holds no such files, they cannot be read, or they are not those of the encoder that its
         model.json names (each tensor by name).
     """
+    folder = local_folder(folder)
     config = read_model(folder)
     try:
         tensors = load_file(folder / "weights.safetensors")

@@ -11,6 +11,9 @@ NO_LICENCE = "not stated; ask whoever trained them"
 
 _CARD = """---
 library_name: wt_jax
+pipeline_tag: feature-extraction
+license: other
+license_name: {licence_name}
 tags: [video, jax, flax, {name}]
 ---
 
@@ -91,6 +94,7 @@ def model_card(
         origin="\n".join(f"* {line}" for line in origin),
         results=_table(results) if results else "",
         licence=f"{licence or NO_LICENCE}.",
+        licence_name=json.dumps(licence or "not stated"),
         config=json.dumps(run or fields, indent=1),
     )
 

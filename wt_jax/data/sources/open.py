@@ -18,6 +18,7 @@ from wt_jax.data.records import Record, VideoList, mix
 from wt_jax.data.sources.folders import find_videos, is_video_file
 from wt_jax.data.sources.index import INDEX
 from wt_jax.data.sources.lists import read_list
+from wt_jax.data.sources.tar import SUFFIX, open_tar
 from wt_jax.data.sources.tfds import open_tfds
 from wt_jax.data.video.reader import EXTENSIONS, file_of, is_remote
 from wt_jax.errors import SourceError
@@ -43,6 +44,7 @@ def open_source(location: str, root: str = "", max_bad_fraction: float = 0.01) -
     * A folder that `pack` wrote is its index. A folder whose videos all lie in two or more direct subfolders is a set of
       classes, numbered in sorted order. Any other tree is taken as unlabelled, sorted by path. A folder of numbered images
       is a video.
+    * A tar shard of WebDataset, or a folder of them: see `wt_jax.data.sources.tar`.
     * `tfds:NAME[/CONFIG][:VERSION][#SPLIT]` is a prepared TFDS data set: see `wt_jax.data.sources.tfds`.
     * `mix:0.7*ONE,0.3*OTHER` mixes sources by the shares of the clips that training shows; without weights each source has
       the weight of its number of videos. No location within a mixture may hold a comma.
@@ -63,7 +65,11 @@ def open_source(location: str, root: str = "", max_bad_fraction: float = 0.01) -
     if location.startswith("tfds:"):
         return open_tfds(location, root)
     place = _place(location)
-    if place.is_dir():
+    if place.suffix.lower() == SUFFIX and not place.is_dir() and place.exists():
+        videos = open_tar([place])
+    elif place.is_dir() and (shards := _tar_shards(place)):
+        videos = open_tar(shards)
+    elif place.is_dir():
         packed = (place / INDEX).exists() and any(place.glob("*.array_record"))
         videos = read_list(place / INDEX) if packed else _from_folder(place)
     elif not place.exists():
@@ -90,6 +96,14 @@ def _from_mixture(location: str, root: str, max_bad_fraction: float) -> VideoLis
     if not all(weights):
         raise SourceError(f"{location}: a weight is 0; leave that part out")
     return mix(lists, weights)
+
+
+def _tar_shards(folder: epath.Path) -> list[epath.Path]:
+    """The tar files of a folder that holds no videos and no folders beside them."""
+    shards = sorted(folder.glob(f"*{SUFFIX}"))
+    if shards and any(is_video_file(path.name) or (not path.suffix and path.is_dir()) for path in folder.iterdir()):
+        return []
+    return shards
 
 
 def _from_folder(folder: epath.Path) -> VideoList:

@@ -1,7 +1,7 @@
 """Opens one video by its name, wherever it lies: a file, an object of a remote store, a record of a shard.
 
 A record `FILE.array_record#NUMBER` holds either what `wt_jax.tools.pack` wrote, a line of JSON and an MP4 file, or a
-TFDS example, whose video is a list of images or a video file.
+TFDS example, whose video is a list of images or a video file. A member `FILE.tar#NAME@OFFSET+SIZE` is a video file.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ EXTENSIONS = (
     ".webm", ".wmv",
 )  # fmt: skip
 _RECORD = re.compile(r"(?P<file>.+\.array_record[^#/]*)#(?P<place>\d+)")
+_MEMBER = re.compile(r"(?P<file>.+\.tar)#.*@(?P<offset>\d+)\+(?P<size>\d+)", re.DOTALL)
 _IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 _FRAME = re.compile(
     rf"(?P<prefix>(?!\.).*?)(?P<number>\d+)(?P<suffix>{'|'.join(map(re.escape, _IMAGE_EXTENSIONS))})", re.IGNORECASE
@@ -98,6 +99,8 @@ def find_video(name: str) -> Video:
     if _RECORD.fullmatch(name):
         record = read_record(name)
         return _from_pack(name, record) if record.startswith(b"{") else _from_example(name, record)
+    if match := _MEMBER.fullmatch(name):
+        return _Encoded(name, _read_remote(match["file"], int(match["offset"]), int(match["size"])))
     if not name.lower().endswith(EXTENSIONS) and os.path.isdir(name):
         frames = frame_files(name)
         if not frames:
@@ -122,8 +125,8 @@ def is_remote(name: str) -> bool:
 
 
 def file_of(name: str) -> str:
-    """The file that holds a video: the shard of a record, else the video itself."""
-    match = _RECORD.fullmatch(name)
+    """The file that holds a video: the shard of a record or a member, else the video itself."""
+    match = _RECORD.fullmatch(name) or _MEMBER.fullmatch(name)
     return match["file"] if match else name
 
 
@@ -154,15 +157,21 @@ def _shard(path: str) -> array_record_module.ArrayRecordReader:
     return reader
 
 
-def _read_remote(name: str) -> bytes:
+def _read_remote(name: str, offset: int = 0, size: int = -1) -> bytes:
+    """The bytes of a file, wherever it is, or so many of them; -1: to its end."""
     from etils import epath
 
     try:
-        return epath.Path(name).read_bytes()
+        with epath.Path(name).open("rb") as file:
+            file.seek(offset)
+            content = file.read(size)
     except ImportError:
         raise  # Not a fault of this video.
     except Exception as error:  # Each store has errors of its own.
         raise VideoError(f"{name}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+    if len(content) < size:
+        raise VideoError(f"{name}: it ends within the video at byte {offset}")
+    return content
 
 
 def pack_record(fields: Mapping[str, Any], info: VideoInfo, content: bytes) -> bytes:
