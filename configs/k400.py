@@ -3,8 +3,8 @@
 Command:   python -m wt_jax.main --config=configs/k400.py --workdir=DIR --config.data.train=LIST
            (configs/k400.py:one_hot, :label_smoothing, :strong_teacher and :relational are the controls; the names of all
            methods are in wt_jax/methods/__init__.py, their own settings are their sources')
-Hardware:  meant for 8 accelerators of 32 GB or more, bfloat16; 32 or more CPU cores per 8 of them for decoding.
-           On fewer, add --config.train.accumulate=N.
+Hardware:  meant for 8 accelerators of 16 GB or more, bfloat16; 32 or more CPU cores per 8 of them for decoding. The
+           compiler's figure for eight TPU v5e is 4.0 GiB each (docs/scaling.md); on fewer, add --config.train.accumulate=N.
 Expect:    NOT RUN YET: no result of this configuration is known. For comparison, CoCLR's InfoNCE baseline (S3D, the
            same clip, pre-trained on UCF101) reaches R@1 33.1 and linear 46.8 on UCF101 split 1.
 

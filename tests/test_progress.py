@@ -3,11 +3,12 @@
 import io
 import logging
 import threading
+import time
 
 import pytest
 
 from wt_jax import progress
-from wt_jax.progress import Progress, ProgressHandler, current_label, format_duration, label
+from wt_jax.progress import Progress, ProgressHandler, current_label, format_duration, label, waiting
 
 
 class Terminal(io.StringIO):
@@ -86,3 +87,15 @@ def test_short_work_logs_nothing(stream):
 def test_durations():
     assert format_duration(3723.9) == "1:02:03"
     assert format_duration(float("nan")) == format_duration(float("inf")) == "?"
+
+
+def test_a_call_of_unknown_length_shows_how_long_it_takes(stream, monkeypatch):
+    monkeypatch.setattr(progress, "_LINE_SECONDS", 0.02)
+    with waiting("compiling"):
+        deadline = time.monotonic() + 5
+        while stream.getvalue().count("compiling: 0:00:0") < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    count = stream.getvalue().count("compiling")
+    assert count >= 2
+    time.sleep(0.05)
+    assert stream.getvalue().count("compiling") == count

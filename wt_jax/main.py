@@ -2,7 +2,7 @@
 
 Modes: `train` (continues from the state of the workdir, then evaluates), `eval` (scores and report of the workdir's last
 checkpoint; the configuration is the workdir's own unless `--config` is given), `inspect` (shapes and memory of the full
-size, nothing is trained).
+size, nothing is trained; with `--topology` those on TPUs or GPUs that need not be there).
 """
 
 import logging
@@ -29,6 +29,7 @@ from wt_jax.train.workdir import open_workdir, read_config
 _CONFIG = define_config(None, "Configuration, e.g. k400, k400:moco or configs/k400.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, results.")
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "inspect"], "What to do.")
+_TOPOLOGY = flags.DEFINE_string("topology", "", "With --mode=inspect: devices to compile for, e.g. v5e:2x4, v5p:2x2x1, cuda:8.")
 # Several processes as one run. Cloud TPU, GKE, Slurm and Open MPI are detected; the environment is for launch scripts.
 _COORDINATOR = flags.DEFINE_string("coordinator", os.environ.get("WT_JAX_COORDINATOR", ""), "HOST:PORT of process 0.")
 _NUM_PROCESSES = flags.DEFINE_integer(
@@ -59,6 +60,13 @@ def main(argv: Sequence[str]) -> None:
         if len(argv) > 1:
             raise ConfigError(f"unexpected argument {argv[1]!r}; options begin with --")
         config, workdir = read_flags()
+        if _TOPOLOGY.value:
+            if _MODE.value != "inspect":
+                raise ConfigError("--topology is for --mode=inspect")
+            from wt_jax.tools.inspect_topology import inspect_topology
+
+            print(inspect_topology(config, _TOPOLOGY.value))
+            return
         prepare_process(config.data.workers)
         initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _JOIN_TIMEOUT.value)
         if _MODE.value == "inspect":

@@ -7,6 +7,7 @@ elsewhere as lines. It puts the label of the running work (`label`) in front of 
 import logging
 import math
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -94,3 +95,21 @@ class Progress:
         parts = [f"{self._name}: {self._done:,} of {self._total:,} ({self._done / self._total:.0%})"]
         parts += [f"{rate:.1f} {self._unit}s/s", f"left {left}", *([note] if note else [])]
         log.info("%s", "  ".join(parts), extra={"rewritten": self._rewrites and not finished})
+
+
+@contextmanager
+def waiting(name: str) -> Iterator[None]:
+    """Inside, a line "NAME: 0:00:20" every ten seconds: for one call of unknown length that leaves other threads alone."""
+    start, done = time.monotonic(), threading.Event()
+
+    def report() -> None:
+        while not done.wait(_LINE_SECONDS):
+            log.info("%s: %s", name, format_duration(time.monotonic() - start))
+
+    thread = threading.Thread(target=report, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

@@ -47,7 +47,7 @@ def batches(count, seed=0):
 
 
 def program_of(monkeypatch, config, devices=1):
-    monkeypatch.setattr(building, "make_mesh", lambda fsdp: mesh_of(devices))
+    monkeypatch.setattr(building, "make_mesh", lambda fsdp, _: mesh_of(devices))
     return building.build(config, 12)
 
 

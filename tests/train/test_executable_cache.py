@@ -42,7 +42,7 @@ def changed(config, part, **values):
 def pair(request, tmp_path_factory):
     """A configuration whose step is cached, and its program: native operations on one device, portable ones on four."""
     with pytest.MonkeyPatch.context() as patch, implementation("native" if request.param == 1 else "portable"):
-        patch.setattr("wt_jax.train.program.make_mesh", lambda fsdp: mesh_of(request.param))
+        patch.setattr("wt_jax.train.program.make_mesh", lambda fsdp, _: mesh_of(request.param))
         config = small_config(train__compile_cache=str(tmp_path_factory.mktemp("cache")))
         program = build(config, VIDEOS)
         compiled_step(program, config)

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -17,6 +18,8 @@ from wt_jax.cluster.processes import is_primary_process
 from wt_jax.files import write_atomic
 from wt_jax.progress import format_duration
 from wt_jax.train.trackers import Tracker
+
+T = TypeVar("T")
 
 # Dense bfloat16 peak of one chip in FLOP/s, by jax's device kind, from the vendors' data sheets.
 PEAK_FLOPS = {
@@ -30,14 +33,16 @@ PEAK_FLOPS = {
 }
 
 
-def device_peak() -> float | None:
-    """Peak FLOP/s of all devices together, or None where it is not known (a CPU)."""
-    kind = jax.devices()[0].device_kind
+def of_kind(table: Mapping[str, T], kind: str) -> T | None:
+    """The entry of a table by the beginnings of device kinds, as jax names them; None where there is none (a CPU)."""
     # The longest name first: "TPU v5 lite" also starts with "TPU v5".
-    for name in sorted(PEAK_FLOPS, key=len, reverse=True):
-        if kind.startswith(name):
-            return PEAK_FLOPS[name] * jax.device_count()
-    return None
+    return next((table[name] for name in sorted(table, key=len, reverse=True) if kind.startswith(name)), None)
+
+
+def device_peak() -> float | None:
+    """Peak FLOP/s of all devices together, or None where it is not known."""
+    one = of_kind(PEAK_FLOPS, jax.devices()[0].device_kind)
+    return one and one * jax.device_count()
 
 
 class MetricsWriter:

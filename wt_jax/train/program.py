@@ -1,5 +1,6 @@
 """A training as a program: method, optimizer, first state and step on these devices, and the run that the loop trains."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -81,8 +82,10 @@ class Run:
     best_by: str
 
 
-def build(config: Config, num_videos: int, num_classes: int = 0) -> Program:
+def build(config: Config, num_videos: int, num_classes: int = 0, devices: Sequence[Any] | None = None) -> Program:
     """Build the parts of a training on `num_videos` videos of `num_classes` classes (0: unknown).
+
+    `devices` are those it is for, by default all there are; for others, nothing of it can be run.
 
     Raises:
       ConfigError, WeightsError: the configuration cannot be run on these devices, or from these weights.
@@ -90,14 +93,15 @@ def build(config: Config, num_videos: int, num_classes: int = 0) -> Program:
     train = config.train
     steps_per_epoch = num_videos / train.batch_size
     num_steps = max(1, steps_of(train.duration, steps_per_epoch=steps_per_epoch))
-    pieces = jax.device_count() * train.accumulate
+    count = len(devices or jax.devices())
+    pieces = count * train.accumulate
     if train.batch_size % pieces:
         raise ConfigError(
-            f"config.train.batch_size {train.batch_size} cannot be divided among {jax.device_count()} devices in "
+            f"config.train.batch_size {train.batch_size} cannot be divided among {count} devices in "
             f"{train.accumulate} pieces; take a multiple of {pieces}"
         )
     try:
-        mesh = make_mesh(train.fsdp)
+        mesh = make_mesh(train.fsdp, devices)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     method = build_method(config, num_steps, num_classes)

@@ -7,6 +7,7 @@ Devices are in the order of their processes, not in one that JAX picks for the n
 the batch, whose rows are in the same order however many processes there are, and an "fsdp" group that fits a host is on one.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,18 +19,19 @@ AXES = ("data", "fsdp")
 _SMALL = 2**12  # elements: below this, gathering costs more than the memory it saves
 
 
-def make_mesh(fsdp: int = 1) -> Mesh:
-    """A mesh over all devices, `fsdp` of them (0: all) along the second axis.
+def make_mesh(fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh over `devices` (None: all there are), `fsdp` of them (0: all) along the second axis.
 
     Raises:
       ValueError: the number of devices is not a multiple of `fsdp`.
     """
-    count = jax.device_count()
+    devices = devices or jax.devices()
+    count = len(devices)
     fsdp = fsdp or count
     if count % fsdp:
         raise ValueError(f"config.train.fsdp {fsdp} does not divide the {count} devices")
-    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
-    return Mesh(np.array(devices).reshape(count // fsdp, fsdp), AXES, axis_types=(AxisType.Auto,) * 2)
+    ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(ordered).reshape(count // fsdp, fsdp), AXES, axis_types=(AxisType.Auto,) * 2)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
