@@ -118,8 +118,8 @@ def test_context_and_targets():
 
 def naive_union(rng, h, w, blocks, area, aspect):
     """The rules of V-JEPA in plain loops: bool (h, w), True where a target is."""
-    ratio = rng.uniform(*aspect)
-    rows, columns = min(round((h * w * area * ratio) ** 0.5), h), min(round((h * w * area / ratio) ** 0.5), w)
+    ratio, size = rng.uniform(*aspect), int(h * w * area)
+    rows, columns = min(round((size * ratio) ** 0.5), h), min(round((size / ratio) ** 0.5), w)
     union = np.zeros((h, w), bool)
     for _ in range(blocks):
         top, left = rng.integers(h - rows + 1), rng.integers(w - columns + 1)

@@ -1,13 +1,17 @@
 """Losses and gradients beside the modules that other projects publish, from the same random weights.
 
-transformers is a package; the code of DINO, iBOT and V-JEPA is not: clones of facebookresearch/dino, bytedance/ibot and
-facebookresearch/jepa are read from the folder that WT_JAX_OFFICIAL names, and without it these tests are skipped.
+transformers is a package; the code of DINO, iBOT, V-JEPA and MaskFeat is not: clones of facebookresearch/dino, bytedance/ibot,
+facebookresearch/jepa and facebookresearch/SlowFast are read from the folder that WT_JAX_OFFICIAL names, and without it these
+tests are skipped.
 """
 
+import math
+import multiprocessing
 import os
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +22,17 @@ from support import peers
 from support.peers import torch
 from support.training import MODELS  # noqa: F401  # adds "tiny_vit"
 
-from wt_jax.augment.masks import Blocks, Split
+from wt_jax.augment import masks as our_masks
+from wt_jax.augment.masks import Blocks, Split, multi_block_masks
 from wt_jax.config import ModelConfig, ViTConfig
+from wt_jax.losses.masked import hog_targets
 from wt_jax.losses.self_distillation import move_center, patch_distillation, self_distillation, sharpened
 from wt_jax.methods.base import MethodState, Setup
 from wt_jax.methods.settings import TeacherSettings
 from wt_jax.methods.videomae import DecoderSettings, VideoMAE, VideoMAESettings
+from wt_jax.methods.vjepa import KINDS as MASKS
 from wt_jax.methods.vjepa import VJEPA, PredictorSettings, VJEPASettings
+from wt_jax.models.prototypes import PrototypeHead
 from wt_jax.specs import ClipView
 from wt_jax.weights.convert import KINDS, Kind, convert, videomae, vjepa
 
@@ -245,6 +253,105 @@ def test_ibot_loss_is_the_official_one():
     found, gradient = jax.value_and_grad(loss)(by_video[0])
     assert float(found) == pytest.approx(float(expected["patch"].detach()), rel=1e-5)
     close(gradient.swapaxes(0, 1).reshape(patches.shape), patches.grad.numpy())
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_dino_head_is_the_official_one():
+    fill = {"trunc_normal_": torch.nn.init.trunc_normal_}
+    module = class_of(script("dino", "vision_transformer.py"), "DINOHead", _extras() | fill)(
+        12, 9, hidden_dim=20, bottleneck_dim=8
+    )
+    peers.randomize(module)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter.mul_(3.0)  # so that GELU is not nearly linear
+    rng = np.random.default_rng(0)
+    features, weight = (rng.normal(size=(5, width)).astype(np.float32) for width in (12, 9))
+    x = torch.tensor(features, requires_grad=True)
+    expected = module(x)
+    (expected * torch.tensor(weight)).sum().backward()
+    dense = r"mlp\.{}\.{}"
+    rules = []
+    for place, name in zip((0, 2, 4), ("dense1", "dense2", "dense3"), strict=True):
+        rules += [
+            (dense.format(place, "weight"), f"{name}/kernel", transposed),
+            (dense.format(place, "bias"), f"{name}/bias", same),
+        ]
+    rules += [(r"last_layer\.(?:weight_v|parametrizations\.weight\.original1)", "prototypes", same)]
+    params = unflatten_dict(renamed(state_of(module), rules), sep="/")
+    head = PrototypeHead(20, 8, 3, 9)
+    found, back = jax.vjp(lambda params, x: head.apply({"params": params}, x), params, jnp.asarray(features))
+    close(found, expected.detach().numpy())
+    of_params, of_features = back(jnp.asarray(weight))
+    close(of_features, x.grad.numpy())
+    gradients = {name: each.grad.numpy() for name, each in module.named_parameters() if each.grad is not None}
+    all_close(of_params, unflatten_dict(renamed(gradients, rules), sep="/"))
+
+
+def test_hog_targets_are_the_official_ones():
+    """In another order: there color, bin, row and column of the cell, here row, column, color, bin."""
+    folder = "slowfast/models"
+    layer = class_of(script("SlowFast", f"{folder}/operators.py"), "HOGLayerC", _extras() | {"math": math})
+    kind = class_of(script("SlowFast", f"{folder}/masked.py"), "MaskMViT", _extras() | {"MViT": object, "math": math})
+    clips = np.random.default_rng(0).random((2, 4, 32, 48, 3)).astype(np.float32)
+    clips = clips[:, :, :, :32]  # the source knows squares alone
+    stub = SimpleNamespace(
+        cfg=SimpleNamespace(MVIT=SimpleNamespace(PATCH_STRIDE=(2, 16, 16))),
+        pretrain_depth=[0],
+        feat_size=[(2, 2, 2)],
+        hogs=[layer(nbins=9, pool=8)],
+        pred_hog_wt=1.0,
+        hog_loss="mse",
+    )
+    x = torch.tensor(clips.transpose(0, 4, 1, 2, 3).copy())
+    ((expected, _, _),) = kind._get_hog_label_3d(stub, x, [torch.ones(2, 8, dtype=torch.bool)])
+    expected = expected.numpy().reshape(2, 8, 3, 9, 2, 2).transpose(0, 1, 4, 5, 2, 3)
+    close(hog_targets(jnp.asarray(clips), (2, 16, 16)), expected.reshape(2, 8, -1))
+
+
+class Drawn:
+    """In the place of torch, for the mask generator of V-JEPA: what it draws is given, (ratio, top, left, top, left, ...)."""
+
+    ones, argwhere, nonzero, int32 = torch.ones, torch.argwhere, torch.nonzero, torch.int32
+    Generator, utils = torch.Generator, torch.utils
+
+    def __init__(self, draws):
+        self.first, self.draws, self.places = [1.0, 1.0], iter(draws), 0  # first the scales in time and space, which are fixed
+
+    def rand(self, *_, generator):
+        return torch.tensor(self.first.pop() if self.first else next(self.draws))
+
+    def randint(self, low, high, shape):
+        # Top, left and start of a block, which lasts throughout: of the start there is one choice, and no draw of ours.
+        self.places += 1
+        draw = np.float32(next(self.draws) if self.places % 3 else 0.0)
+        return torch.tensor([int(np.floor(np.float32(high) * draw))])
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_vjepa_masks_are_the_official_ones_from_the_same_draws(kind, monkeypatch):
+    """The union of the blocks and the rest; how many tokens of them are kept, and which, is ours."""
+    source, rng, tokens = script("jepa", "src/masks/multiblock3d.py"), np.random.default_rng(0), 2 * 14 * 14
+    sizes = {"crop_size": 224, "num_frames": 4, "spatial_patch_size": 16, "npred": kind["blocks"]}
+    compared = 0
+    while compared < 6:
+        draws = rng.random(tokens + 1 + 2 * kind["blocks"]).astype(np.float32)
+        extras = {"torch": Drawn(draws[tokens:].tolist()), "math": math, "Value": multiprocessing.Value}
+        generator = class_of(source, "_MaskGenerator", extras)
+        generator = generator(spatial_pred_mask_scale=(kind["area"],) * 2, aspect_ratio=(0.75, 1.5), **sizes)
+        try:
+            context, targets = (np.asarray(each[0]) for each in generator(1))
+        except StopIteration:  # nothing was left of the context, and it draws anew
+            continue
+        compared += 1
+        monkeypatch.setattr(our_masks, "_uniform", lambda *_, draws=draws: jnp.asarray(draws)[None])
+        shares = {"context": (len(context) + 0.1) / tokens, "targets": (len(targets) + 0.1) / tokens}
+        shape = {"grid": (2, 14, 14), "blocks": kind["blocks"], "area": kind["area"], "tries": 1}
+        found = multi_block_masks(jax.random.key(0), jnp.zeros(1, jnp.int32), **shape, **shares)
+        np.testing.assert_array_equal(found.context[0], context)
+        np.testing.assert_array_equal(found.targets[0], targets)
+        assert np.all(found.weights == 1)
 
 
 @pytest.mark.filterwarnings("ignore:.*sdp_kernel:FutureWarning")

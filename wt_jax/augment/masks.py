@@ -156,8 +156,8 @@ def multi_block_masks(
         raise ValueError(f"context {context} and targets {targets} must keep a token each, and together at most all {tokens}")
 
     def union(draws: Array) -> Array:
-        ratio = aspect[0] + (aspect[1] - aspect[0]) * draws[0]
-        rows, columns = _side(jnp.sqrt(h * w * area * ratio), h), _side(jnp.sqrt(h * w * area / ratio), w)
+        ratio, size = aspect[0] + (aspect[1] - aspect[0]) * draws[0], int(h * w * area)  # whole tokens, as in the source
+        rows, columns = _side(jnp.sqrt(size * ratio), h), _side(jnp.sqrt(size / ratio), w)
         sides = jnp.ones((), jnp.int32), rows, columns
         boxes = jax.vmap(lambda place: _box((1, h, w), (jnp.zeros(()), *place), sides))(draws[1:].reshape(blocks, 2))
         return jnp.tile(jnp.any(boxes, axis=0), t)
