@@ -32,6 +32,20 @@ def test_masked_tokens_are_told_apart_by_their_places():
     assert min(np.abs(alike[i] - alike[j]).max() for i, j in ((0, 1), (0, 2), (1, 2))) > 1e-4
 
 
+@pytest.mark.parametrize(("name", "count"), [("vjepa", 2), ("vjepa2", 1)])
+def test_each_kind_of_masks_has_its_token_or_all_share_one(name, count):
+    """That of each kind teaches: with one token more than there are, the last would have no gradient."""
+    method, state, _ = first(small_config(name))
+    batch = finished(method, next(batches(method, 1)))
+
+    def loss(params):
+        return method.loss(params, state.method_state, batch, jax.random.key(0), 0)[0]
+
+    tokens = jax.jit(jax.grad(loss))(state.params)["predictor"]["mask_tokens"]
+    assert tokens.shape[0] == count
+    assert np.abs(tokens).max(axis=1).min() > 0
+
+
 def loss_of(config):
     method, state, _ = first(config)
     batch = finished(method, next(batches(method, 1)))

@@ -90,7 +90,7 @@ METHODS: dict[str, Entry] = {
     "vjepa2": Entry(
         VJEPA,
         VJEPASettings,
-        {"predictor": PredictorSettings(heads=12), "teacher": TeacherSettings(0.99925)},
+        {"predictor": PredictorSettings(heads=12, mask_tokens=1), "teacher": TeacherSettings(0.99925)},
         _VJEPA2,
     ),
     "svt": Entry(SVT, SVTSettings, model=_SVT),

@@ -37,14 +37,17 @@ class PredictorSettings:
     Attributes:
       width, blocks: 384 and 12 in both sources.
       heads: 0: as the encoder (V-JEPA); 12 in V-JEPA 2.
+      mask_tokens: learned tokens in the places that are predicted: one for each kind of masks (V-JEPA), or one for all: the
+        code of V-JEPA 2 counts them by lengths of clips.
     """
 
     width: int = 384
     heads: int = 0
     blocks: int = 12
+    mask_tokens: int = len(KINDS)
 
     def __post_init__(self):
-        check(self, least={"width": 1, "heads": 0, "blocks": 1})
+        check(self, least={"width": 1, "heads": 0, "blocks": 1, "mask_tokens": 1})
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class VJEPA(Taught, Tokens):
         """Encoder and predictor."""
         encoder, settings = self.transformer, self.settings.predictor
         heads = settings.heads or encoder.heads
-        sizes = {"width": settings.width, "heads": heads, "depth": settings.blocks, "kinds": len(KINDS)}
+        sizes = {"width": settings.width, "heads": heads, "depth": settings.blocks, "kinds": settings.mask_tokens}
         return MaskedAutoencoder(encoder, TokenPredictor(encoder.channels, encoder.norm, encoder.form, **sizes))
 
     def inputs(self, batch: Batch) -> tuple[Array, ...]:
@@ -107,7 +110,8 @@ class VJEPA(Taught, Tokens):
         latents, losses, deviations = normalize_tokens(flat(seen[1])), [], []
         for kind, blocks in enumerate(self.draw(rng, batch)):
             variables = {"params": params, **state.model_state}
-            predicted, model_state = apply(self.student, variables, clips, blocks.context, blocks.targets, kind=kind)
+            token = kind % self.settings.predictor.mask_tokens
+            predicted, model_state = apply(self.student, variables, clips, blocks.context, blocks.targets, kind=token)
             state = state._replace(model_state=model_state)
             losses.append(latent_loss(predicted, chosen(latents, blocks.targets), blocks.weights))
             deviations.append(jnp.sqrt(jnp.var(predicted, axis=1) + 1e-4))
