@@ -25,6 +25,7 @@ OPTIONAL = {
     "torchcodec": "torchcodec",
     "uvicorn": "uvicorn",
     "wandb": "wandb",
+    "yaml": "pyyaml",
 }
 FIXED = ["jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "ml-collections", "einops", "pytest"]
 

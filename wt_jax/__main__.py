@@ -33,6 +33,7 @@ COMMANDS = {
     "bench-search": ("wt_jax.bench.search", [], "measure the search beside FAISS, NumPy and Milvus"),
     "bench-excerpts": ("wt_jax.bench.excerpts", [], "measure whether altered excerpts are found in a long video"),
     "bench-indexing": ("wt_jax.bench.indexing", [], "measure the indexing of videos beside reading and encoding them alone"),
+    "bench-fidelity": ("wt_jax.bench.fidelity", [], "compare methods and recipes with the published code"),
     "bench-chaos": ("wt_jax.bench.chaos", [], "kill and restart a training at random moments, compare the end states"),
 }
 

@@ -1,24 +1,12 @@
 """Passes of networks with BatchNorm: which clips are normalized together, and what a key shares with its query."""
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wt_jax.methods.forward import apply_clips, shuffle, student_then_teacher
-from wt_jax.models.norm import Norm
-
-
-class Normalized(nn.Module):
-    """A network that is its norm alone."""
-
-    parts: int = 1
-
-    @nn.compact
-    def __call__(self, x, train):
-        kind = "sub_batch" if self.parts > 1 else "batch"
-        return Norm(kind, sub_batches=self.parts)(x, train), None
+from wt_jax.bench.figures import Normalized, shared
+from wt_jax.methods.forward import apply_clips, shuffle
 
 
 def test_clips_are_normalized_one_by_one_or_all_together():
@@ -48,19 +36,6 @@ def test_shuffled_parts_have_rows_of_all_parts_and_are_put_back(count, parts):
         old = np.bincount(part // size, minlength=parts)
         assert old.max() <= -(-size // parts)
     np.testing.assert_array_equal(shuffle(shuffled, size), rows)
-
-
-def shared(parts, shuffled):
-    """Correlation, over videos, of what normalization changes in a query and in its key."""
-    rng = np.random.default_rng(0)
-    content = rng.normal(size=(64, 32))
-    query, key = (jnp.asarray(content + 0.3 * rng.normal(size=content.shape), jnp.float32) for _ in range(2))
-    network = Normalized(parts)
-    variables = network.init(jax.random.key(0), query, False)
-    arguments = (network, variables, [query], network, variables, [[key]])
-    (new_query,), (new_key,), _ = student_then_teacher(*arguments, parts=shuffled)
-    changes = [np.asarray(new - old).ravel() for new, old in ((new_query, query), (new_key, key))]
-    return np.corrcoef(*changes)[0, 1]
 
 
 def test_a_key_shares_no_statistics_with_its_query_once_it_is_shuffled():

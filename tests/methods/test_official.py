@@ -1,15 +1,13 @@
-"""Losses and gradients beside the modules that other projects publish, from the same random weights.
+"""Methods beside the modules that other projects publish, from the same random weights.
 
-transformers is a package; the code of DINO, iBOT, V-JEPA and MaskFeat is not: clones of facebookresearch/dino, bytedance/ibot,
-facebookresearch/jepa and facebookresearch/SlowFast are read from the folder that WT_JAX_OFFICIAL names, and without it these
-tests are skipped.
+transformers is a package; other projects' code is not: clones are read from the folder that WT_JAX_OFFICIAL names (`wt-jax
+bench-fidelity --help` lists them), and without it those tests are skipped.
 """
 
 import math
 import multiprocessing
 import os
 import re
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,50 +15,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 from support import peers
 from support.peers import torch
 from support.training import MODELS  # noqa: F401  # adds "tiny_vit"
 
 from wt_jax.augment import masks as our_masks
-from wt_jax.augment.masks import Blocks, Split, multi_block_masks
+from wt_jax.augment.masks import Split, multi_block_masks
+from wt_jax.bench.official import contrastive, networks, recipes_flags, recipes_yaml, views
+from wt_jax.bench.official.checks import check_row
+from wt_jax.bench.official.reasons import REASONS
+from wt_jax.bench.official.recipes import recipe_row
+from wt_jax.bench.official.sources import Sources, class_of
+from wt_jax.bench.official.weights import block, renamed, state_of
 from wt_jax.config import ModelConfig, ViTConfig
 from wt_jax.losses.masked import hog_targets
-from wt_jax.losses.self_distillation import move_center, patch_distillation, self_distillation, sharpened
 from wt_jax.methods.base import MethodState, Setup
-from wt_jax.methods.settings import TeacherSettings
 from wt_jax.methods.videomae import DecoderSettings, VideoMAE, VideoMAESettings
 from wt_jax.methods.vjepa import KINDS as MASKS
-from wt_jax.methods.vjepa import VJEPA, PredictorSettings, VJEPASettings
 from wt_jax.models.prototypes import PrototypeHead
 from wt_jax.specs import ClipView
-from wt_jax.weights.convert import KINDS, Kind, convert, videomae, vjepa
+from wt_jax.weights.convert import KINDS, Kind, convert, videomae
 
 # The last linear map of the peers starts small; gradients are compared relative to their largest entry.
 MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
 B, FRAMES = 2, 4
-
-
-def state_of(module):
-    return {name: value.detach().numpy().copy() for name, value in module.state_dict().items()}
-
-
-def renamed(tensors, rules):
-    """A peer's tensors as ours: {name of ours: array}, by rules (pattern, name, layout)."""
-    made = {}
-    for name, value in tensors.items():
-        for pattern, ours, layout in rules:
-            if match := re.fullmatch(pattern, name):
-                made[match.expand(ours)] = np.asarray(layout(value))
-    return made
-
-
-def transposed(array):
-    return array.T
-
-
-def same(array):
-    return array
+CHECKS = [check for part in (contrastive, views, networks) for check in part.CHECKS]
+RECIPES = [recipe for part in (recipes_yaml, recipes_flags) for recipe in part.RECIPES]
 
 
 def close(found, expected, most=1e-5):
@@ -77,20 +58,6 @@ def all_close(found, expected):
     close(*(np.concatenate([np.ravel(tree[name]) for name in expected]) for tree in (found, expected)))
     for name, array in found.items():
         close(array, expected[name], 1e-4)
-
-
-def _block(theirs, ours, query, key, value, out, norms, mlp):
-    rules = []
-    for name, peer in {"query": query, "key": key, "value": value, "out": out}.items():
-        rules.append((rf"{theirs}\.{peer}\.weight", f"{ours}/attention/{name}/kernel", transposed))
-        rules.append((rf"{theirs}\.{peer}\.bias", f"{ours}/attention/{name}/bias", same))
-    for name, peer in zip(("dense1", "dense2"), mlp, strict=True):
-        rules += [(rf"{theirs}\.{peer}\.weight", f"{ours}/{name}/kernel", transposed)]
-        rules += [(rf"{theirs}\.{peer}\.bias", f"{ours}/{name}/bias", same)]
-    for name, peer in zip(("norm1", "norm2"), norms, strict=True):
-        rules += [(rf"{theirs}\.{peer}\.weight", f"{ours}/{name}/scale", same)]
-        rules += [(rf"{theirs}\.{peer}\.bias", f"{ours}/{name}/bias", same)]
-    return rules
 
 
 def test_videomae_against_transformers(monkeypatch):
@@ -124,28 +91,17 @@ def test_videomae_against_transformers(monkeypatch):
     view = ClipView(num_frames=FRAMES, size=32)
     method = VideoMAE(VideoMAESettings(ratio=0.75, decoder=DecoderSettings(12, 2, 1)), Setup(model, view, view, 10))
     monkeypatch.setattr(VideoMAE, "draw", lambda self, rng, videos: Split(jnp.asarray(visible), jnp.asarray(masked)))
-    peer = r"decoder\.decoder_layers\.0"
-    attention = "attention.attention"
-    rules = [
-        (r"encoder_to_decoder\.weight", "embed/kernel", transposed),
-        (r"mask_token", "mask_tokens", lambda w: w.reshape(1, -1)),
-        *_block(
-            peer,
-            "block1",
-            *(f"{attention}.{name}" for name in ("query", "key", "value")),
-            "attention.output.dense",
-            ("layernorm_before", "layernorm_after"),
-            ("intermediate.dense", "output.dense"),
-        ),
-        (r"decoder\.norm\.weight", "norm/scale", same),
-        (r"decoder\.norm\.bias", "norm/bias", same),
-        (r"decoder\.head\.weight", "head/kernel", transposed),
-        (r"decoder\.head\.bias", "head/bias", same),
-    ]
+    names = {"encoder_to_decoder": "embed", "decoder.norm": "norm", "decoder.head": "head"}
+    inner = tuple(f"attention.attention.{name}" for name in ("query", "key", "value"))
+    attention, norms = (*inner, "attention.output.dense"), ("layernorm_before", "layernorm_after")
+    names |= block("decoder.decoder_layers.0", "block1", attention, norms, ("intermediate.dense", "output.dense"))
 
     def ours(tensors):
         encoder = convert("tiny", tensors, "the module").variables["params"]
-        return {"encoder": encoder, "predictor": unflatten_dict(renamed(tensors, rules), sep="/")}
+        return {
+            "encoder": encoder,
+            "predictor": renamed(tensors, names) | {"mask_tokens": tensors["mask_token"].reshape(1, -1)},
+        }
 
     batch = {"clip": jnp.asarray(clips), "video": jnp.arange(B)}
 
@@ -160,105 +116,51 @@ def test_videomae_against_transformers(monkeypatch):
 
 
 @pytest.fixture
-def official(monkeypatch):
-    """Imports a module of a clone."""
+def sources():
+    """The clones."""
     folder = os.environ.get("WT_JAX_OFFICIAL", "")
-
-    def load(clone, name):
-        path = Path(folder) / clone
-        if not folder or not path.is_dir():
-            pytest.skip(f"WT_JAX_OFFICIAL names no folder with a clone of {clone}")
-        monkeypatch.syspath_prepend(str(path))
-        for known in [known for known in sys.modules if known.split(".")[0] == "src"]:
-            monkeypatch.delitem(sys.modules, known)
-        return __import__(name, fromlist=["_"])
-
-    return load
+    if not folder:
+        pytest.skip("WT_JAX_OFFICIAL names no folder of clones")
+    return Sources(Path(folder))
 
 
-def class_of(source, name, extras):
-    """One class of a script, without what the script imports."""
-    text = Path(source).read_text()
-    start = text.index(f"class {name}(")
-    rest = re.search(r"\n(?=class |def )", text[start + 1 :])
-    space = dict(extras)
-    exec(text[start : start + 1 + rest.start() if rest else None], space)
-    return space[name]
+def skip_without(sources, clone):
+    if not (sources.folder / clone).is_dir():
+        pytest.skip(f"{sources.folder} has no clone {clone}")
 
 
-class OneProcess:
-    """In the place of torch.distributed."""
+@pytest.mark.parametrize("check", [check for check in CHECKS if check.run], ids=lambda check: f"{check.method}-{check.clone}")
+def test_a_method_is_its_source(sources, check):
+    skip_without(sources, check.clone)
+    _, faults = check_row(check, sources)
+    assert not faults
 
-    @staticmethod
-    def all_reduce(tensor):
-        return tensor
 
-    @staticmethod
-    def get_world_size():
-        return 1
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+def test_a_recipe_is_its_source_or_says_why_not(sources, recipe):
+    skip_without(sources, recipe.clone)
+    _, faults = recipe_row(recipe, sources, REASONS.get(recipe.name, {}))
+    assert not faults
+
+
+def test_reasons_are_of_recipes():
+    assert set(REASONS) <= {recipe.name for recipe in RECIPES}
+
+
+EXTRAS = {"nn": torch.nn, "F": torch.nn.functional, "torch": torch, "np": np}
 
 
 def script(clone, name):
-    folder = os.environ.get("WT_JAX_OFFICIAL", "")
-    path = Path(folder) / clone / name
-    if not folder or not path.is_file():
+    path = Path(os.environ.get("WT_JAX_OFFICIAL", "")) / clone / name
+    if not os.environ.get("WT_JAX_OFFICIAL") or not path.is_file():
         pytest.skip(f"WT_JAX_OFFICIAL names no folder with a clone of {clone}")
     return path
-
-
-def _extras():
-    return {"nn": torch.nn, "F": torch.nn.functional, "torch": torch, "np": np, "dist": OneProcess}
-
-
-def test_dino_loss_is_the_official_one():
-    kind = class_of(script("dino", "main_dino.py"), "DINOLoss", _extras())
-    rng = np.random.default_rng(0)
-    views, globals_, width = 5, 2, 11
-    student, teacher = (rng.normal(size=(n, 3, width)).astype(np.float32) for n in (views, globals_))
-    module, center = kind(width, views, 0.04, 0.04, 0, 2), np.zeros(width, np.float32)
-    for _ in range(2):  # the second time the center has moved
-        x = torch.tensor(student.reshape(-1, width), requires_grad=True)
-        expected = module(x, torch.tensor(teacher.reshape(-1, width)), 0)
-        expected.backward()
-
-        def loss(s, center=center):
-            return jnp.mean(self_distillation(s, sharpened(jnp.swapaxes(jnp.asarray(teacher), 0, 1), center, 0.04)))
-
-        found, gradient = jax.value_and_grad(loss)(jnp.asarray(student.swapaxes(0, 1)))
-        assert float(found) == pytest.approx(float(expected.detach()), rel=1e-5)
-        close(gradient.swapaxes(0, 1).reshape(-1, width), x.grad.numpy())
-        center = np.asarray(move_center(center, teacher))
-        close(center, module.center[0].numpy())
-
-
-def test_ibot_loss_is_the_official_one():
-    kind = class_of(script("ibot", "main_ibot.py"), "iBOTLoss", _extras())
-    rng = np.random.default_rng(1)
-    width, tokens, count = 7, 4, 3
-    seen, goal = (rng.normal(size=(2, count, tokens, width)).astype(np.float32) for _ in range(2))
-    clip, clip_goal = (rng.normal(size=(2, count, width)).astype(np.float32) for _ in range(2))
-    mask = rng.uniform(size=(2, count, 2, 2)) < 0.5
-    module = kind(width, width, 2, 0, 0.04, 0.04, 0.07, 0.07, 0, 2)
-    patches = torch.tensor(seen.reshape(-1, tokens, width), requires_grad=True)
-    student = (torch.tensor(clip.reshape(-1, width)), patches)
-    teacher = (torch.tensor(clip_goal.reshape(-1, width)), torch.tensor(goal.reshape(-1, tokens, width)))
-    expected = module(student, teacher, None, [torch.tensor(each) for each in mask], 0)
-    expected["patch"].backward()
-    by_video = [jnp.asarray(x.swapaxes(0, 1)) for x in (seen, goal, mask.reshape(2, count, tokens))]
-
-    def loss(patches):
-        target = sharpened(by_video[1], jnp.zeros(width), 0.07)
-        return jnp.mean(patch_distillation(patches, target, by_video[2]))
-
-    found, gradient = jax.value_and_grad(loss)(by_video[0])
-    assert float(found) == pytest.approx(float(expected["patch"].detach()), rel=1e-5)
-    close(gradient.swapaxes(0, 1).reshape(patches.shape), patches.grad.numpy())
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
 def test_dino_head_is_the_official_one():
     fill = {"trunc_normal_": torch.nn.init.trunc_normal_}
-    module = class_of(script("dino", "vision_transformer.py"), "DINOHead", _extras() | fill)(
+    module = class_of(script("dino", "vision_transformer.py"), "DINOHead", EXTRAS | fill)(
         12, 9, hidden_dim=20, bottleneck_dim=8
     )
     peers.randomize(module)
@@ -271,29 +173,27 @@ def test_dino_head_is_the_official_one():
     x = torch.tensor(features, requires_grad=True)
     expected = module(x)
     (expected * torch.tensor(weight)).sum().backward()
-    dense = r"mlp\.{}\.{}"
-    rules = []
-    for place, name in zip((0, 2, 4), ("dense1", "dense2", "dense3"), strict=True):
-        rules += [
-            (dense.format(place, "weight"), f"{name}/kernel", transposed),
-            (dense.format(place, "bias"), f"{name}/bias", same),
-        ]
-    rules += [(r"last_layer\.(?:weight_v|parametrizations\.weight\.original1)", "prototypes", same)]
-    params = unflatten_dict(renamed(state_of(module), rules), sep="/")
+    names = {f"mlp.{place}": f"dense{number}" for number, place in enumerate((0, 2, 4), 1)}
+
+    def ours(tensors):
+        (prototypes,) = (array for name, array in tensors.items() if re.fullmatch(r"last_layer\..*(weight_v|original1)", name))
+        return renamed(tensors, names) | {"prototypes": prototypes}
+
+    params = ours(state_of(module))
     head = PrototypeHead(20, 8, 3, 9)
     found, back = jax.vjp(lambda params, x: head.apply({"params": params}, x), params, jnp.asarray(features))
     close(found, expected.detach().numpy())
     of_params, of_features = back(jnp.asarray(weight))
     close(of_features, x.grad.numpy())
     gradients = {name: each.grad.numpy() for name, each in module.named_parameters() if each.grad is not None}
-    all_close(of_params, unflatten_dict(renamed(gradients, rules), sep="/"))
+    all_close(of_params, ours(gradients))
 
 
 def test_hog_targets_are_the_official_ones():
     """In another order: there color, bin, row and column of the cell, here row, column, color, bin."""
     folder = "slowfast/models"
-    layer = class_of(script("SlowFast", f"{folder}/operators.py"), "HOGLayerC", _extras() | {"math": math})
-    kind = class_of(script("SlowFast", f"{folder}/masked.py"), "MaskMViT", _extras() | {"MViT": object, "math": math})
+    layer = class_of(script("SlowFast", f"{folder}/operators.py"), "HOGLayerC", EXTRAS | {"math": math})
+    kind = class_of(script("SlowFast", f"{folder}/masked.py"), "MaskMViT", EXTRAS | {"MViT": object, "math": math})
     clips = np.random.default_rng(0).random((2, 4, 32, 48, 3)).astype(np.float32)
     clips = clips[:, :, :, :32]  # the source knows squares alone
     stub = SimpleNamespace(
@@ -352,81 +252,3 @@ def test_vjepa_masks_are_the_official_ones_from_the_same_draws(kind, monkeypatch
         np.testing.assert_array_equal(found.context[0], context)
         np.testing.assert_array_equal(found.targets[0], targets)
         assert np.all(found.weights == 1)
-
-
-@pytest.mark.filterwarnings("ignore:.*sdp_kernel:FutureWarning")
-def test_vjepa_loss_is_the_official_one(official, monkeypatch):
-    models = official("jepa", "src.models.vision_transformer")
-    predictors = official("jepa", "src.models.predictor")
-    masks = official("jepa", "src.masks.utils")
-    torch.manual_seed(0)
-    size, patch = 32, 4
-    common = {"img_size": size, "patch_size": patch, "num_frames": FRAMES, "tubelet_size": 2, "uniform_power": True}
-    norm = {"norm_layer": lambda width: torch.nn.LayerNorm(width, eps=1e-6)}
-    encoder = models.VisionTransformer(embed_dim=24, depth=2, num_heads=2, qkv_bias=True, **common, **norm)
-    sizes = {"embed_dim": 24, "predictor_embed_dim": 12, "depth": 1, "num_heads": 2}
-    predictor = predictors.VisionTransformerPredictor(**sizes, use_mask_tokens=True, num_mask_tokens=2, **common, **norm)
-    for module in (encoder, predictor):
-        peers.randomize(module)
-    clips = np.random.default_rng(0).uniform(size=(B, FRAMES, size, size, 3)).astype(np.float32)
-    x = torch.from_numpy(((clips - MEAN) / STD).transpose(0, 4, 1, 2, 3).copy())
-    orders = [np.stack([np.random.default_rng(2 * k + i).permutation(128) for i in range(B)]) for k in range(2)]
-    kinds = [(order[:, :30], order[:, 30:80]) for order in orders]
-    with torch.no_grad():
-        goal = torch.nn.functional.layer_norm(encoder(x), (24,))
-    losses = []
-    for k, (context, targets) in enumerate(kinds):
-        seen, wanted = (torch.from_numpy(each) for each in (context, targets))
-        z = predictor(encoder(x, [seen]), None, [seen], [wanted], mask_index=k)
-        losses.append(torch.mean(torch.abs(z - masks.apply_masks(goal, [wanted]))))
-    loss = sum(losses) / 2
-    loss.backward()
-
-    model = ModelConfig("tiny_vit", 12, vit=ViTConfig((2, patch, patch), "grid"))
-    monkeypatch.setitem(KINDS, "tiny", Kind((model,), vjepa.FIRST, ""))
-    view = ClipView(num_frames=FRAMES, size=size)
-    settings = VJEPASettings(PredictorSettings(12, 2, 1), TeacherSettings())
-    method = VJEPA(settings, Setup(model, view, view, 10))
-    drawn = [Blocks(*(jnp.asarray(each, jnp.int32) for each in kind), jnp.ones((B, 50))) for kind in kinds]
-    monkeypatch.setattr(VJEPA, "draw", lambda self, rng, batch: drawn)
-
-    def thirds(state):
-        made = dict(state)
-        for part in ("weight", "bias"):
-            stacked = made.pop(f"predictor_blocks.0.attn.qkv.{part}")
-            made |= dict(zip([f"predictor_blocks.0.{n}.{part}" for n in ("q", "k", "v")], np.split(stacked, 3), strict=True))
-        made.pop("predictor_blocks.0.k.bias")
-        tokens = [made.pop(f"mask_tokens.{k}").reshape(-1) for k in range(2)]
-        return {**made, "mask_tokens": np.stack(tokens)}
-
-    rules = [
-        (r"predictor_embed\.weight", "embed/kernel", transposed),
-        (r"predictor_embed\.bias", "embed/bias", same),
-        (r"mask_tokens", "mask_tokens", same),
-        *_block(r"predictor_blocks\.0", "block1", "q", "k", "v", r"attn\.proj", ("norm1", "norm2"), (r"mlp\.fc1", r"mlp\.fc2")),
-        (r"predictor_norm\.weight", "norm/scale", same),
-        (r"predictor_norm\.bias", "norm/bias", same),
-        (r"predictor_proj\.weight", "head/kernel", transposed),
-        (r"predictor_proj\.bias", "head/bias", same),
-    ]
-
-    def ours(of_encoder, of_predictor):
-        tensors = unflatten_dict(renamed(thirds(of_predictor), rules), sep="/")
-        return {"encoder": convert("tiny", of_encoder, "the module").variables["params"], "predictor": tensors}
-
-    params = ours(state_of(encoder), state_of(predictor))
-    teacher = {"params": {"encoder": params["encoder"]}}
-    batch = {"clip": jnp.asarray(clips), "video": jnp.arange(B)}
-
-    @jax.jit
-    def value(params):
-        state = MethodState(params, {}, teacher, {})
-        return jax.value_and_grad(lambda p: method.loss(p, state, batch, jax.random.key(0), 0)[0])(params)
-
-    found, gradient = value(params)
-    assert float(found) == pytest.approx(float(loss.detach()), rel=1e-5)
-    grads = [
-        {name: each.grad.numpy() for name, each in module.named_parameters() if each.grad is not None}
-        for module in (encoder, predictor)
-    ]
-    all_close(gradient, ours(*grads))

@@ -9,35 +9,24 @@ import os
 import pytest
 
 torch = pytest.importorskip("torch")
+
+from wt_jax.bench.official.sources import declare_operators  # noqa: E402  # it imports torch
+
 nn = torch.nn
 torch.set_num_threads(1)
-_kept = []
 
 
 def torchvision():
     """torchvision, or skip."""
-    _declare_operators()
+    declare_operators()
     return pytest.importorskip("torchvision")
 
 
 def transformers():
     """transformers, offline, or skip."""
-    _declare_operators()  # it imports torchvision where that is installed
+    declare_operators()  # it imports torchvision where that is installed
     os.environ["HF_HUB_OFFLINE"] = "1"
     return pytest.importorskip("transformers")
-
-
-def _declare_operators():
-    """A CUDA build of torchvision beside a CPU build of torch lacks two compiled operators; nothing here calls them."""
-    try:
-        import torchvision  # noqa: F401
-    except ImportError:
-        pass
-    except RuntimeError:
-        library = torch.library.Library("torchvision", "DEF")
-        library.define("nms(Tensor a) -> Tensor")
-        library.define("qnms(Tensor a) -> Tensor")
-        _kept.append(library)
 
 
 def randomize(module, seed=0):
