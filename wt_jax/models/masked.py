@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -40,7 +41,8 @@ class TokenPredictor(nn.Module):
     @nn.compact
     def __call__(self, tokens: Array, seen: Array, wanted: Array, grid: Size3, train: bool, kind: int = 0) -> Array:
         """Tokens (B, K, C) of the places `seen` (B, K) int32 -> (B, P, `out`) float32 of the places `wanted` (B, P) int32."""
-        norm: Any = self.norm(name="norm")
+        norms = partial(self.norm, epsilon=self.form.epsilon)
+        norm: Any = norms(name="norm")
         dtype, start = norm.dtype, kernel_init(self.form)
         x = nn.Dense(self.width, self.bias, dtype, kernel_init=start, name="embed")(tokens)
         learned = self.param("mask_tokens", self.start, (self.kinds, self.width), jnp.float32)[kind].astype(dtype)
@@ -55,7 +57,7 @@ class TokenPredictor(nn.Module):
             x = x + jnp.asarray(table, dtype)[places]
         form = replace(self.form, layer_scale=0.0, drop_path=0.0, cls=False, registers=0, attention="joint")
         for index in range(self.depth):
-            block = Block(self.heads, self.norm, form, number=index + 1, name=f"block{index + 1}")
+            block = Block(self.heads, norms, form, number=index + 1, name=f"block{index + 1}")
             x, _ = block(x, train, None, None, turns)
         x = norm(x[:, seen.shape[1] :], train)
         return nn.Dense(self.out, dtype=dtype, kernel_init=start, name="head")(x).astype(jnp.float32)
