@@ -11,7 +11,7 @@ _TEST_VIEWS = "the published test of most others, 10 x 3, for all"
 
 REASONS: Mapping[str, Mapping[str, str]] = {
     "moco": _TWO_CLIPS,
-    "byol": {"CONTRASTIVE.T": "it scales the loss alone; ours is |p - t|^2, as in the paper"},
+    "byol": {"CONTRASTIVE.T": "it scales the loss alone; ours is the squared distance, as in the paper"},
     "simclr": {
         **_TWO_CLIPS,
         "CONTRASTIVE.NUM_MLP_LAYERS": "CVRL's head",
@@ -53,7 +53,7 @@ REASONS: Mapping[str, Mapping[str, str]] = {
         "BN.USE_PRECISE_STATS": "the running statistics are the training's",
     },
     "linear_clips.MACLR_LINEAR": {**_NO_WARMUP, **_TEST_CROP},
-    "k400:videomae": {"epochs": "its last epoch is there to write a checkpoint"},
+    "k400:videomae": {"epochs": "one more, by inference for its checkpoint"},
     "k400:svt": {"epochs": "those of its released model"},
     "vtdl": {"nce_k": "the next multiple of usual batches"},
     "swav": {"nmb_crops": "all clips have one size: no small ones"},

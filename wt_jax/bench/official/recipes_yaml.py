@@ -232,7 +232,7 @@ RECIPES = (
     Recipe(
         "moco",
         "SlowFast",
-        f"`{_SSL}/MoCo_SlowR50_8x8.yaml`",
+        f"`./{_SSL}/MoCo_SlowR50_8x8.yaml`",
         yaml_values("SlowFast", f"{_SSL}/MoCo_SlowR50_8x8.yaml"),
         _moco,
         _ONLY_CONTRASTIVE,
@@ -241,7 +241,7 @@ RECIPES = (
     Recipe(
         "byol",
         "SlowFast",
-        f"`{_SSL}/BYOL_SlowR50_8x8.yaml`",
+        f"`./{_SSL}/BYOL_SlowR50_8x8.yaml`",
         yaml_values("SlowFast", f"{_SSL}/BYOL_SlowR50_8x8.yaml"),
         lambda: {**_contrastive("byol"), "CONTRASTIVE.PREDICTOR_DEPTHS": [2], "CONTRASTIVE.T": 1.0},
         _ONLY_CONTRASTIVE,
@@ -250,7 +250,7 @@ RECIPES = (
     Recipe(
         "simclr",
         "SlowFast",
-        f"`{_SSL}/SimCLR_SlowR50_8x8.yaml`",
+        f"`./{_SSL}/SimCLR_SlowR50_8x8.yaml`",
         yaml_values("SlowFast", f"{_SSL}/SimCLR_SlowR50_8x8.yaml"),
         lambda: {**_contrastive("simclr"), **queue("simclr", t="CONTRASTIVE.T")},
         _ONLY_CONTRASTIVE,
@@ -259,7 +259,7 @@ RECIPES = (
     Recipe(
         "ssv2:weak_teacher",
         "SlowFast",
-        f"`{_SSL}/MoCo_SlowR50_8x8.yaml`",
+        f"`./{_SSL}/MoCo_SlowR50_8x8.yaml`",
         yaml_values("SlowFast", f"{_SSL}/MoCo_SlowR50_8x8.yaml"),
         _weak_teacher_ssv2,
         f"{_SLOWFAST}|DATA\\.(TRAIN_JITTER_SCALES|TEST_CROP_SIZE)|MODEL\\.DROPOUT_RATE",
@@ -268,7 +268,7 @@ RECIPES = (
     Recipe(
         "k400:vjepa",
         "jepa",
-        "`configs/pretrain/vitl16.yaml`",
+        "`./configs/pretrain/vitl16.yaml`",
         lambda sources: _masks(sources, "jepa", "configs/pretrain/vitl16.yaml"),
         _vjepa1,
         _JEPA,
@@ -276,7 +276,7 @@ RECIPES = (
     Recipe(
         "k400:vjepa2",
         "vjepa2",
-        "`configs/train/vitl16/pretrain-256px-16f.yaml`",
+        "`./configs/train/vitl16/pretrain-256px-16f.yaml`",
         lambda sources: _masks(sources, "vjepa2", "configs/train/vitl16/pretrain-256px-16f.yaml"),
         _vjepa2,
         _JEPA,
@@ -284,7 +284,7 @@ RECIPES = (
     Recipe(
         "finetune.RHO_FINETUNE_UCF101",
         "SlowFast",
-        f"`{_UCF}`",
+        f"`./{_UCF}`",
         yaml_values("SlowFast", _UCF),
         lambda: _rho(finetune.RHO_FINETUNE_UCF101, **_colors(finetune.RHO_FINETUNE_UCF101.strong.pixels)),
         _SLOWFAST,
@@ -293,7 +293,7 @@ RECIPES = (
     Recipe(
         "finetune.RHO_FINETUNE_SSV2",
         "SlowFast",
-        f"`{_SSV2}`",
+        f"`./{_SSV2}`",
         yaml_values("SlowFast", _SSV2),
         lambda: _rho(
             finetune.RHO_FINETUNE_SSV2, **{"DATA.RANDOM_FLIP": finetune.RHO_FINETUNE_SSV2.strong.flip_probability > 0}
@@ -304,7 +304,7 @@ RECIPES = (
     Recipe(
         "linear_clips.RHO_LINEAR_K400",
         "SlowFast",
-        f"`{_K400}`",
+        f"`./{_K400}`",
         yaml_values("SlowFast", _K400),
         lambda: _rho(linear_clips.RHO_LINEAR_K400),
         _SLOWFAST,
@@ -313,7 +313,7 @@ RECIPES = (
     Recipe(
         "finetune.MACLR_FINETUNE",
         "maclr",
-        "`configs/UCF101/SLOW_32x8_R50.yaml`",
+        "`./configs/UCF101/SLOW_32x8_R50.yaml`",
         _maclr_yaml("SLOW_32x8_R50.yaml"),
         lambda: _maclr(
             finetune.MACLR_FINETUNE,
@@ -328,7 +328,7 @@ RECIPES = (
     Recipe(
         "linear_clips.MACLR_LINEAR",
         "maclr",
-        "`configs/UCF101/SLOW_32x8_R50_CLSONLY.yaml`",
+        "`./configs/UCF101/SLOW_32x8_R50_CLSONLY.yaml`",
         _maclr_yaml("SLOW_32x8_R50_CLSONLY.yaml"),
         lambda: _maclr(linear_clips.MACLR_LINEAR),
         _MACLR,
