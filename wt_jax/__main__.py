@@ -29,6 +29,7 @@ COMMANDS = {
     "search-query": ("wt_jax.tools.search_query", [], "find the moments of an index that are like a clip"),
     "bench-loader": ("wt_jax.bench.loader", [], "measure how fast videos become batches"),
     "bench-step": ("wt_jax.bench.step", [], "measure the training step"),
+    "bench-masked": ("wt_jax.bench.masked", [], "measure masked training beside that of all tokens"),
     "bench-layers": ("wt_jax.bench.layers", [], "measure what each layer of the CPU runtime earns where it is used"),
     "bench-search": ("wt_jax.bench.search", [], "measure the search beside FAISS, NumPy and Milvus"),
     "bench-excerpts": ("wt_jax.bench.excerpts", [], "measure whether altered excerpts are found in a long video"),

@@ -33,6 +33,7 @@ WAYS = {
     "autotune": ("max-autotune-no-cudagraphs", "channels_last_3d"),
     "kept": ("", "channels_last_3d"),
 }
+CLASSES = 400  # of the noise's labels, as Kinetics-400 has
 _BATCHES = 2  # different ones, in turn
 _TRIED = 3  # steps of each of PyTorch's ways, after two that are not timed; the least counts
 
@@ -66,9 +67,16 @@ def synthetic_batches(config: Config) -> Iterator[dict[str, np.ndarray]]:
     rng, size = np.random.default_rng(config.seed), config.train.batch_size
     shapes = batch_shapes(build_method(config, 1), size)
     for place in range(_BATCHES):
-        views = {name: rng.integers(0, 256, v.shape, np.uint8) for name, v in shapes.items() if v.dtype == np.uint8}
+        views = {
+            name: rng.integers(0, 256, v.shape, np.uint8) if v.dtype == np.uint8 else rng.random(v.shape).astype(v.dtype)
+            for name, v in shapes.items()
+        }
         video = np.arange(place * size, (place + 1) * size, dtype=np.int32)
-        yield {**views, "video": video, "label": np.full(size, -1, np.int32), "failed": np.full(size, -1, np.int32)}
+        yield {**views, "video": video, "label": video % _classes(config), "failed": np.full(size, -1, np.int32)}
+
+
+def _classes(config: Config) -> int:
+    return getattr(config.method, "num_classes", 0) or CLASSES
 
 
 def our_step(config: Config) -> tuple[Any, Any, Take]:
@@ -79,7 +87,7 @@ def our_step(config: Config) -> tuple[Any, Any, Take]:
     from wt_jax.train.program import build
     from wt_jax.train.sharding import put_batch
 
-    program = build(config, _BATCHES * config.train.batch_size)
+    program = build(config, _BATCHES * config.train.batch_size, _classes(config))
     step = compiled_step(program, config)
     state: Any = None
     batches: list[Any] = []
