@@ -139,7 +139,7 @@ def _method_page(module: str, rows: list[list[str]], names: list[str]) -> str:
 
 def _moved(cell: str) -> str:
     """A cell of docs/methods.md whose links are read from two folders below."""
-    return cell.replace("](#", "](../../methods.md#")
+    return re.sub(r"\]\((?=[\w-]+\.md)", "](../../", cell).replace("](#", "](../../methods.md#")
 
 
 # --- the public API
