@@ -16,7 +16,7 @@ import grain
 import numpy as np
 import pytest
 
-from wt_jax.data.workers.pool import iterate
+from wt_jax.data.workers.pool import _Worker, iterate
 from wt_jax.data.workers.shared_memory import Block, empty, pack, unpack
 from wt_jax.errors import WorkerError
 
@@ -117,6 +117,26 @@ def test_memory_is_used_again_but_not_while_it_is_seen(threads):
     assert len(places) < 24
 
 
+def test_memory_of_a_dead_worker_is_not_asked_of_the_next():
+    """A batch that came before the death is handed over after it: its memory is unknown to the next process."""
+    worker = _Worker(pickle.dumps(batches(Large())), threads=1)
+    try:
+        for place in (0, 1):  # From now on it is known how large a block has to be.
+            worker.ask(place)
+            assert worker.take(place)
+        worker.ask(2)
+        worker.ask(3)
+        assert worker.take(3)  # The answer to 2 came before.
+        worker.end()
+        worker.start()
+        assert int(worker.take(2)[0]["there"][0, 0]) == 4
+        worker.ask(4)
+        assert worker._connection.poll(30), "the worker waits for a file that is not sent"
+        assert int(worker.take(4)[0]["there"][0, 0]) == 8
+    finally:
+        worker.end()
+
+
 def test_what_finds_no_room_travels_otherwise():
     made, block, free = {"a": np.arange(5000), "b": np.arange(3)}, Block(1, 50_000), []
     *packed, room = pack([made], 0, None)
@@ -141,7 +161,7 @@ def test_an_error_keeps_its_type_and_says_where_it_was():
 
 PROGRAM = """
 import grain, multiprocessing, os, signal, sys
-from wt_jax.data.workers.pool import iterate
+from wt_jax.data.workers.pool import _Worker, iterate
 source = iterate(grain.MapDataset.range(10_000).batch(2), workers=2, threads=1)
 next(source)
 print(*(child.pid for child in multiprocessing.active_children()), flush=True)
@@ -167,7 +187,7 @@ def test_workers_do_not_import_the_main_module(tmp_path):
     script.write_text(
         textwrap.dedent("""
         import grain, os, sys
-        from wt_jax.data.workers.pool import iterate
+        from wt_jax.data.workers.pool import _Worker, iterate
         with open(sys.argv[1], "a") as file:
             file.write("started\\n")
         batches = grain.MapDataset.range(6).batch(2)

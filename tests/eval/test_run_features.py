@@ -39,7 +39,7 @@ def opened(monkeypatch, train, test=None, **settings):
     config = default_config("weak_teacher")
     config.data.train, config.data.test = "train.csv", "" if test is None else "test.csv"
     config.eval.update(settings)
-    monkeypatch.setattr(run_features, "open_source", lambda *_: test)
+    monkeypatch.setattr(run_features, "open_videos", lambda *_: test)
     return open_run_videos(resolve(config), train)
 
 

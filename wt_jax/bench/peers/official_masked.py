@@ -1,5 +1,6 @@
 """VideoMAE and V-JEPA as their authors' clones have them: loss and gradient on noise, for `wt_jax.bench.masked`."""
 
+import importlib
 import os
 import sys
 import types
@@ -80,7 +81,7 @@ def _step(modules: list[Any], loss: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def _all_tokens(sizes: dict[str, int], clips: Any) -> Callable[[], Any]:
-    import modeling_finetune  # pyright: ignore[reportMissingImports]  # of the clone
+    modeling_finetune = importlib.import_module("modeling_finetune")  # of the clone
 
     module = modeling_finetune.VisionTransformer(
         img_size=clips.shape[-1],
@@ -96,7 +97,7 @@ def _all_tokens(sizes: dict[str, int], clips: Any) -> Callable[[], Any]:
 
 
 def _videomae(sizes: dict[str, int], clips: Any) -> Callable[[], Any]:
-    import modeling_pretrain  # pyright: ignore[reportMissingImports]  # of the clone
+    modeling_pretrain = importlib.import_module("modeling_pretrain")  # of the clone
 
     width = 3 * TUBELET * PATCH**2
     module = modeling_pretrain.PretrainVisionTransformer(
@@ -128,8 +129,8 @@ def _videomae(sizes: dict[str, int], clips: Any) -> Callable[[], Any]:
 
 
 def _vjepa(sizes: dict[str, int], clips: Any) -> Callable[[], Any]:
-    from src.masks.utils import apply_masks  # pyright: ignore[reportMissingImports]  # of the clone
-    from src.models import predictor, vision_transformer  # pyright: ignore[reportMissingImports]  # of the clone
+    names = ("src.masks.utils", "src.models.predictor", "src.models.vision_transformer")  # of the clone
+    masks, predictor, vision_transformer = map(importlib.import_module, names)
 
     common = {"img_size": clips.shape[-1], "patch_size": PATCH, "num_frames": clips.shape[2], "tubelet_size": TUBELET}
     common |= {"uniform_power": True, "qkv_bias": True, "norm_layer": _norm()}
@@ -146,7 +147,7 @@ def _vjepa(sizes: dict[str, int], clips: Any) -> Callable[[], Any]:
             goal = teacher(clips)
             goal = torch.nn.functional.layer_norm(goal, (goal.shape[-1],))
         losses = [
-            torch.mean(torch.abs(predict(encoder(clips, [c]), None, [c], [t], mask_index=k) - apply_masks(goal, [t])))
+            torch.mean(torch.abs(predict(encoder(clips, [c]), None, [c], [t], mask_index=k) - masks.apply_masks(goal, [t])))
             for k, (c, t) in enumerate(drawn)
         ]
         return torch.stack(losses).mean()

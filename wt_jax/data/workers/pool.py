@@ -89,7 +89,7 @@ class _Worker:
     def __init__(self, batches: bytes, threads: int):
         self._batches, self._threads = batches, threads
         self._owed: dict[int, Block | None] = {}
-        self._made: dict[int, tuple] = {}
+        self._made: dict[int, tuple] = {}  # answers, each with its block and where that goes once it is free
         self.start()
 
     def start(self) -> None:
@@ -136,13 +136,14 @@ class _Worker:
                 answered, answer = self._connection.recv()
             except (EOFError, OSError):
                 return None
-            self._made[answered] = answer, self._owed.pop(answered)
-        answer, block = self._made.pop(place)
+            self._made[answered] = answer, self._owed.pop(answered), self._free
+        answer, block, free = self._made.pop(place)
         if isinstance(answer, BaseException):
             raise answer
         structure, places, room = answer
         self._room = max(self._room, room)
-        return (unpack(structure, places, block, self._free),)
+        # A block of a process that has died is not for the next one, which does not know its file.
+        return (unpack(structure, places, block, free),)
 
     def end(self) -> int:
         """Ends the process, which holds nothing that could be lost; returns its exit code."""
