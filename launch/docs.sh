@@ -2,10 +2,8 @@
 # Set everything up and build the documentation, without network, warnings as errors: launch/docs.sh [OUT], by default build/docs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-bash launch/setup.sh
+bash launch/setup.sh docs "autodoc2, furo, myst_parser, sphinx"
 venv="${WT_JAX_VENV:-.venv}"
-"$venv/bin/python" -c "import autodoc2, furo, myst_parser, sphinx" 2>/dev/null ||
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
 out="${1:-build/docs}"
 "$venv/bin/python" -m sphinx -W --keep-going --quiet -b html docs "$out"
 echo "open $out/index.html"

@@ -3,8 +3,6 @@
 # Without VIDEOS, the embedded data set of a finished quick start. Arguments go to wt_jax.tools.search.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-bash launch/setup.sh
+bash launch/setup.sh search "faiss, starlette, uvicorn"
 venv="${WT_JAX_VENV:-.venv}"
-"$venv/bin/python" -c "import faiss, starlette, uvicorn" 2>/dev/null ||
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".[search]"
 exec "$venv/bin/python" -m wt_jax.tools.search "$@"

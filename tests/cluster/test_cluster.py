@@ -69,6 +69,33 @@ def test_processes_that_disagree_raise():
     assert "expects 3 processes, process 0 2" in str(register(2, [(0, 2), (1, 3)])[0])
 
 
+def test_a_fault_of_the_primary_process_is_raised_by_all_that_wait_for_it():
+    """`run_on_primary` with a time limit, as a run packs its videos: the others wait by the coordinator."""
+    code = """if True:
+        import sys, time
+        from wt_jax.cluster.processes import initialize, run_on_primary
+        from wt_jax.errors import SourceError, UserError
+
+        def pack():
+            time.sleep(1)
+            raise SourceError("the list is empty")
+
+        initialize(sys.argv[1], 2, int(sys.argv[2]), timeout=60)
+        run_on_primary(lambda: None, UserError, 60.0)
+        try:
+            run_on_primary(pack, UserError, 60.0)
+        except UserError as error:
+            print(error, flush=True)
+    """
+    address = f"127.0.0.1:{free_port()}"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, address, str(place)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        for place in range(2)
+    ]
+    printed = [process.communicate(timeout=120)[0] for process in processes]
+    assert [text.splitlines()[-1] for text in printed] == ["the list is empty"] * 2  # gloo prints lines of its own
+
+
 def test_an_incomplete_address_is_refused():
     with pytest.raises(ClusterError, match="--process_id must be given too"):
         initialize("127.0.0.1:1", 2, timeout=1)

@@ -85,8 +85,11 @@ def host_of(process: int) -> str:
     return _hosts[process] if process < len(_hosts) else "?"
 
 
-def run_on_primary(action: Callable[[], None], error: type[Exception]) -> None:
-    """Call a function on the primary process; where it raises `error`, all processes raise it with its message."""
+def run_on_primary(action: Callable[[], None], error: type[Exception], timeout: float = 0.0) -> None:
+    """Call a function on the primary process; where it raises `error`, all processes raise it with its message.
+
+    The others wait for it at most `timeout` seconds; 0: it takes less than half a minute.
+    """
     message = ""
     if is_primary_process():
         try:
@@ -96,6 +99,8 @@ def run_on_primary(action: Callable[[], None], error: type[Exception]) -> None:
             if jax.process_count() == 1:
                 raise
     if jax.process_count() > 1:
+        if timeout:
+            barrier("primary process", timeout)
         text = np.zeros(_MESSAGE_BYTES, np.uint8)
         data = message.encode()[:_MESSAGE_BYTES]
         text[: len(data)] = np.frombuffer(data, np.uint8)

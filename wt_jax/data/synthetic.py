@@ -38,6 +38,8 @@ RATE = 25  # frames per second
 LIFE = 12  # frames a figure lives
 _ON_STAGE = 7  # figures at any time
 _RADII = (0.10, 0.16)  # smallest and largest radius of a figure, in frame widths
+# No lookahead and one thread: the same frames make the same file.
+H264 = {"crf": "18", "preset": "veryfast", "tune": "zerolatency", "g": "8", "bf": "0", "threads": "1"}
 _SWING = 0.1  # amplitude of swinging motions, in frame widths
 _SHAPES = (np.add, np.hypot, np.maximum)  # diamond, ellipse, rectangle: where shape(|u|, |v|) <= 1
 _GROUND, _BODY, _MARK = np.array(((60, 60, 60), (230, 200, 90), (60, 200, 230)), np.float32)  # RGB
@@ -111,9 +113,7 @@ def render(motion: str, rng: np.random.Generator, *, frames: int = 96, size: int
 def write_mp4(path: Path, frames: np.ndarray, rate: int | Fraction = RATE, crf: int = 18) -> None:
     """Write (T, H, W, 3) uint8 RGB frames (even sides) as H.264, a key frame every 8 frames; the lower `crf`, the better."""
     with av.open(str(path), "w") as container:
-        # No lookahead and one thread: the same frames give the same file.
-        options = {"crf": str(crf), "preset": "veryfast", "tune": "zerolatency", "g": "8", "bf": "0", "threads": "1"}
-        stream = container.add_stream("libx264", rate=rate, options=options)
+        stream = container.add_stream("libx264", rate=rate, options={**H264, "crf": str(crf)})
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
         for index, frame in enumerate(frames):
             picture = av.VideoFrame.from_ndarray(frame, format="rgb24")

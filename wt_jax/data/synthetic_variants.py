@@ -24,7 +24,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from wt_jax.data.synthetic import LIFE, MOTIONS, RATE, render, write_mp4
+from wt_jax.data.synthetic import H264, LIFE, MOTIONS, RATE, render, write_mp4
 from wt_jax.errors import UserError
 from wt_jax.files import atomic_path
 
@@ -88,8 +88,7 @@ def write_sounding_mp4(path: Path, frames: np.ndarray, samples: np.ndarray) -> N
     length = len(frames) * SOUND_RATE // RATE
     samples = np.resize(np.append(samples, np.zeros(SOUND_RATE // 5, np.float32)), length).astype(np.float32)
     with av.open(str(path), "w", format="mp4") as container:
-        options = {"crf": "18", "preset": "veryfast", "tune": "zerolatency", "g": "8", "bf": "0", "threads": "1"}
-        video, audio = container.add_stream("libx264", RATE, options), container.add_stream("aac", SOUND_RATE)
+        video, audio = container.add_stream("libx264", RATE, H264), container.add_stream("aac", SOUND_RATE)
         video.height, video.width, video.pix_fmt, audio.layout = frames.shape[1], frames.shape[2], "yuv420p", "mono"
         for index, frame in enumerate(frames):
             picture = av.VideoFrame.from_ndarray(frame, format="rgb24")

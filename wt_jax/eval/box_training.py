@@ -3,12 +3,11 @@
 The settings are `wt_jax.eval.protocols.detection.Detection`.
 """
 
-import csv
-import io
 import json
 import logging
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import PurePosixPath
 from typing import Any, cast
 
 import jax
@@ -21,6 +20,7 @@ from wt_jax.config import ClipConfig, Config, DataConfig, ModelConfig, ViewsConf
 from wt_jax.data.boxes import crop_boxes, find_boxes
 from wt_jax.data.pipeline import describe_failure, eval_batches
 from wt_jax.data.records import VideoList
+from wt_jax.data.sources.text import headless_csv
 from wt_jax.errors import EvaluationError
 from wt_jax.eval.config import EvalConfig, FeatureConfig
 from wt_jax.eval.features.extract import gather_rows, local_rows
@@ -28,6 +28,7 @@ from wt_jax.eval.protocols.base import Split
 from wt_jax.eval.protocols.detection import Detection, Detections
 from wt_jax.eval.protocols.frame_precision import OVERLAP, overlaps
 from wt_jax.eval.run import EvaluatedRun, prepare
+from wt_jax.eval.split_trainer import SplitTrainer
 from wt_jax.files import write_atomic
 from wt_jax.methods.base import evaluated_tree
 from wt_jax.methods.detection import Detection as Method
@@ -45,22 +46,8 @@ DETECTIONS, EXAMPLES = "detections.csv", "detection_examples.json"
 SHOWN, BEST = 6, 3  # frames, and the likeliest classes of each of their boxes
 
 
-@dataclass(frozen=True)
-class FrameDetector:
-    """Trains detectors from one encoder; a `wt_jax.eval.protocols.detection.DetectorTrainer`.
-
-    Attributes:
-      videos: key frames of an evaluation; splits are rows of them.
-      model: the encoder, whose weights are in `model.weights`.
-      data, clip: workers and the clips that are read.
-      workdir: each split is trained in a folder below it.
-    """
-
-    videos: VideoList
-    model: ModelConfig
-    data: DataConfig
-    clip: ClipConfig
-    workdir: Path
+class FrameDetector(SplitTrainer):
+    """Trains detectors; a `wt_jax.eval.protocols.detection.DetectorTrainer`. Its videos are key frames."""
 
     def detect(self, training: Detection, split: Split, seed: int) -> Detections:
         """Train on `split.train`, from the last checkpoint if there is one, and classify the boxes of `split.test`."""
@@ -156,11 +143,13 @@ def examples(found: Detections, training: Detection) -> list[dict[str, Any]]:
 
 def detections_csv(found: Detections) -> str:
     """Detections in AVA's columns: video, second, left, top, right, bottom, class, score."""
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    for record, boxes, scores in zip(found.records, found.boxes, found.scores, strict=True):
-        name = PurePosixPath(record.path).stem
-        for box, row in zip(boxes, scores, strict=True):
-            place = [f"{edge:.4f}" for edge in box]
-            rows.writerows([name, f"{record.time:g}", *place, label + 1, f"{score:.6f}"] for label, score in enumerate(row))
-    return text.getvalue()
+
+    def rows() -> Iterator[list[object]]:
+        for record, boxes, scores in zip(found.records, found.boxes, found.scores, strict=True):
+            name = PurePosixPath(record.path).stem
+            for box, row in zip(boxes, scores, strict=True):
+                edges = [f"{edge:.4f}" for edge in box]
+                for label, score in enumerate(row, 1):
+                    yield [name, f"{record.time:g}", *edges, label, f"{score:.6f}"]
+
+    return headless_csv(rows())

@@ -6,7 +6,7 @@ settings are `wt_jax.eval.protocols.clips.ClipTraining`.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ from wt_jax.eval.features.extract import Extractor, Reading, extract_features, m
 from wt_jax.eval.protocols.base import Split
 from wt_jax.eval.protocols.clips import Choice, ClipTraining, Predictions
 from wt_jax.eval.run import prepare
+from wt_jax.eval.split_trainer import SplitTrainer
 from wt_jax.eval.validation_split import stratified_split
 from wt_jax.files import atomic_path
 from wt_jax.methods.base import evaluated_tree
@@ -36,22 +37,8 @@ log = logging.getLogger(__name__)
 VALIDATION = 0.2  # of each class, for the search
 
 
-@dataclass(frozen=True)
-class VideoClassifier:
-    """Trains classifiers of videos from one encoder; a `wt_jax.eval.protocols.clips.Classifier`.
-
-    Attributes:
-      videos: all of an evaluation; splits are rows of them.
-      model: the encoder, whose weights are in `model.weights`.
-      data, clip: workers and the clips that are read.
-      workdir: each split is trained in a folder below it.
-    """
-
-    videos: VideoList
-    model: ModelConfig
-    data: DataConfig
-    clip: ClipConfig
-    workdir: Path
+class VideoClassifier(SplitTrainer):
+    """Trains classifiers of videos; a `wt_jax.eval.protocols.clips.Classifier`."""
 
     def predict(
         self, training: ClipTraining, split: Split, train_labels: np.ndarray, classes: Sequence[str], seed: int

@@ -47,14 +47,14 @@ def _backward(strides, padding, residuals, dy):
     x, kernel, wanted = residuals
     if isinstance(dy, jax.custom_derivatives.SymbolicZero):
         return jnp.zeros_like(x), jnp.zeros_like(kernel)
-    dx, d_kernel = gradients(x, kernel, dy, strides, padding, wanted is not None)
+    dx, d_kernel = _gradients(x, kernel, dy, strides, padding, wanted is not None)
     return jnp.zeros_like(x) if dx is None else dx, d_kernel
 
 
 conv3d.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
-def gradients(
+def _gradients(
     x: jax.Array, kernel: jax.Array, dy: jax.Array, strides: tuple[int, ...], padding: Padding, wanted: bool
 ) -> tuple[jax.Array | None, jax.Array]:
     """Gradients of `conv3d` by x, where that is wanted, and by kernel, given that by its result."""

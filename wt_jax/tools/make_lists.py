@@ -12,12 +12,10 @@ boxes. Where the videos are cut from their movies, --start is the second of the 
 900).
 """
 
-import csv
 import datetime
-import io
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from wt_jax.cli import parse_arguments, set_up_logging, user_errors
@@ -25,7 +23,7 @@ from wt_jax.data.records import TIME
 from wt_jax.data.sources.annotations import READERS, Split, compare
 from wt_jax.data.sources.ava import VIDEOS, KeyFrames, moved, read_ava
 from wt_jax.data.sources.folders import find_videos, is_video_file
-from wt_jax.data.sources.text import csv_text
+from wt_jax.data.sources.text import csv_text, headless_csv
 from wt_jax.errors import SourceError
 from wt_jax.files import write_atomic
 
@@ -72,8 +70,8 @@ def _make_key_frames(annotations: Path, files: dict[str, Path], out: Path, start
     }
     for name, rows in tables.items():
         if rows:
-            write_atomic(out / f"{AVA}_{name}.csv", _plain_csv(moved(row, start) for row in rows if row[0] in found))
-    write_atomic(out / f"{AVA}_classes.csv", _plain_csv([str(number), name] for number, name in classes.items()))
+            write_atomic(out / f"{AVA}_{name}.csv", headless_csv(moved(row, start) for row in rows if row[0] in found))
+    write_atomic(out / f"{AVA}_classes.csv", headless_csv([str(number), name] for number, name in classes.items()))
     counts = f"{len(tables['boxes']):,} labels, {len(tables['detected']):,} detected boxes"
     return [*lines, f"  {counts}, {len(classes)} classes that are evaluated"]
 
@@ -91,13 +89,6 @@ def _write_key_frames(split: KeyFrames, files: dict[str, Path], found: set[str],
     there = len(videos.keys() & found)
     line = f"{datetime.date.today()} {target}: {len(keys):,} key frames of {there:,} videos, {len(videos):,} annotated"
     return f"{line}, officially {VIDEOS[split.name]}{missing}"
-
-
-def _plain_csv(rows: Iterable[Sequence[str]]) -> str:
-    """Rows without a header."""
-    file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows(rows)
-    return file.getvalue()
 
 
 def _find_videos(folder: Path) -> dict[str, Path]:

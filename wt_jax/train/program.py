@@ -93,17 +93,16 @@ def build(config: Config, num_videos: int, num_classes: int = 0, devices: Sequen
     train = config.train
     steps_per_epoch = num_videos / train.batch_size
     num_steps = max(1, steps_of(train.duration, steps_per_epoch=steps_per_epoch))
-    count = len(devices or jax.devices())
-    pieces = count * train.accumulate
-    if train.batch_size % pieces:
-        raise ConfigError(
-            f"config.train.batch_size {train.batch_size} cannot be divided among {count} devices in "
-            f"{train.accumulate} pieces; take a multiple of {pieces}"
-        )
     try:
         mesh = make_mesh(train.fsdp, devices)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    pieces = mesh.size * train.accumulate
+    if train.batch_size % pieces:
+        raise ConfigError(
+            f"config.train.batch_size {train.batch_size} cannot be divided among {mesh.size} devices in "
+            f"{train.accumulate} pieces; take a multiple of {pieces}"
+        )
     method = build_method(config, num_steps, num_classes)
     counted = build_method(replace(config, model=replace(config.model, remat=False)), num_steps, num_classes)
     schedule = learning_rate(config.optim, batch_size=train.batch_size, num_steps=num_steps, steps_per_epoch=steps_per_epoch)

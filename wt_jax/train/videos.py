@@ -2,12 +2,12 @@
 
 import os
 
-from wt_jax.cluster.processes import barrier, is_primary_process, run_on_primary
+from wt_jax.cluster.processes import run_on_primary
 from wt_jax.config import Config
 from wt_jax.data.pack_locally import make_pack, open_pack, short_side_for
 from wt_jax.data.records import VideoList
 from wt_jax.data.sources.open import open_source
-from wt_jax.errors import ConfigError, SourceError, UserError
+from wt_jax.errors import ConfigError, UserError
 from wt_jax.experiment import build_method
 
 _LONGEST = 7 * 24 * 3600.0  # seconds that the other processes wait for the primary one, which packs
@@ -29,17 +29,6 @@ def open_videos(config: Config, part: str) -> VideoList:
         short_side = short_side_for([*build_method(config).views.values(), config.test_view])
     except ValueError as error:
         raise ConfigError(f"config.data.pack: {error}") from None
-    folder, fault = os.path.join(data.pack, part), ""
-    if is_primary_process():
-        try:
-            make_pack(videos, folder, short_side, data.workers or len(os.sched_getaffinity(0)))
-        except UserError as error:
-            fault = str(error)
-    barrier(f"packed {part}", _LONGEST)
-    run_on_primary(lambda: _raise(fault), SourceError)
+    folder, workers = os.path.join(data.pack, part), data.workers or len(os.sched_getaffinity(0))
+    run_on_primary(lambda: make_pack(videos, folder, short_side, workers), UserError, _LONGEST)
     return open_pack(videos, folder, data.max_bad_fraction)
-
-
-def _raise(fault: str) -> None:
-    if fault:
-        raise SourceError(fault)

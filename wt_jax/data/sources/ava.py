@@ -51,14 +51,14 @@ def read_ava(folder: Path) -> tuple[list[KeyFrames], dict[int, str]]:
         annotated = _find(folder, f"ava_{name}_v*.csv") or _find(folder, f"ava_{name}.csv")
         if annotated is None:
             continue
-        excluded = {(row[0], _second(row[1])) for row in _rows(_find(folder, f"ava_{name}_excluded_timestamps*.csv"), (2,))}
+        excluded = {(row[0], float(row[1])) for row in _rows(_find(folder, f"ava_{name}_excluded_timestamps*.csv"), (2,))}
         boxes = [row for row in _rows(annotated, (2, 7, 8)) if len(row) > 2]
         detected = [
             row
             for row in _rows(_find(folder, f"ava_detection_{name}_boxes_and_labels*.csv"), (8,))
             if float(row[7] or 0) >= LEAST_SCORE
         ]
-        kept = ([row for row in rows if (row[0], _second(row[1])) not in excluded] for rows in (boxes, detected))
+        kept = ([row for row in rows if (row[0], float(row[1])) not in excluded] for rows in (boxes, detected))
         splits.append(KeyFrames(name, *kept))
     if not splits:
         raise SourceError(f"{folder}: there is no ava_train_v*.csv or ava_val_v*.csv; give the folder of AVA's annotations")
@@ -70,7 +70,7 @@ def read_ava(folder: Path) -> tuple[list[KeyFrames], dict[int, str]]:
 
 def moved(row: list[str], start: float) -> list[str]:
     """A row whose second counts from `start`, the second of the movie at which the videos begin."""
-    return [row[0], f"{_second(row[1]) - start:g}", *row[2:]]
+    return [row[0], f"{float(row[1]) - start:g}", *row[2:]]
 
 
 def _find(folder: Path, pattern: str) -> Path | None:
@@ -85,14 +85,10 @@ def _rows(path: Path | None, widths: tuple[int, ...]) -> Rows:
         with path.open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.reader(file) if row]
         for number, row in enumerate(rows, 1):
-            if len(row) not in widths or _second(row[1]) < 0:
+            if len(row) not in widths or float(row[1]) < 0:
                 raise SourceError(
                     f"{path}, row {number}: expected {' or '.join(map(str, widths))} columns, got {','.join(row)!r}"
                 )
     except (OSError, ValueError) as error:
         raise SourceError(f"{path}: it cannot be read ({error})") from None
     return rows
-
-
-def _second(text: str) -> float:
-    return float(text)

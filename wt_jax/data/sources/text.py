@@ -85,3 +85,10 @@ def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> by
         odd = any(isinstance(value, str) and re.search(r"[\r\n]|^[\s#]|\s$", value) for value in values)
         csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL).writerow(values)
     return file.getvalue().encode("utf-8", "surrogateescape")
+
+
+def headless_csv(rows: Iterable[Sequence[object]]) -> str:
+    """A CSV file without a header, as AVA's are."""
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows(rows)
+    return file.getvalue()
