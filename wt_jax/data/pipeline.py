@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import grain
 import numpy as np
@@ -26,6 +26,7 @@ from wt_jax.data.optical_flow import encode_motion
 from wt_jax.data.records import TIME, Record, VideoList
 from wt_jax.data.sampling import centered_start, extent, fits, frame_indices, random_windows, spread_windows
 from wt_jax.data.video.audio import voiced_fraction
+from wt_jax.data.video.decode import SMALL_BYTES
 from wt_jax.data.video.reader import Reader, Video, find_video
 from wt_jax.data.video.yuv420 import Crop, Planes, crop_planes
 from wt_jax.data.views import check_crops, crop_frame, crop_geometry, draw_crop
@@ -35,7 +36,6 @@ from wt_jax.errors import VideoError
 from wt_jax.specs import GEOMETRY, AudioView, BoxView, Choice, ClipView, FeatureView, View, batch_arrays
 
 _TRIES = 16
-_TOGETHER_BYTES = 2 << 20  # of frames as RGB
 _NUMBERS = {"label", "video", "failed"}
 
 
@@ -462,6 +462,9 @@ def crop_clips(
     """
     clips = out or _arrays_of(frames, views)
     indices = {name: numbers.tolist() for name, numbers in frames.items()}
+    for name, numbers in indices.items():
+        if len(numbers) != len(clips[name]):
+            raise ValueError(f"view {name!r}: {len(numbers)} frames for a clip of {len(clips[name])}")
     wanted = np.array(sorted(set().union(*indices.values())))
     cuts: dict[str, Crop] = {}
     for pictures in _some_at_once(reader.frames(wanted, planes=True)):
@@ -472,8 +475,7 @@ def crop_clips(
                 if view.record:
                     clips[f"{name}.geometry"][:] = *crop_geometry(cuts[name], *size), *extent(reader.info, frames[name])
         for name, cut in cuts.items():
-            places = zip(indices[name], range(len(clips[name])), strict=True)
-            _cut_pictures([(pictures[index], place) for index, place in places if index in pictures], cut, clips[name])
+            _cut_pictures(pictures, indices[name], cut, clips[name])
     for name, view in views.items():
         if view.content != "rgb":
             clips[name][:] = encode_motion(clips[name], view.content)
@@ -490,19 +492,22 @@ def _arrays_of(frames: Mapping[str, np.ndarray], views: Mapping[str, ClipView]) 
 def _some_at_once(pictures: Iterator[tuple[int, np.ndarray | Planes]]) -> Iterator[dict[int, np.ndarray | Planes]]:
     """Small frames many at once: the decoder and what cuts are quicker where they find themselves in the processor's caches."""
     for index, first in pictures:
-        room = max(_TOGETHER_BYTES // math.prod(first.shape), 1)
+        room = max(SMALL_BYTES // math.prod(first.shape), 1)
         yield {index: first} | dict(islice(pictures, room - 1))
 
 
-def _cut_pictures(shown: Sequence[tuple[np.ndarray | Planes, int]], cut: Crop, clip: np.ndarray) -> None:
-    """Cuts each picture to its place in the clip."""
-    planes = [(picture, place) for picture, place in shown if isinstance(picture, Planes)]
-    if planes:
-        crop_planes([picture for picture, _ in planes], [place for _, place in planes], cut, clip)
-    if len(planes) < len(shown):
-        for picture, place in shown:
-            if not isinstance(picture, Planes):
-                crop_frame(picture, cut, clip[place])
+def _cut_pictures(pictures: Mapping[int, np.ndarray | Planes], indices: Sequence[int], cut: Crop, clip: np.ndarray) -> None:
+    """Cuts those of the pictures, by their indices, that the clip shows, each to its places."""
+    places = [place for place, index in enumerate(indices) if index in pictures]
+    shown = [pictures[indices[place]] for place in places]
+    if shown and all(type(picture) is Planes for picture in shown):
+        crop_planes(cast(list[Planes], shown), places, cut, clip)
+        return
+    for picture, place in zip(shown, places, strict=True):
+        if isinstance(picture, Planes):
+            crop_planes([picture], [place], cut, clip)
+        else:
+            crop_frame(picture, cut, clip[place])
 
 
 def _order(videos: VideoList, seed: int) -> grain.MapDataset:

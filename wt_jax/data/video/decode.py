@@ -78,6 +78,7 @@ _BRIEF_DECODER = {"strict": "1"}
 # Decoders that neither conceal damage nor mark it leave in a damaged picture what was in the buffer before.
 _STRICT_DECODER = {"err_detect": "explode"}
 _DAMAGE = (av.error.InvalidDataError, av.error.ExternalError, av.error.ArgumentError)  # what decoders return for damaged data
+SMALL_BYTES = 2 << 20  # of frames as RGB, of which so many are worked on at once
 _KEPT_BYTES = 4 << 20  # of packets, from looking at a file to reading frames of it
 _LOOKED_AT = 16  # packets at once
 # What is asked of a packet, by one call: a small video takes as long to be asked about as some of its pictures to decode.
@@ -288,8 +289,7 @@ class Reader:
         if not len(wanted) or wanted[0] < 0 or wanted[-1] >= info.num_frames:
             raise IndexError(f"{_name(self._source)}: frames {wanted.tolist()} of a video with {info.num_frames} frames")
         shape, left, planes, upright = None, set(wanted.tolist()), planes and use_native(), self._orientation == (0, False)
-        for index, frame in self._decoded(wanted, left):
-            left.remove(index)
+        for index, frame in _some_at_once(self._decoded(wanted, left), left):
             if frame.rotation != self._angle:  # What it means takes long to ask of each frame.
                 self._angle, self._orientation = frame.rotation, orientation_of(frame)
                 upright = self._orientation == (0, False)
@@ -698,6 +698,8 @@ def _sps_has_frames_only(unit: bytes) -> bool:
 
 def _runs(info: VideoInfo, wanted: np.ndarray) -> list[tuple[int, np.ndarray]]:
     """Wanted frames, increasing, as runs to read on end, each with the number of the keyframe to start at."""
+    if len(info.keyframes) == 1:
+        return [(0, wanted)]
     # Nothing between neighbors is worth a seek: most of what is wanted, and quicker found out than where to seek.
     gaps = wanted[1:] - wanted[:-1]
     on_end = not len(gaps) or gaps.max() <= _WORTH_A_SEEK
@@ -743,6 +745,11 @@ def _demuxed(
                     last = packet.dts, max(packet.dts if packet.pts is None else packet.pts, last[1] if last else packet.dts)
                 good = good or bool(packet.size)
                 yield packet
+                if good and not discontinuous:
+                    break
+            else:
+                return
+            yield from packets  # Of these nothing is asked.
         except av.error.FFmpegError as error:
             if not good or isinstance(error, OSError):  # What the system reports is no end.
                 raise
@@ -772,6 +779,19 @@ def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> 
     """Frames in presentation order; a damaged packet yields none, and decoding goes on behind it."""
     for packet in _demuxed(container, stream):
         yield from _frames_of(packet)
+
+
+def _some_at_once(decoded: Iterator[tuple[int, av.VideoFrame]], left: set[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+    """The frames, taken from `left`; small ones are decoded several before the first is asked about: the decoder and what is
+    asked then find themselves in the processor's caches.
+    """
+    for index, first in decoded:
+        left.remove(index)
+        some = [(index, first)]
+        for entry in islice(decoded, SMALL_BYTES // (3 * first.width * first.height)):
+            left.remove(entry[0])
+            some.append(entry)
+        yield from some
 
 
 def _frames_of(packet: av.Packet | None, codec: av.VideoCodecContext | None = None) -> list[av.VideoFrame]:
@@ -849,8 +869,11 @@ def _is_mp4(source: str | bytes) -> bool:
     if isinstance(source, bytes):
         return source[4:8] == b"ftyp"
     try:
-        with open(source, "rb", buffering=0) as file:
-            return file.read(8)[4:] == b"ftyp"
+        file = os.open(source, os.O_RDONLY | os.O_CLOEXEC)  # a file object takes half as long again as small videos do to open
+        try:
+            return os.read(file, 8)[4:] == b"ftyp"
+        finally:
+            os.close(file)
     except (OSError, ValueError):
         return False  # Opening it as a video tells the cause.
 
