@@ -26,7 +26,7 @@ def naive_probe(p, tokens, heads):
     erf = np.vectorize(__import__("math").erf)
 
     def norm(x):
-        return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+        return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
 
     p = {name: np.asarray(value, np.float64) for name, value in p.items()}
     logits = []

@@ -38,6 +38,8 @@ Take = Callable[[], Any]  # one forward and backward pass, waited for
 
 def ours(name: str, view: ClipView, batch: int) -> dict[str, Take]:
     """What is measured of this project, by row, compiled."""
+    if not isinstance(build_encoder(ModelConfig(name)), ViT):
+        raise BenchError(f"--model={name} is no vision transformer; masked training needs one")
     clips = jnp.asarray(np.random.default_rng(0).random((batch, view.num_frames, view.size, view.size, 3), np.float32))
     fed = {"clip": clips, "video": jnp.arange(batch, dtype=jnp.int32)}
     takes = {}
@@ -54,8 +56,6 @@ def ours(name: str, view: ClipView, batch: int) -> dict[str, Take]:
 
 def _all_tokens(model: ModelConfig, params: Any, clips: jax.Array) -> Take:
     encoder = build_encoder(model)
-    if not isinstance(encoder, ViT):
-        raise BenchError(f"--model={model.name} is no vision transformer; masked training needs one")
 
     def mean(params: Any) -> jax.Array:
         feature: Any = encoder.apply({"params": params}, clips, True)

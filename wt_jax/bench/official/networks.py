@@ -1,4 +1,4 @@
-"""Whole networks beside their authors' modules, from the same random weights: VideoMAE, V-JEPA, V-JEPA 2, SCALE, CLIP."""
+"""Whole networks beside their authors' modules, from the same random weights, and the attentive probe."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -16,6 +16,7 @@ from wt_jax.bench.official.checks import Check, Found
 from wt_jax.bench.official.sources import NoOptimizer, Sources, gradient, leaf, one_process
 from wt_jax.bench.official.weights import block, randomize, renamed, separated, slopes_of, state_of
 from wt_jax.config import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, ModelConfig, ViTConfig
+from wt_jax.eval.protocols.attentive import apply_probe, normalize
 from wt_jax.losses import masked_clip_loss, set_contrast
 from wt_jax.methods.base import MethodState, Setup
 from wt_jax.methods.settings import TeacherSettings
@@ -253,6 +254,39 @@ def _clip(sources: Sources) -> tuple[Found, Found]:
     return Found(values, {"pixels": slope, "places": places}), Found(theirs, slopes)
 
 
+def _attentive(sources: Sources) -> tuple[Found, Found]:
+    module, rng = sources.load("jepa", "src.models.attentive_pooler"), np.random.default_rng(0)
+    tokens, classes = rng.normal(size=(B, 12, 24)).astype(np.float32), 5
+    goals = rng.normal(size=(B, classes)).astype(np.float32)
+    model = module.AttentiveClassifier(embed_dim=24, num_heads=HEADS, num_classes=classes)
+    randomize(model, torch)
+    clips = leaf(tokens)
+    logits = model(clips)
+    (logits * torch.tensor(goals)).sum().backward()
+    state, slopes = (
+        {name.removeprefix("pooler."): value for name, value in read(model).items()} for read in (state_of, slopes_of)
+    )
+    state = {name.removeprefix("cross_attention_block."): value for name, value in state.items()}
+    scale, offset = state["norm1.weight"], state["norm1.bias"]
+    key, value = np.split(state["xattn.kv.weight"].T, 2, axis=1)
+    maps = {"to_query": "xattn.q", "expand": "mlp.fc1", "shrink": "mlp.fc2", "classify": "linear"}
+    probe: dict[str, Any] = {name: state[f"{theirs}.weight"].T for name, theirs in maps.items()}
+    probe |= {f"{name}_offset": state[f"{theirs}.bias"] for name, theirs in maps.items()}
+    probe |= {"norm_scale": state["norm2.weight"], "norm_offset": state["norm2.bias"], "query": state["query_tokens"][0]}
+    # The tokens' norm goes into the maps behind it; what it and its bias add to all keys alike leaves the attention as it is.
+    probe |= {"to_key": scale[:, None] * key, "to_value": scale[:, None] * value}
+    probe["to_value_offset"] = offset @ value + state["xattn.kv.bias"][24:]
+
+    def summed(query: Any, tokens: Any) -> Any:
+        found = apply_probe(probe | {"query": query}, normalize(tokens), HEADS)
+        return jnp.sum(found * goals), found
+
+    with jax.default_matmul_precision("float32"):
+        (_, found), (query, token) = jax.value_and_grad(summed, (0, 1), has_aux=True)(probe["query"], tokens)
+    theirs = {"query": slopes["query_tokens"][0], "tokens": gradient(clips)}
+    return Found({"logits": found}, {"query": query, "tokens": token}), Found({"logits": logits.detach().numpy()}, theirs)
+
+
 CHECKS = (
     Check(
         "videomae",
@@ -292,5 +326,12 @@ CHECKS = (
         "`clip/model.py`, `CLIP`",
         "features of images and texts, gradients of pixels and places",
         _clip,
+    ),
+    Check(
+        "attentive probe",
+        "jepa",
+        "`src/models/attentive_pooler.py`, `AttentiveClassifier`",
+        "logits, gradients of the tokens and the query",
+        _attentive,
     ),
 )

@@ -195,9 +195,9 @@ def apply_probe(p: dict[str, Array], tokens: Array, heads: int) -> Array:
 
 
 def normalize(x: Array) -> Array:
-    """LayerNorm without scale and offset, over the last axis, in float32."""
+    """LayerNorm without scale and offset, over the last axis, in float32, with the epsilon of V-JEPA's probe, 1e-5."""
     x = x.astype(jnp.float32)
-    return (x - jnp.mean(x, axis=-1, keepdims=True)) * jax.lax.rsqrt(jnp.var(x, axis=-1, keepdims=True) + 1e-6)
+    return (x - jnp.mean(x, axis=-1, keepdims=True)) * jax.lax.rsqrt(jnp.var(x, axis=-1, keepdims=True) + 1e-5)
 
 
 def _check_heads(heads: int, channels: int) -> None:
