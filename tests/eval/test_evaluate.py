@@ -23,6 +23,7 @@ from wt_jax.eval.config import default_evaluation, resolve_evaluation
 from wt_jax.eval.encoders import load_candidate, named_paths
 from wt_jax.eval.evaluate import evaluate
 from wt_jax.eval.features.store import read_features
+from wt_jax.eval.fiftyone import write_evaluation
 from wt_jax.eval.protocols.base import Encoded
 from wt_jax.eval.protocols.knn import Knn
 from wt_jax.eval.protocols.table import Protocols
@@ -108,6 +109,17 @@ def test_results_hold_every_number_with_its_interval(whole, small_set):
     head, _, *rows = table.splitlines()
     assert [cell.strip() for cell in head.split("|")[2:-1]] == ["kNN", "kNN, swept", "linear", "R@1", "R@5", "mAP"]
     assert [row.split("|")[1].strip() for row in rows] == list(paths)
+
+
+def test_fiftyone_gets_the_predictions_of_which_the_results_are_means(whole, tmp_path):
+    config, _, folder, results = whole
+    write_evaluation(config, folder, results, tmp_path)
+    samples = json.loads((tmp_path / "samples.json").read_text())["samples"]
+    tested = [sample for sample in samples if "split1_test" in sample["tags"]]
+    assert (len(samples), len(tested)) == (48, 16)
+    for protocol in ("knn", "linear"):
+        right = [sample[f"run_{protocol}"]["label"] == sample["ground_truth"]["label"] for sample in tested]
+        assert np.mean(right) == pytest.approx(results.encoders["run"][protocol].numbers["top1"].value)
 
 
 def test_a_run_and_its_exported_weights_are_the_same_encoder(whole):

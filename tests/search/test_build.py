@@ -178,14 +178,17 @@ def test_parts_join_to_the_whole(archive, index, encoder_file, tmp_path, capsys)
     assert "differ in fingerprint" in capsys.readouterr().err
 
 
-def test_the_query_command_finds_the_video(index, archive, capsys):
-    clip = archive / "b" / "04.mp4"
-    search_query.main([str(clip), f"--index={index}", "--from=1", "--to=2", "--top=3", "--json"])
+def test_the_query_command_finds_the_video(index, archive, tmp_path, capsys):
+    clip, labels = archive / "b" / "04.mp4", tmp_path / "labels.json"
+    order = [str(clip), f"--index={index}", "--from=1", "--to=2", "--top=3", "--json", f"--fiftyone={labels}"]
+    search_query.main(order)
     answer = json.loads(capsys.readouterr().out)
     assert answer["alike"]
     best = answer["results"][0]
     assert (best["video"], best["start"], best["label"]) == (str(clip), 1.0, "b")
     assert best["score"] > 0.999
+    found = json.loads(labels.read_text())["labels"][str(clip)][0]
+    assert (found["label"], found["timestamps"], found["confidence"]) == ("b", [1.0, best["end"]], best["score"])
     assert len(answer["results"]) == 3
     search_query.main([f"moment:{best['moment']}", f"--index={index}", "--one_per_video", "--label=a,c", "--top=4"])
     lines = capsys.readouterr().out.splitlines()

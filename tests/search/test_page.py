@@ -268,6 +268,9 @@ def test_results_are_exported(client, archive, tmp_path):
     assert [(row["path"], float(row["start"])) for row in rows] == [(r["video"]["name"], r["start"]) for r in found]
     found, answer = exported(client, "json")
     assert [row["score"] for row in answer.json()["moments"]] == [r["score"] for r in found]
+    found, answer = exported(client, "fiftyone")
+    first = found[0]["video"]["name"].removesuffix(".mp4")
+    assert answer.json()["labels"][first][0]["timestamps"] == [found[0]["start"], found[0]["end"]]
     found, answer = exported(client, "list", count=20)
     (tmp_path / "list.csv").write_text(answer.text)
     videos = open_source(str(tmp_path / "list.csv"), root=str(archive))  # training takes it

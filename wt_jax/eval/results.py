@@ -164,12 +164,12 @@ def write_outcome(path: Path, result: Result, about: Mapping[str, Any]) -> None:
         np.savez(draft, items=result.items, folds=result.folds, labels=result.labels, **arrays, **text)
 
 
-def read_outcome(path: Path, about: Mapping[str, Any]) -> Result | None:
-    """The outcome in a file, if it is there and was made from exactly this."""
+def read_outcome(path: Path, about: Mapping[str, Any] | None = None) -> Result | None:
+    """The outcome in a file, if it is there and was made from exactly this; without `about`, from whatever it was."""
     if not path.exists():
         return None
     with np.load(path) as file:
-        if json.loads(str(file["about"])) != json.loads(json.dumps(about)):
+        if about is not None and json.loads(str(file["about"])) != json.loads(json.dumps(about)):
             return None
         return Result(
             items=file["items"],

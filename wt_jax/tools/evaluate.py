@@ -4,7 +4,8 @@
 
 An encoder is `random`, the workdir of a run (its last checkpoint) or a folder of exported weights. The table goes to the screen
 and to OUT/results.md, everything else beside it (see `wt_jax.eval.results`). Interrupted, the same command goes on where it
-was. A protocol that fails leaves the others; the exit code is then 2.
+was. A protocol that fails leaves the others; the exit code is then 2. --fiftyone=DIR also writes, at any time, what each
+protocol found for each video as a data set that FiftyOne imports.
 """
 
 import logging
@@ -14,11 +15,13 @@ from pathlib import Path
 from absl import app, flags
 
 from wt_jax.cli import parse_flags, set_up_logging, user_errors
+from wt_jax.cluster.processes import is_primary_process
 from wt_jax.config_files import config_names, define_config
 from wt_jax.errors import ConfigError, EvaluationError
 from wt_jax.eval.config import resolve_evaluation
 from wt_jax.eval.encoders import named_paths
 from wt_jax.eval.evaluate import evaluate
+from wt_jax.eval.fiftyone import write_evaluation
 from wt_jax.eval.results import short_table
 
 log = logging.getLogger("wt_jax")
@@ -26,6 +29,7 @@ log = logging.getLogger("wt_jax")
 _CONFIG = define_config(None, "Configuration, e.g. labelled_folder or configs/eval/labelled_folder.py.", "eval")
 _ENCODERS = flags.DEFINE_list("encoders", [], "Encoders to compare, separated by commas: [NAME=]random or [NAME=]FOLDER.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for features and results.")
+_FIFTYONE = flags.DEFINE_string("fiftyone", None, "Folder for the results as a FiftyOneDataset.")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -41,8 +45,11 @@ def main(argv: Sequence[str]) -> None:
         folder = Path(_WORKDIR.value)
         if (folder / "config.json").exists():
             raise ConfigError(f"{folder} is the workdir of a run; name another folder for the evaluation")
-        results = evaluate(resolve_evaluation(_CONFIG.value), named_paths(_ENCODERS.value), folder)
+        config = resolve_evaluation(_CONFIG.value)
+        results = evaluate(config, named_paths(_ENCODERS.value), folder)
         print(short_table(results))
+        if _FIFTYONE.value and is_primary_process():
+            write_evaluation(config, folder, results, Path(_FIFTYONE.value))
         log.info("everything is in %s", folder)
         if missing := results.failure_lines():
             raise EvaluationError(f"{len(missing)} results are missing; the first: {missing[0]}")

@@ -9,11 +9,13 @@ cosines; beside each is the percentage of random pairs of moments that are less 
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from wt_jax.cli import parse_arguments, set_up_logging, user_errors
 from wt_jax.errors import SearchError
+from wt_jax.files import write_atomic
 
 _MOMENT = "moment:"
 
@@ -27,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--from", dest="start", type=float, default=0.0, metavar="S", help="first second of CLIP that counts")
     parser.add_argument("--to", dest="end", type=float, default=0.0, metavar="S", help="last second that counts (0: the end)")
     parser.add_argument("--json", action="store_true", help="print JSON rather than a table")
+    parser.add_argument("--fiftyone", type=Path, metavar="FILE", help="write the results as labels of FiftyOne, too")
     parser.add_argument("--one_per_video", action="store_true", help="the best moment of each video alone")
     parser.add_argument("--threshold", type=float, default=-1.0, help="least score of a result")
     parser.add_argument("--label", default="", metavar="NAME,NAME", help="classes of the videos")
@@ -44,6 +47,7 @@ def query(args: argparse.Namespace) -> str:
     Raises:
       SearchError, VideoError: there is no such index, moment or clip, or an option is impossible.
     """
+    from wt_jax.eval.fiftyone import moment_labels
     from wt_jax.search.engine import Engine, Filters, places_of
     from wt_jax.search.examples import clip_features
 
@@ -78,6 +82,9 @@ def query(args: argparse.Namespace) -> str:
         }
         for result in answer.results
     ]
+    if args.fiftyone:
+        labels = moment_labels({**row, "path": os.path.abspath(row["video"])} for row in rows)
+        write_atomic(args.fiftyone, json.dumps(labels, indent=1) + "\n")
     if args.json:
         return json.dumps({"alike": answer.alike, "results": rows}, indent=1)
     lines = [f"{'score':>6} {'above':>7}  {'moment':>8}  {'seconds':>15}  video"]

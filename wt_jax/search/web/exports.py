@@ -1,4 +1,4 @@
-"""Results to take away: CSV, JSON, a list to train on, the clips themselves, a page that needs no server."""
+"""Results to take away: CSV, JSON, a list to train on, labels for FiftyOne, the clips, a page that needs no server."""
 
 import base64
 import csv
@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from wt_jax.eval.fiftyone import moment_labels
 from wt_jax.search.engine import Result
 from wt_jax.search.media import MediaError, MediaPool
 from wt_jax.search.store import Snapshot
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 
 _CUT_SECONDS = 60.0
 _MOST_CLIPS = 60
-FORMATS = ("csv", "json", "list", "clips", "html")
+FORMATS = ("csv", "json", "list", "fiftyone", "clips", "html")
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ def export(kind: str, results: Sequence[Result], snapshot: Snapshot, library: Li
             return Export("moments.json", "application/json", iter([json.dumps({"moments": rows}, indent=1).encode()]))
         case "list":
             return Export("videos.csv", "text/csv; charset=utf-8", iter([_list(rows).encode()]))
+        case "fiftyone":
+            return Export("labels.json", "application/json", iter([json.dumps(moment_labels(rows), indent=1).encode()]))
         case "clips":
             if len(results) > _MOST_CLIPS:
                 raise Refused(400, f"At most {_MOST_CLIPS} clips at once, please.")
