@@ -97,14 +97,15 @@ def test_overrides_reach_the_methods_that_have_them():
 
 
 def test_results_of_another_configuration_are_not_taken(tmp_path):
-    config, _ = config_of(QUICKSTART, "moco", 0, {})
+    videos = {"data.train": "videos/train"}  # a relative path, as it is typed
+    config, _ = config_of(QUICKSTART, "moco", 0, videos)
     assert not finished(tmp_path, config)
     from wt_jax.train.workdir import open_workdir
 
     open_workdir(tmp_path, config)
     (tmp_path / "results.json").write_text("{}")
     assert finished(tmp_path, config)
-    assert not finished(tmp_path, config_of(QUICKSTART, "moco", 1, {})[0])
+    assert not finished(tmp_path, config_of(QUICKSTART, "moco", 1, videos)[0])
 
 
 def test_a_wrong_override_is_refused_before_anything_runs():

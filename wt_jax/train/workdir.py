@@ -54,7 +54,7 @@ def _open(workdir: Path, config: Config) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         lock_workdir(workdir)
         if (workdir / "config.json").exists():
-            changed = _changed(to_dict(resolve(_stored(workdir))), to_dict(config))
+            changed = _changed(to_dict(stored_config(workdir)), to_dict(config))
             if changed:
                 remedy = "use another --workdir"
                 if all(key.startswith("config.train.") for key in changed):
@@ -83,6 +83,15 @@ def read_config(workdir: Path) -> Config:
         if location and ":" not in location and not location.startswith("~"):
             found["data"][key] = os.path.join(folder, location)
     return resolve(found)
+
+
+def stored_config(workdir: Path) -> Config:
+    """The configuration of a workdir as the run was started with it, with the same relative paths.
+
+    Raises:
+      ConfigError: there is none.
+    """
+    return resolve(_stored(workdir))
 
 
 def _stored(workdir: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from wt_jax.eval.results import AFTER, BEFORE, Results, read_results
 from wt_jax.experiment import resolve
 from wt_jax.train.metrics import read_metrics
 from wt_jax.train.program import build
-from wt_jax.train.workdir import environment, read_config
+from wt_jax.train.workdir import environment, stored_config
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def trained_parameters(config: Config) -> int:
 
 def finished(workdir: Path, config: Config) -> bool:
     """Whether the workdir holds the results of exactly this configuration."""
-    return (workdir / "results.json").exists() and to_dict(read_config(workdir)) == to_dict(config)
+    return (workdir / "results.json").exists() and to_dict(stored_config(workdir)) == to_dict(config)
 
 
 def run(file: str, config: Config, overrides: Mapping[str, Any], workdir: Path, cores: Iterable[int] = ()) -> None:
