@@ -4,10 +4,8 @@ Needs `pip install selenium` and the system's chromium and chromedriver. With WT
 pages.
 """
 
-import json
 import os
 import pathlib
-import shutil
 import socket
 import threading
 import time
@@ -15,24 +13,14 @@ import zipfile
 
 import pytest
 import support.search  # noqa: F401  skips all where the extra is missing
+from support.browser import By, Chrome, Keys, Select, WebDriverWait, as_phone, browser, requests
 
 from wt_jax.search.engine import Engine
 from wt_jax.search.web import serve
 from wt_jax.search.web.app import Limits, create_app
 from wt_jax.search.web.security import Tokens
 
-pytest.importorskip("selenium", reason="selenium is not installed")
-
-from selenium.webdriver import Chrome, ChromeOptions
-from selenium.webdriver.chrome.service import Service
-from selenium.webdriver.common.by import By
-from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import Select, WebDriverWait
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not shutil.which("chromium") or not shutil.which("chromedriver"), reason="chromium is not installed"),
-]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -49,23 +37,6 @@ def link(index):
     yield f"http://127.0.0.1:{sock.getsockname()[1]}/?token={tokens.token}"
     server.should_exit = True
     thread.join(20)
-
-
-def browser(downloads: pathlib.Path, size: str = "1360,950", dark: bool = False, still: bool = False) -> Chrome:
-    options = ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", f"--window-size={size}"):
-        options.add_argument(argument)
-    if still:
-        options.add_argument("--force-prefers-reduced-motion")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    permissions = {"profile.default_content_setting_values.automatic_downloads": 1}  # several of one page
-    options.add_experimental_option("prefs", {"download.default_directory": str(downloads), **permissions})
-    driver = Chrome(options=options, service=Service(shutil.which("chromedriver")))
-    if dark:
-        features = [{"name": "prefers-color-scheme", "value": "dark"}]
-        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    return driver
 
 
 class Person:
@@ -105,10 +76,6 @@ class Person:
         if folder := os.environ.get("WT_JAX_SHOTS"):
             time.sleep(1)
             self.driver.save_screenshot(str(pathlib.Path(folder) / f"{name}.png"))
-
-    def requests(self) -> list[str]:
-        entries = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
-        return [e["params"]["request"]["url"] for e in entries if e["method"] == "Network.requestWillBeSent"]
 
 
 @pytest.fixture
@@ -175,7 +142,8 @@ def test_the_whole_scenario(person, archive, tmp_path, link):
     person.until(lambda: len(person.all("#examples li:not(.minus)")) == 2)
     person.settled()
 
-    names = {"csv": "moments.csv", "json": "moments.json", "list": "videos.csv", "clips": "moments.zip", "html": "moments.html"}
+    names = {"csv": "moments.csv", "json": "moments.json", "list": "videos.csv", "fiftyone": "labels.json"}
+    names |= {"clips": "moments.zip", "html": "moments.html"}
     for kind, file in names.items():
         Select(person.find("#export")).select_by_value(kind)
         person.until(lambda file=file: (tmp_path / file).exists())
@@ -198,7 +166,7 @@ def test_the_whole_scenario(person, archive, tmp_path, link):
         person.shoot(page)
 
     host = link.split("/")[2]
-    assert {address.split("/")[2] for address in person.requests() if address.startswith("http")} == {host}
+    assert {address.split("/")[2] for address in requests(driver) if address.startswith("http")} == {host}
     faults = [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
     assert not faults
 
@@ -238,9 +206,7 @@ def test_nothing_moves_by_itself_where_motion_is_unwelcome(link, tmp_path):
 @pytest.mark.parametrize("dark", [False, True])
 def test_it_fits_a_phone(link, tmp_path, dark):
     driver = browser(tmp_path, size="500,900", dark=dark)
-    driver.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 780, "deviceScaleFactor": 2, "mobile": True}
-    )
+    as_phone(driver, 360)
     try:
         driver.get(link)
         person = Person(driver)
