@@ -3,11 +3,13 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))  # for `generate` and `docstrings`
+sys.path.insert(0, str(Path(__file__).parent))  # for `generate`, `docstrings` and `notebooks`
 
 from generate import write_pages
+from notebooks import write_notebooks
 
 write_pages(Path(__file__).parent / "_generated")
+write_notebooks(Path(__file__).parent / "_generated" / "notebooks")
 
 project = "wt_jax"
 copyright = "the authors of wt_jax"
@@ -16,6 +18,7 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "wt_jax"
 html_static_path = []
+html_use_index = False  # of a thousand names with their modules; the search finds them
 html_theme_options = {"top_of_page_buttons": []}  # theirs need the address of a public repository
 
 myst_enable_extensions = ["fieldlist"]

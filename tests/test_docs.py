@@ -19,12 +19,13 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     *(page for page in ROOT.glob("*.md") if page.name != "CHANGELOG.md"),  # which names what is gone
     *ROOT.glob("docs/*.md"),
+    *ROOT.glob("docs/examples/*.md"),
     *ROOT.glob("wt_jax/**/*.md"),
 ]
 SPEAK_OF_KEYS = [*PAGES, *ROOT.glob("configs/**/*.py"), *ROOT.glob("launch/*.sh")]
 BLOCK = re.compile(r"(?P<before>[^\n]*)\n```(?P<language>\w*)\n(?P<text>.*?)\n```", re.DOTALL)
 TO_WRITE = {"wt_jax/methods/simsiam.py"}  # files that a page asks its reader to write
-PLAIN = {"cd", "export", "git", "pip", "pre-commit", "pyright", "pytest", "ruff", "source"}  # programs that are not ours
+PLAIN = {"cat", "cd", "export", "git", "pip", "pre-commit", "pyright", "pytest", "ruff", "source"}  # programs that are not ours
 
 
 def by_page(paths):
@@ -92,7 +93,7 @@ def all_keys() -> set[str]:
     return set().union(*trainings, alone, *(keys_of(find_config(name, "eval"), ()) for name in config_names("eval")))
 
 
-@by_page(page for page in PAGES if blocks(page, "python") and page.name != "methods.md")  # its example: test_config.py
+@by_page(page for page in PAGES if blocks(page, "python") and page.parent.name != "examples")  # those: test_examples.py
 def test_python_blocks_run(page):
     names: dict = {"__name__": "__main__"}
     for number, block in enumerate(blocks(page, "python"), 1):
@@ -137,7 +138,7 @@ def test_keys_exist(page):
 def test_links_and_files_exist(page):
     text = page.read_text()
     links = {target for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text) if "://" not in target}
-    links = {target for target in links if not target.startswith("_generated/")}  # made by launch/docs.sh: tests/test_site.py
+    links = {target for target in links if "_generated/" not in target}  # made by launch/docs.sh: tests/test_site.py
     assert not [target for target in links if not (page.parent / target).exists()]
     files = set(re.findall(r"`((?:wt_jax|configs|launch|tests|docs)/[\w/.-]+)`", text)) - TO_WRITE
     assert not [file for file in files if not (ROOT / file).exists()]

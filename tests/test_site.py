@@ -111,27 +111,60 @@ class _Page(HTMLParser):
             self.loaded += [value for name in ("href", "src") if (value := found.get(name))]
 
 
-@pytest.mark.slow
-def test_the_site_is_built_without_network_and_without_dead_links(tmp_path):
-    pytest.importorskip("autodoc2", reason="pip install wt_jax[docs]")
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The whole site, built without network."""
+    for module in ("autodoc2", "jupytext"):
+        pytest.importorskip(module, reason="pip install wt_jax[docs]")
+    folder = tmp_path_factory.mktemp("site")
     offline = {**os.environ, **{f"{name}_proxy": "http://127.0.0.1:9" for name in ("http", "https", "all")}}
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-E", "-b", "html", "docs", str(tmp_path)]
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-E", "-b", "html", "docs", str(folder)]
     done = subprocess.run(command, cwd=ROOT, env=offline, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    pages = {path: _Page(path) for path in tmp_path.rglob("*.html")}
+    return folder
+
+
+@pytest.mark.slow
+def test_the_site_has_no_dead_links(site):
+    pages = {path: _Page(path) for path in site.rglob("*.html")}
     assert len(pages) > 40
-    dead, foreign = [], []
+    dead = []
     for path, page in pages.items():
         for link in page.links + page.loaded:
             parts = urlsplit(link)
             if parts.scheme or parts.netloc:
-                foreign += [(path.name, link)] * (link in page.loaded and parts.scheme != "data")
                 continue
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
             known = pages[target].ids if target in pages else {None}
             if not target.exists() or (parts.fragment and target in pages and unquote(parts.fragment) not in known):
                 dead.append((path.name, link))
     assert not dead
-    assert not foreign
-    ids = pages[tmp_path / "_generated" / "api.html"].ids
+    ids = pages[site / "_generated" / "api.html"].ids
     assert set(losses.__all__) <= {each.rpartition(".")[2] for each in ids if each}
+
+
+@pytest.mark.slow
+def test_no_page_asks_anything_of_the_network_and_all_fit_a_phone(site, tmp_path):
+    from support.browser import as_phone, browser, requests
+
+    driver = browser(tmp_path)
+    try:
+        pages = sorted(site.rglob("*.html"))
+        wide = []
+        for width in (None, 390):
+            if width:
+                as_phone(driver, width)
+            for page in pages:
+                driver.get(page.as_uri())
+                if driver.execute_script("return document.documentElement.scrollWidth > window.innerWidth"):
+                    wide.append((page.name, width))
+        asked = requests(driver)
+        assert len(asked) > len(pages)
+        assert not [address for address in asked if not address.startswith(("file:", "data:"))]
+        assert not wide
+        if folder := os.environ.get("WT_JAX_SHOTS"):
+            for name in ("index", "start", "methods", "examples/own_videos", "_generated/methods/weak_teacher"):
+                driver.get((site / f"{name}.html").as_uri())
+                driver.save_screenshot(str(Path(folder) / f"{name.replace('/', '_')}_phone.png"))
+    finally:
+        driver.quit()
