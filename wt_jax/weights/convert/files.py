@@ -81,7 +81,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         import torch  # pyright: ignore[reportMissingImports]  # of an extra
     except ImportError:
         raise WeightsError(
-            f"{path} is a file of PyTorch's, and PyTorch is not installed; install it (`pip install 'wt_jax[peers]'`) "
+            f"{path} is a file of PyTorch's, and PyTorch is not installed; install it (`pip install torch`) "
             "or save the state dict as .safetensors"
         ) from None
     try:
