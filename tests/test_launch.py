@@ -64,7 +64,7 @@ class Cloud:
 
     def python(self, body):
         """A stand-in for the Python of the virtual environment."""
-        (self.folder / "venv" / "bin").mkdir(parents=True)
+        (self.folder / "venv" / "bin").mkdir(parents=True, exist_ok=True)
         path = self.folder / "venv" / "bin" / "python"
         path.write_text(f"#!{sys.executable}\nimport json, os, signal, sys, time\n{body}\n")
         path.chmod(0o755)
@@ -277,6 +277,16 @@ def test_gpus_drives_all_of_them_in_one_process(cloud):
     arguments = json.loads((cloud.folder / "argv").read_text())
     assert arguments[0] == "0,1"
     assert arguments[-2:] == ["--num_processes=1", ODD]
+
+
+def test_gpus_are_checked_without_data(cloud):
+    venv = cloud.python(
+        "json.dump([os.environ['CUDA_VISIBLE_DEVICES'], *sys.argv[1:]], open(os.environ['HOME'] + '/argv', 'w'))"
+    )
+    cloud.call("gpus", "--check", "--gpus", "1", "--", "--parts=k400", DATA="", WORKDIR="", **venv)
+    assert json.loads((cloud.folder / "argv").read_text()) == ["1", "-m", "wt_jax.bench.gpu", "--parts=k400"]
+    cloud.python("sys.exit(2)")
+    cloud.call("gpus", "--check", code=2, **venv)
 
 
 def test_local_prefixes_and_returns_the_worst(cloud):
