@@ -193,7 +193,7 @@ def build(config, mesh, accumulate=1):
     """Method, first state and compiled step."""
     method, optimizer, schedule, init, pretrained = parts(config)
     shardings = state_shardings(jax.eval_shape(init, pretrained), mesh)
-    step = make_step(method, optimizer, schedule, seed=0, accumulate=accumulate)
+    step = make_step(method, optimizer, schedule, seed=0, accumulate=accumulate, mesh=mesh)
     # Not jitted: for a few small arrays that is quicker than compiling.
     state = jax.tree.map(jnp.copy, jax.device_put(init(pretrained), shardings))
     return method, state, compile_step(step, shardings, mesh)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 
@@ -59,3 +60,17 @@ def test_the_quick_start_for_a_tpu():
     assert "wt_jax_cpu" not in printed
     with pytest.raises(AssertionError, match=r"wt_jax: --topology=v9:1x1 is none that libtpu knows"):
         inspected("--config=quickstart", "--topology=v9:1x1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fsdp", [1, 16])
+def test_what_256_chips_send_is_what_is_counted_by_hand(fsdp):
+    pytest.importorskip("libtpu", reason="needs the TPU's compiler: pip install 'wt_jax[tpu]'")
+    sizes = {"model.width": 32, "model.dtype": "bfloat16", "train.batch_size": 2048, "method.queue.size": 4096}
+    options = [f"--config.{key}={value}" for key, value in {**sizes, "train.fsdp": fsdp}.items()]
+    printed = inspected("--config=quickstart", "--topology=v5e:16x16", *options)
+    assert f"256 TPU v5 lite ({256 // fsdp} data, {fsdp} fsdp)" in printed
+    compiled, by_hand = (float(found) for found in re.findall(r"([\d.]+) MiB sent", printed))
+    entries = 2048 * 128 * 4 * 2 / 2**20
+    # Of so many devices the compiler sums the entries of the two queues instead of gathering them, which is as much again.
+    assert compiled == pytest.approx(by_hand + entries, rel=0.02 if fsdp == 1 else 0.3)

@@ -120,6 +120,7 @@ def build(config: Config, num_videos: int, num_classes: int = 0, devices: Sequen
         accumulate=train.accumulate,
         log_every=train.log_every,
         num_steps=num_steps,
+        mesh=mesh,
     )
     shapes = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state, shardings

@@ -62,6 +62,17 @@ def shard_parameters(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(rule, tree)
 
 
+def gathered(tree: Any, mesh: Mesh | None) -> Any:
+    """Within a program, a tree of what may be split, whole on every device; as it is without a mesh, or one that splits none.
+
+    Parameters are gathered for the passes, and gradients summed over all devices before each keeps its part. Left to
+    itself, the compiler computes parts of the gradients, from the activations of the whole batch, gathered on every device.
+    """
+    if mesh is None or mesh.shape["fsdp"] == 1:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, jax.tree.map(lambda _: replicated(mesh), tree))
+
+
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's part of a batch as global arrays; the transfer runs in the background."""
     sharding = batch_sharding(mesh)

@@ -18,7 +18,7 @@ from wt_jax.augment import finish_views
 from wt_jax.methods.base import Method, MethodState, Tree, if_logged
 from wt_jax.models.flops import counting
 from wt_jax.specs import batch_arrays
-from wt_jax.train.sharding import batch_sharding, replicated, shard_parameters
+from wt_jax.train.sharding import batch_sharding, gathered, replicated, shard_parameters
 
 Batch = dict[str, Array]
 
@@ -114,12 +114,14 @@ def make_step(
     accumulate: int = 1,
     log_every: int = 1,
     num_steps: int = 0,
+    mesh: Mesh | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
     """The step: (state, batch of the pipeline) -> (state, scalar float32 metrics).
 
     With `accumulate` pieces the gradient is the mean over them. Each piece has its own BatchNorm statistics and the buffers
     after the pieces before it, while parameters and teacher do not change. The gradient's norm is NaN in steps whose metrics
-    are not written: those that are no multiple of `log_every`, nor the last of `num_steps`.
+    are not written: those that are no multiple of `log_every`, nor the last of `num_steps`. `mesh` is that of the state, where
+    it may be split.
     """
     norm = partial(if_logged, optax.tree.norm, log_every=log_every, num_steps=num_steps)
 
@@ -128,12 +130,13 @@ def make_step(
         finished = finish_views(piece, method.views, view_key)
         value_and_grad = jax.value_and_grad(method.loss, has_aux=True)
         (_, (after, metrics)), grads = value_and_grad(state.params, state, finished, loss_key, step)
-        return state._replace(model_state=after.model_state, buffers=after.buffers), metrics, grads
+        return state._replace(model_state=after.model_state, buffers=after.buffers), metrics, gathered(grads, mesh)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         key, before = jax.random.fold_in(jax.random.key(seed), state.step), state.method_state
+        whole = before._replace(params=gathered(before.params, mesh), teacher=gathered(before.teacher, mesh))
         if accumulate == 1:
-            after, metrics, grads = gradient(before, batch, key, state.step)
+            after, metrics, grads = gradient(whole, batch, key, state.step)
         else:
             # Piece i takes rows i, i + n, ...: contiguous rows stay on their devices.
             pieces = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, accumulate, *x.shape[1:]), 1, 0), batch)
@@ -141,17 +144,17 @@ def make_step(
             def add(carry, piece):
                 model_state, buffers, total = carry
                 # One key for all pieces: a clip's draw depends on its video, not on how the batch was cut.
-                now = before._replace(model_state=model_state, buffers=buffers)
+                now = whole._replace(model_state=model_state, buffers=buffers)
                 now, metrics, grads = gradient(now, piece, key, state.step)
                 return (now.model_state, now.buffers, jax.tree.map(jnp.add, total, grads)), metrics
 
             zeros = jax.tree.map(jnp.zeros_like, before.params)
             carry, metrics = jax.lax.scan(add, (before.model_state, before.buffers, zeros), pieces)
-            after = before._replace(model_state=carry[0], buffers=carry[1])
+            after = whole._replace(model_state=carry[0], buffers=carry[1])
             grads = jax.tree.map(lambda g: g / accumulate, carry[2])
             metrics = jax.tree.map(jnp.mean, metrics)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        after = after._replace(params=optax.apply_updates(state.params, updates))
+        after = after._replace(params=optax.apply_updates(state.params, updates), teacher=state.teacher)
         teacher, teacher_metrics = method.update_teacher(after, state.step)
         metrics = {
             **metrics,
