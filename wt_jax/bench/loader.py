@@ -5,7 +5,8 @@
 
 Prints Markdown tables: milliseconds per video by stage on one core; clips and videos per second and peak memory by worker
 processes; and, with `--against=torch` (extra `bench`), the same work by a PyTorch `DataLoader` with torchcodec, decord and
-PyAV, and decoding alone, as the limit of this machine. A contender runs in a fresh process;
+PyAV, and decoding alone, as the limit of this machine. 0 workers are one thread of the process itself, and each worker has one:
+a row uses as many cores as it has workers, but at least one. A contender runs in a fresh process;
 contenders run in alternating rounds, so that other load affects all of them. `--make_clips=DIR` first fills a folder with
 340 x 256 H.264 clips of 10 s and measures on those.
 """
