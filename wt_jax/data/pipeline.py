@@ -14,8 +14,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from itertools import islice
-from typing import Any, cast
+from typing import Any
 
 import grain
 import numpy as np
@@ -26,7 +25,7 @@ from wt_jax.data.optical_flow import encode_motion
 from wt_jax.data.records import TIME, Record, VideoList
 from wt_jax.data.sampling import centered_start, extent, fits, frame_indices, random_windows, spread_windows
 from wt_jax.data.video.audio import voiced_fraction
-from wt_jax.data.video.decode import SMALL_BYTES
+from wt_jax.data.video.decode import some_at_once
 from wt_jax.data.video.reader import Reader, Video, find_video
 from wt_jax.data.video.yuv420 import Crop, Planes, crop_planes
 from wt_jax.data.views import check_crops, crop_frame, crop_geometry, draw_crop
@@ -467,7 +466,7 @@ def crop_clips(
             raise ValueError(f"view {name!r}: {len(numbers)} frames for a clip of {len(clips[name])}")
     wanted = np.array(sorted(set().union(*indices.values())))
     cuts: dict[str, Crop] = {}
-    for pictures in _some_at_once(reader.frames(wanted, planes=True)):
+    for pictures in some_at_once(reader.frames(wanted, planes=True), lambda picture: math.prod(picture.shape)):
         if not cuts:
             height, width = size = next(iter(pictures.values())).shape[:2]
             cuts = {name: draw_crop(height, width, view, rng, halves[name] if halves else 1) for name, view in views.items()}
@@ -489,25 +488,15 @@ def _arrays_of(frames: Mapping[str, np.ndarray], views: Mapping[str, ClipView]) 
     return clips | {f"{name}.geometry": np.empty(len(GEOMETRY), np.float32) for name in recorded}
 
 
-def _some_at_once(pictures: Iterator[tuple[int, np.ndarray | Planes]]) -> Iterator[dict[int, np.ndarray | Planes]]:
-    """Small frames many at once: the decoder and what cuts are quicker where they find themselves in the processor's caches."""
-    for index, first in pictures:
-        room = max(SMALL_BYTES // math.prod(first.shape), 1)
-        yield {index: first} | dict(islice(pictures, room - 1))
-
-
 def _cut_pictures(pictures: Mapping[int, np.ndarray | Planes], indices: Sequence[int], cut: Crop, clip: np.ndarray) -> None:
-    """Cuts those of the pictures, by their indices, that the clip shows, each to its places."""
-    places = [place for place, index in enumerate(indices) if index in pictures]
-    shown = [pictures[indices[place]] for place in places]
-    if shown and all(type(picture) is Planes for picture in shown):
-        crop_planes(cast(list[Planes], shown), places, cut, clip)
-        return
-    for picture, place in zip(shown, places, strict=True):
-        if isinstance(picture, Planes):
-            crop_planes([picture], [place], cut, clip)
-        else:
-            crop_frame(picture, cut, clip[place])
+    """Crops those of the pictures, by index, that the clip shows, each to where it is in the clip."""
+    shown = {slot: pictures[index] for slot, index in enumerate(indices) if index in pictures}
+    planes = {slot: picture for slot, picture in shown.items() if isinstance(picture, Planes)}
+    if planes:
+        crop_planes(list(planes.values()), list(planes), cut, clip)
+    for slot, picture in shown.items():
+        if not isinstance(picture, Planes):
+            crop_frame(picture, cut, clip[slot])
 
 
 def _order(videos: VideoList, seed: int) -> grain.MapDataset:

@@ -35,6 +35,7 @@ from wt_jax.eval.results import (
     Results,
     Summary,
     describe_splits,
+    outcome_file,
     read_outcome,
     summarize,
     write_outcome,
@@ -124,7 +125,7 @@ class _Evaluation:
         results = []
         for split in self.splits.parts:
             about = self._about(name, protocol, split)
-            path = self.folder / "outcomes" / self.candidate.name / f"{split.name}_{name}.npz"
+            path = outcome_file(self.folder, self.candidate.name, split.name, name)
             result = read_outcome(path, about)
             if result is None:
                 with label(f"{self.candidate.name}, {split.name}, {name}"):

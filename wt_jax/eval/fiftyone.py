@@ -16,7 +16,7 @@ import numpy as np
 
 from wt_jax.errors import EvaluationError
 from wt_jax.eval.config import EvaluationConfig
-from wt_jax.eval.results import Results, read_outcome
+from wt_jax.eval.results import Results, outcome_file, read_outcome
 from wt_jax.eval.splits import Splits, open_splits
 from wt_jax.eval.statistics import Result
 from wt_jax.files import write_atomic
@@ -45,7 +45,7 @@ def write_evaluation(config: EvaluationConfig, folder: Path, results: Results, o
     for encoder, protocols in results.encoders.items():
         for protocol in protocols:
             for split in splits.parts:
-                outcome = read_outcome(folder / "outcomes" / encoder / f"{split.name}_{protocol}.npz")
+                outcome = read_outcome(outcome_file(folder, encoder, split.name, protocol))
                 assert outcome is not None, "each result has its outcome"
                 between = [] if splits.pooled or len(splits.parts) == 1 else [split.name]
                 _add(samples, _field(encoder, *between, protocol), outcome, splits.videos.classes)

@@ -154,6 +154,11 @@ def full_table(results: Results) -> str:
     return format_table(rows, ["%", "videos"])
 
 
+def outcome_file(folder: Path, encoder: str, split: str, protocol: str) -> Path:
+    """Where an evaluation keeps the outcome of a protocol."""
+    return folder / "outcomes" / encoder / f"{split}_{protocol}.npz"
+
+
 def write_outcome(path: Path, result: Result, about: Mapping[str, Any]) -> None:
     """Write the outcome of one protocol on one split, whole or not at all, with what it was made from."""
     arrays: dict[str, Any] = {f"value/{name}": values for name, values in result.values.items()}

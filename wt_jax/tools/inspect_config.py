@@ -9,7 +9,7 @@ import numpy as np
 
 from wt_jax.config import Config
 from wt_jax.specs import batch_arrays
-from wt_jax.train.communication import backward, bytes_per_step
+from wt_jax.train.communication import sent_per_step
 from wt_jax.train.program import build
 from wt_jax.train.step import batch_shapes
 
@@ -34,8 +34,7 @@ def inspect_config(config: Config) -> str:
         count = sum(int(np.prod(leaf.shape)) for leaf in leaves)
         size = sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
         lines.append(f"{part:12} {count:>13,} numbers {size / 2**20:>10,.1f} MiB")
-    passes, trained = program.method.needs.teacher_passes, backward(program.counted, state, batch_size)
-    sent = bytes_per_step(state, trained, **program.mesh.shape, teacher_passes=passes, rows=batch_size)
+    sent = sent_per_step(program, batch_size)
     named = ", ".join(f"{name} {size / 2**20:.1f}" for name, size in sent.items())
     lines.append(f"sent by each device per step, MiB: {named}")
     lines.append(f"metrics: {', '.join(sorted(metrics))}")

@@ -24,7 +24,7 @@ from wt_jax.ops.attention import as_on_gpu
 from wt_jax.progress import waiting
 from wt_jax.specs import batch_arrays
 from wt_jax.tools.hlo import COLLECTIVES, Collective, collectives, copies, custom_calls
-from wt_jax.train.communication import backward, bytes_per_step
+from wt_jax.train.communication import sent_per_step
 from wt_jax.train.metrics import PEAK_FLOPS, of_kind
 from wt_jax.train.program import Program, build
 from wt_jax.train.sharding import batch_sharding
@@ -229,9 +229,7 @@ def _collective_lines(found: list[Collective], program: Program, config: Config)
 
 
 def _paper_line(program: Program, config: Config) -> str:
-    passes, rows = program.method.needs.teacher_passes, config.train.batch_size
-    trained = backward(program.counted, program.shapes, rows)
-    sent = bytes_per_step(program.shapes, trained, **program.mesh.shape, teacher_passes=passes, rows=rows)
+    sent = sent_per_step(program, config.train.batch_size)
     named = ", ".join(f"{name} {size / 2**20:.2f}" for name, size in sent.items())
     return f"  by hand (wt_jax/train/communication.py): {sum(sent.values()) / 2**20:.2f} MiB sent: {named}"
 

@@ -18,6 +18,7 @@ from jax.extend.core import Literal
 from wt_jax.augment import finish_views
 from wt_jax.methods.base import Method, MethodState, Tree
 from wt_jax.models.flops import counting
+from wt_jax.train.program import Program
 from wt_jax.train.sharding import split_axis
 from wt_jax.train.step import TrainState, batch_shapes
 
@@ -84,6 +85,12 @@ def bytes_per_step(
         "buffers": ring * buffers + over_all * entries,
         "statistics": 2 * over_all * (trained.passes * student + teacher_passes * taught),
     }
+
+
+def sent_per_step(program: Program, rows: int) -> dict[str, float]:
+    """`bytes_per_step` of a program on its mesh, with `rows` clips in the global batch."""
+    trained, passes = backward(program.counted, program.shapes, rows), program.method.needs.teacher_passes
+    return bytes_per_step(program.shapes, trained, **program.mesh.shape, teacher_passes=passes, rows=rows)
 
 
 def _bytes(leaf: Any) -> int:
