@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import jax
@@ -167,7 +168,7 @@ def test_flops_of_a_step_count_students_three_times_and_teachers_once(method, pa
 def _contender(name, kind, seconds, **facts):
     job = Job(kind, small_config(), cache="", ways=(), run=True)
     facts = {"device": "1 cpu", "platform": "cpu", "version": f"{kind} 1", **facts}
-    return Contender(name, job, Path(), facts, starts=[9.0, 3.0], seconds=seconds, memory=100.0)
+    return Contender(name, job, Path(), facts, starts=[9.0, 3.0], seconds=defaultdict(list, {0: seconds}), memory=100.0)
 
 
 def test_report_compares_turn_by_turn():
@@ -191,6 +192,10 @@ def test_report_compares_turn_by_turn():
     assert rows[3][-1] == "0.50 (0.50 to 0.75)"
     assert "measured matmul rate of 0.01 TFLOP/s" in text
     assert "eager 2000 ms; compile failed: no compiler" in text
+    ours.seconds[2], theirs.seconds[2] = [4.0, 4.0], [8.0, 16.0]
+    crowded = [line.split(" | ") for line in report([ours, theirs]).splitlines() if ", 2 busy |" in line]
+    assert [row[0] for row in crowded] == ["| weak_teacher, 2 busy", "| PyTorch, 2 busy"]
+    assert crowded[1][-1] == "0.38 (0.25 to 0.50) |"
     ours.facts["matmul"] = None
     assert "peak is not known" in report([ours])
 
@@ -204,8 +209,9 @@ def test_command(capfd):
         "--config.train.batch_size=4",
         "--methods=weak_teacher,one_hot",
     ]
-    subprocess.run([*command, *sizes, "--views", "--against=torch", "--ways=eager"], check=True)
+    subprocess.run([*command, *sizes, "--views", "--against=torch", "--ways=eager", "--busy=0,1"], check=True)
     lines = [line for line in capfd.readouterr().out.splitlines() if line.startswith("| ")]
     names = ["weak_teacher", "one_hot", "weak_teacher, plain views"]
     assert [line.split(" | ")[0] for line in lines[2:5]] == [f"| {name}" for name in names]
+    assert sum(", 1 busy | " in line for line in lines) == sum(", 1 busy | " not in line for line in lines[2:])
     assert all(float(line.split(" | ")[1]) > 0 for line in lines[2:])

@@ -1,14 +1,15 @@
 """Time and memory of a training step, its start, and the same step in PyTorch:
 
     wt-jax bench-step --config=configs/folder.py [--against=torch] [--methods=weak_teacher,moco] [--views]
-        [--rounds=5] [--steps=5] [--config.KEY=VALUE ...]
+        [--rounds=5] [--steps=5] [--busy=0,1,2] [--config.KEY=VALUE ...]
 
 Prints a Markdown table: milliseconds per step, clips per second, fraction of the peak, memory, seconds to the first step.
 The clips are noise of the shape of the config's views; no data is needed. `--methods` has a row for each method, `--views` adds
 one without color, gray and blur. `--against=torch` (extra `bench`) adds the same step as
 `wt_jax.bench.peers.torch_step` writes it, run in the fastest of several ways. Each contender has a process of its own and runs
 in alternating rounds, so that other load affects all of them; on an accelerator each turn is a new process, so that each
-has all of its memory. `--steps=0` measures the start alone, which needs no memory for the step.
+has all of its memory. `--busy=0,1,2` has each turn alone and beside one and two processes that compute without a pause.
+`--steps=0` measures the start alone, which needs no memory for the step.
 """
 
 import importlib.util
@@ -40,6 +41,7 @@ _METHODS = flags.DEFINE_list("methods", [], "Methods to measure; the first is th
 _VIEWS = flags.DEFINE_bool("views", False, "Also measure without color, gray and blur.")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns of each contender.", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", 5, "Steps per turn; 0: measure the start alone.", lower_bound=0)
+_BUSY = flags.DEFINE_list("busy", ["0"], "Numbers of busy processes to measure beside.")
 _WAYS = flags.DEFINE_list("ways", [], "PyTorch's ways to try; default: all.")
 
 
@@ -84,11 +86,14 @@ def main(argv: Sequence[str]) -> None:
             raise ConfigError("--config=NAME is missing; quickstart is the smallest")
         for name in set(_WAYS.value) - set(WAYS):
             raise ConfigError(f"unknown way {name!r} in --ways; there are {', '.join(WAYS)}")
+        if not all(number.isdecimal() for number in _BUSY.value):
+            raise ConfigError(f"--busy={','.join(_BUSY.value)} is not a list of numbers of processes, such as 0,1,2")
+        loads = [int(number) for number in _BUSY.value]
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench_step")))
         contenders = _rows(resolve(_CONFIG.value), folder)
         for contender in contenders:
             stack.callback(contender.stop)
-        bench(contenders, _ROUNDS.value, _STEPS.value)
+        bench(contenders, _ROUNDS.value, _STEPS.value, loads)
         print(report(contenders))
 
 

@@ -9,7 +9,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,14 +26,17 @@ log = logging.getLogger("wt_jax")
 
 @dataclass
 class Contender:
-    """A row of the table: its process while it lives, and what was measured."""
+    """A step to measure: its process while it lives, and what was measured.
+
+    `seconds` per step of each turn, by how many busy processes ran beside it.
+    """
 
     name: str
     job: Job
     folder: Path
     facts: dict[str, Any] = field(default_factory=dict)
     starts: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
+    seconds: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
     memory: float = 0.0
     process: subprocess.Popen | None = None
 
@@ -53,8 +58,8 @@ class Contender:
         if self.job.contender == "torch":
             self.job = replace(self.job, ways=(self.facts["way"],))
 
-    def turn(self, steps: int) -> None:
-        """Run one turn, in a process that then sleeps, or ends where it holds an accelerator."""
+    def turn(self, steps: int, busy: int = 0) -> float:
+        """Run one turn, in a process that then sleeps, or ends where it holds an accelerator; return the seconds per step."""
         if self.process is None:
             self.start()
         assert self.process is not None
@@ -62,10 +67,11 @@ class Contender:
         self.process.stdin.write(f"{steps}\n")
         self.process.stdin.flush()
         result = self._read()
-        self.seconds.append(result["seconds"])
+        self.seconds[busy].append(result["seconds"])
         self.memory = max(self.memory, result["memory"])
         if self.facts["platform"] != "cpu":
             self.stop()
+        return result["seconds"]
 
     def stop(self) -> None:
         """End the process."""
@@ -84,10 +90,23 @@ class Contender:
         return json.loads(line)
 
 
-def bench(contenders: list[Contender], rounds: int, steps: int) -> None:
-    """Start all contenders and run their turns. Ours are started twice, as the second start finds the cache.
+@contextmanager
+def _busy_processes(count: int) -> Iterator[None]:
+    """So many processes that compute without a pause."""
+    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
-    A peer that does not start is removed from the list, with its reason in the log.
+
+def bench(contenders: list[Contender], rounds: int, steps: int, loads: Sequence[int] = (0,)) -> None:
+    """Start all contenders and run their turns, in each round one beside each number of busy processes in `loads`.
+
+    Ours are started twice, as the second start finds the cache. A peer that does not start is removed from the list, with its
+    reason in the log.
     """
     for contender in list(contenders):
         try:
@@ -106,10 +125,14 @@ def bench(contenders: list[Contender], rounds: int, steps: int) -> None:
         if not steps or contender.facts["platform"] != "cpu":
             contender.stop()
     for turn in range(rounds if steps else 0):
-        for contender in contenders:
-            contender.turn(steps)
-        times = ", ".join(f"{contender.name} {1000 * contender.seconds[-1]:.0f} ms" for contender in contenders)
-        log.info("round %d of %d: %s", turn + 1, rounds, times)
+        for busy in loads:
+            with _busy_processes(busy):
+                times = [f"{contender.name} {1000 * contender.turn(steps, busy):.0f} ms" for contender in contenders]
+            log.info("round %d of %d%s: %s", turn + 1, rounds, _beside(busy), ", ".join(times))
+
+
+def _beside(busy: int) -> str:
+    return f", {busy} busy" if busy else ""
 
 
 def report(contenders: Sequence[Contender]) -> str:
@@ -136,22 +159,31 @@ def report(contenders: Sequence[Contender]) -> str:
         f"| second start, s | {first.name}'s time as a fraction of it |",
         "| --- |" + " ---: |" * 9,
     ]
-    lines += [_row(contender, first, peak) for contender in contenders]
+    lines += [_row(contender, first, peak, busy) for busy in first.seconds or (0,) for contender in contenders]
     for contender in contenders:
         if tried := contender.facts.get("tried"):
             lines += ["", f"{contender.name}, ways tried: {'; '.join(f'{way} {text}' for way, text in tried.items())}."]
     return "\n".join(lines)
 
 
-def _row(contender: Contender, first: Contender, peak: float | None) -> str:
+def _row(contender: Contender, first: Contender, peak: float | None, busy: int) -> str:
     flops, batch_size = contender.facts.get("flops", first.facts["flops"]), contender.job.config.train.batch_size
     starts = [f"{value:.1f}" for value in contender.starts[:2]]
-    cells = [contender.name, *["-"] * 3, f"{flops / 1e12:.3g}", "-", "-", starts[0], starts[1] if len(starts) > 1 else "-", "-"]
-    if contender.seconds:
-        middle = statistics.median(contender.seconds)
-        ratios = [ours / theirs for ours, theirs in zip(first.seconds, contender.seconds, strict=True)]
+    cells = [
+        contender.name + _beside(busy),
+        *["-"] * 3,
+        f"{flops / 1e12:.3g}",
+        "-",
+        "-",
+        starts[0],
+        starts[1] if len(starts) > 1 else "-",
+        "-",
+    ]
+    if seconds := contender.seconds[busy]:
+        middle = statistics.median(seconds)
+        ratios = [ours / theirs for ours, theirs in zip(first.seconds[busy], seconds, strict=True)]
         cells[1] = f"{1000 * middle:.1f}"
-        cells[2] = f"{1000 * min(contender.seconds):.1f} to {1000 * max(contender.seconds):.1f}"
+        cells[2] = f"{1000 * min(seconds):.1f} to {1000 * max(seconds):.1f}"
         cells[3] = f"{batch_size / middle:.1f}"
         cells[5] = f"{flops / middle / peak:.1%}" if peak else "unknown"
         cells[6] = f"{contender.memory:.0f}"
