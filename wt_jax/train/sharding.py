@@ -67,6 +67,7 @@ def gathered(tree: Any, mesh: Mesh | None) -> Any:
 
     Parameters are gathered for the passes, and gradients summed over all devices before each keeps its part. Left to
     itself, the compiler computes parts of the gradients, from the activations of the whole batch, gathered on every device.
+    Queues are gathered once, not for each of their uses.
     """
     if mesh is None or mesh.shape["fsdp"] == 1:
         return tree

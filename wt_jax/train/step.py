@@ -129,6 +129,7 @@ def make_step(
         view_key, loss_key = jax.random.split(key)
         finished = finish_views(piece, method.views, view_key)
         value_and_grad = jax.value_and_grad(method.loss, has_aux=True)
+        state = state._replace(buffers=gathered(state.buffers, mesh))
         (_, (after, metrics)), grads = value_and_grad(state.params, state, finished, loss_key, step)
         return state._replace(model_state=after.model_state, buffers=after.buffers), metrics, gathered(grads, mesh)
 
