@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.sounds import write_sounding
-from support.training import batches, finished, first, small_config
+from support.training import batches, finished, first, mesh_of, run, small_config
 
 from wt_jax.config import to_dict
 from wt_jax.data.pipeline import eval_batches
@@ -36,11 +36,11 @@ def three():
     return video, *(unit(rng, B, D) * 0.5 + video * 0.5 for _ in range(2))
 
 
-def loops(video, speech, other, mask, ceiling, hard_weight, hard, margin):
+def loops(video, speech, other, mask, ceiling, hard_weight, hard, margin, pull):
     """Term by term, pair by pair, in both directions."""
     losses = []
     for i in range(len(video)):
-        total = 1 - video[i] @ speech[i]
+        total = pull * (1 - video[i] @ speech[i])
         for anchors, positives in ((video, speech), (speech, video)):
             found = []
             for j in range(len(video)):
@@ -57,7 +57,7 @@ def loops(video, speech, other, mask, ceiling, hard_weight, hard, margin):
 @pytest.mark.parametrize("ceiling", [-2.0, 0.1, 1.0])
 def test_losses_equal_loops(three, hard, ceiling):
     mask = ~np.eye(B, dtype=bool) & (np.arange(B) != 2)[:, None] & (np.arange(B) != 2)[None, :]
-    settings = {"ceiling": ceiling, "hard_weight": 0.7, "hard": hard, "margin": 0.5}
+    settings = {"ceiling": ceiling, "hard_weight": 0.7, "hard": hard, "margin": 0.5, "pull": 0.3}
     found = video_speech_loss(*three, mask=mask, **settings)
     np.testing.assert_allclose(found, loops(*(x.astype(np.float64) for x in three), mask=mask, **settings), rtol=1e-5)
 
@@ -107,6 +107,36 @@ def test_gated_pairs_have_no_gradient_and_pacing_follows_the_steps():
             assert (flat[~gated] > 0).all()
     assert ceilings == [0.0, 0.5, 1.0, 1.0]
     assert float(metrics["gated"]) == pytest.approx(gated.mean())
+
+
+def strangers(method, params, model_state):
+    """Mean similarity of clips to the sound of other videos, by the statistics of their batch."""
+    batch = finished(method, next(batches(method, 1)))
+    variables = {"params": params, **model_state}
+    seen, speech = method.network.apply(variables, batch["clip"], batch["speech"], True, mutable=["batch_stats"])[0]
+    return float(jnp.mean((seen @ speech.T)[~np.eye(len(seen), dtype=bool)]))
+
+
+def test_embeddings_stay_apart_while_few_negatives_are_admitted():
+    config = small_config("video_speech", method__head__norm="batch", method__pace=1.0, optim__learning_rate=0.256)
+    method, state, _ = first(config)
+    assert abs(strangers(method, state.params, state.method_state.model_state)) < 0.1
+    _, state = run(config, mesh_of(1))
+    assert strangers(method, state.params, state.method_state.model_state) < 0.1
+
+
+def test_the_order_of_four_frames_is_one_more_term():
+    found = []
+    for weight in (0.0, 0.5):
+        method, state, _ = first(small_config("video_speech", method__order_weight=weight))
+        batch = finished(method, next(batches(method, 1)))
+        found.append(method.loss(state.params, state.method_state, batch, jax.random.key(0), 0)[1][1])
+    without, metrics = found
+    assert "loss_order" not in without
+    assert float(metrics["loss_order"]) == pytest.approx(np.log(12), abs=0.05)  # small first weights: all orders alike
+    np.testing.assert_allclose(metrics["loss"], without["loss"] + 0.5 * metrics["loss_order"], rtol=1e-5)
+    with pytest.raises(ConfigError, match="num_frames must be 4 or more"):
+        small_config("video_speech", method__order_weight=1.0, clip__num_frames=3)
 
 
 def test_voice_is_what_is_loud():
@@ -163,7 +193,9 @@ def test_a_run_is_evaluated_by_retrieval(tmp_path):
     assert numbers["to_speech@10"].value == 1  # of four
     with np.load(tmp_path / "out" / "sounds_trained.npz") as stored:
         assert stored["sounds"].shape == stored["values"].shape == (6, 16)
-        np.testing.assert_allclose(np.linalg.norm(stored["sounds"], axis=1), 1, atol=0.1)
+        lengths = np.linalg.norm(stored["sounds"], axis=1)  # means of two on the sphere
+        assert (lengths > 0.5).all()
+        assert (lengths < 1 + 1e-6).all()
     evaluation.model.name = "tiny"
     with pytest.raises(ConfigError, match="random, speech_retrieval: it needs embeddings of sound"):
         evaluate(resolve_evaluation(evaluation), {"random": "random"}, tmp_path / "other")

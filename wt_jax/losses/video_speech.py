@@ -47,10 +47,11 @@ def video_speech_loss(
     hard_weight: ArrayLike = 1.0,
     hard: str = "negative",
     margin: ArrayLike = 0.5,
+    pull: ArrayLike = 1.0,
 ) -> Array:
     """A clip and the speech of its window attract, both repel those of other videos; and another clip of the same video.
 
-        L_i = 1 - v_i.s_i + (paced(v, s)_i + paced(s, v)_i) / 2 + h * hard_i
+        L_i = p (1 - v_i.s_i) + (paced(v, s)_i + paced(s, v)_i) / 2 + h * hard_i
         hard_i = max(0, m + v'_i.s_i - v_i.s_i) of a hard negative, 1 - v'_i.s_i of a hard positive
 
     Args:
@@ -60,6 +61,9 @@ def video_speech_loss(
       ceiling, margin: as in `paced_margin_loss`.
       hard_weight: h.
       hard: "negative" or "positive": what the other clip is.
+      pull: p. Pairs attract within the margin losses too, relative to others. A large p holds embeddings that are near each
+        other together: they part only along what correlates in clips and speech by more than p / (p + fraction of active
+        negatives), by our estimate for small distances.
 
     Returns:
       (B,) float32, at least 0. Symmetric in `video` and `speech` where `hard_weight` is 0.
@@ -69,4 +73,4 @@ def video_speech_loss(
     own, elsewhere = jnp.sum(video * speech, axis=-1), jnp.sum(other * speech, axis=-1)
     both = paced_margin_loss(video, speech, **paced) + paced_margin_loss(speech, video, **paced)
     hard_loss = jax.nn.relu(margin + elsewhere - own) if hard == "negative" else 1.0 - elsewhere
-    return 1.0 - own + both / 2.0 + hard_weight * hard_loss
+    return jnp.asarray(pull, jnp.float32) * (1.0 - own) + both / 2.0 + hard_weight * hard_loss
