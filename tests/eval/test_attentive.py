@@ -82,7 +82,7 @@ def test_errors_name_the_thing():
     rows = np.arange(40)
     with pytest.raises(ValueError, match="only class 1"):
         attentive_probe(tokens, rows, np.ones(40, int), tokens, rows, **SMALL)
-    with pytest.raises(ValueError, match="heads 3 does not divide the 8 channels"):
+    with pytest.raises(ValueError, match=r"heads 3 does not divide the 8 channels .*attentive\.heads=2 does"):
         attentive_probe(tokens, rows, labels, tokens, rows, **{**SMALL, "heads": 3})
     broken = tokens.copy()
     broken[7, 2, 1] = np.inf

@@ -202,7 +202,9 @@ def normalize(x: Array) -> Array:
 
 def _check_heads(heads: int, channels: int) -> None:
     if heads < 1 or channels % heads:
-        raise ValueError(f"heads {heads} does not divide the {channels} channels of the tokens")
+        fitting = max(count for count in range(1, max(heads, 1) + 1) if channels % count == 0)
+        remedy = f"--config.settings.attentive.heads={fitting} does"
+        raise ValueError(f"heads {heads} does not divide the {channels} channels of the tokens; {remedy}")
 
 
 def _check_tokens(name: str, tokens: np.ndarray, rows: np.ndarray, batch_size: int) -> None:
