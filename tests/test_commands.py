@@ -10,8 +10,9 @@ import pytest
 from absl import flags
 
 from wt_jax.__main__ import COMMANDS
-from wt_jax.cli import usage_name
+from wt_jax.cli import usage_name, whole_numbers
 from wt_jax.config_files import load_config, unknown_key, with_default
+from wt_jax.errors import ConfigError
 
 PACKAGE = Path(__file__).resolve().parents[1] / "wt_jax"
 
@@ -88,6 +89,13 @@ def test_a_default_configuration_is_found_by_its_name(argument, code, output):
     assert done.returncode == code, done.stderr
     assert (done.stdout + done.stderr).startswith(output)
     assert len((done.stdout + done.stderr).splitlines()) == 1
+
+
+def test_a_list_of_numbers_is_read_or_refused_by_its_name():
+    assert whole_numbers(types.SimpleNamespace(name="numbers", value=["0", "12"])) == [0, 12]
+    for wrong in (["1", "two"], ["-1"], ["1.5"]):
+        with pytest.raises(ConfigError, match=rf"--numbers={','.join(wrong)} is not a list of whole numbers"):
+            whole_numbers(types.SimpleNamespace(name="numbers", value=wrong))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from ml_collections import config_flags
 
 from wt_jax.cluster.preemption import RUN_AGAIN, Interrupt, Preempted
 from wt_jax.config_files import find_config, unknown_key, with_default
-from wt_jax.errors import PeerLost, UserError
+from wt_jax.errors import ConfigError, PeerLost, UserError
 from wt_jax.progress import ProgressHandler
 
 
@@ -61,6 +61,17 @@ def parse_arguments(doc: str | None, workers: bool = False) -> argparse.Argument
         cores = len(os.sched_getaffinity(0))
         parser.add_argument("--workers", type=int, default=cores, help="processes; 0: none but this one (%(default)s)")
     return parser
+
+
+def whole_numbers(flag: flags.FlagHolder[list[str]]) -> list[int]:
+    """The numbers, 0 or more, of a flag that is a list.
+
+    Raises:
+      ConfigError: an item is not such a number.
+    """
+    if not all(item.isdecimal() for item in flag.value):
+        raise ConfigError(f"--{flag.name}={','.join(flag.value)} is not a list of whole numbers, such as 0,1,2")
+    return [int(item) for item in flag.value]
 
 
 def config_source() -> tuple[str, dict[str, Any]]:

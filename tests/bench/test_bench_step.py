@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import subprocess
 import sys
-from collections import defaultdict
 from pathlib import Path
 
 import jax
@@ -168,7 +167,7 @@ def test_flops_of_a_step_count_students_three_times_and_teachers_once(method, pa
 def _contender(name, kind, seconds, **facts):
     job = Job(kind, small_config(), cache="", ways=(), run=True)
     facts = {"device": "1 cpu", "platform": "cpu", "version": f"{kind} 1", **facts}
-    return Contender(name, job, Path(), facts, starts=[9.0, 3.0], seconds=defaultdict(list, {0: seconds}), memory=100.0)
+    return Contender(name, job, Path(), facts, starts=[9.0, 3.0], seconds={0: seconds}, memory=100.0)
 
 
 def test_report_compares_turn_by_turn():

@@ -5,6 +5,7 @@ index, so a clip looks the same wherever in the global batch it is.
 """
 
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +57,11 @@ def frame_orders(count: int) -> np.ndarray:
     return np.concatenate([pairs, pairs[:, ::-1]])
 
 
+def order_classes(count: int) -> int:
+    """Number of classes of the orders of `count` frames, 2 or more."""
+    return math.factorial(count) // 2
+
+
 def reorder_frames(clips: Array, videos: Array, key: Array) -> tuple[Array, Array]:
     """The frames of each clip in one of all orders, equally often, and the class of the order (B,) int32, see `frame_orders`.
 
@@ -63,7 +69,7 @@ def reorder_frames(clips: Array, videos: Array, key: Array) -> tuple[Array, Arra
     """
     orders = jnp.asarray(frame_orders(clips.shape[1]))
     drawn = jax.vmap(lambda clip_key: jax.random.randint(clip_key, (), 0, len(orders), jnp.int32))(_clip_keys(key, videos))
-    return jax.vmap(lambda clip, order: clip[order])(clips, orders[drawn]), drawn % (len(orders) // 2)
+    return jax.vmap(lambda clip, order: clip[order])(clips, orders[drawn]), drawn % order_classes(clips.shape[1])
 
 
 def _clip_keys(key: Array, videos: Array) -> Array:

@@ -34,7 +34,7 @@ from wt_jax.bench.clips import make_clips
 from wt_jax.bench.memory import peak_of
 from wt_jax.bench.peers.measure import LIMITS, Job
 from wt_jax.bench.stages import time_stages
-from wt_jax.cli import parse_flags, set_up_logging, user_errors
+from wt_jax.cli import parse_flags, set_up_logging, user_errors, whole_numbers
 from wt_jax.config import Config
 from wt_jax.config_files import define_config
 from wt_jax.data.sources.open import open_source
@@ -200,7 +200,7 @@ def main(argv: Sequence[str]) -> None:
         config = resolve(_CONFIG.value)
         if not config.data.train:
             raise ConfigError("config.data.train is empty; give a list file or a folder of videos, or --make_clips=DIR")
-        print(bench(config, _AGAINST.value, [int(count) for count in _WORKERS.value], _ROUNDS.value, _STEPS.value))
+        print(bench(config, _AGAINST.value, whole_numbers(_WORKERS), _ROUNDS.value, _STEPS.value))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from absl import app, flags
 
 from wt_jax.bench.peers.measure_step import WAYS, Job
 from wt_jax.bench.step_turns import Contender, bench, report
-from wt_jax.cli import config_source, parse_flags, set_up_logging, user_errors
+from wt_jax.cli import config_source, parse_flags, set_up_logging, user_errors, whole_numbers
 from wt_jax.config import Config
 from wt_jax.config_files import define_config
 from wt_jax.errors import ConfigError
@@ -86,9 +86,7 @@ def main(argv: Sequence[str]) -> None:
             raise ConfigError("--config=NAME is missing; quickstart is the smallest")
         for name in set(_WAYS.value) - set(WAYS):
             raise ConfigError(f"unknown way {name!r} in --ways; there are {', '.join(WAYS)}")
-        if not all(number.isdecimal() for number in _BUSY.value):
-            raise ConfigError(f"--busy={','.join(_BUSY.value)} is not a list of numbers of processes, such as 0,1,2")
-        loads = [int(number) for number in _BUSY.value]
+        loads = whole_numbers(_BUSY)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench_step")))
         contenders = _rows(resolve(_CONFIG.value), folder)
         for contender in contenders:

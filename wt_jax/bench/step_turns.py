@@ -9,7 +9,6 @@ import statistics
 import subprocess
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -36,7 +35,7 @@ class Contender:
     folder: Path
     facts: dict[str, Any] = field(default_factory=dict)
     starts: list[float] = field(default_factory=list)
-    seconds: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
+    seconds: dict[int, list[float]] = field(default_factory=dict)
     memory: float = 0.0
     process: subprocess.Popen | None = None
 
@@ -67,7 +66,7 @@ class Contender:
         self.process.stdin.write(f"{steps}\n")
         self.process.stdin.flush()
         result = self._read()
-        self.seconds[busy].append(result["seconds"])
+        self.seconds.setdefault(busy, []).append(result["seconds"])
         self.memory = max(self.memory, result["memory"])
         if self.facts["platform"] != "cpu":
             self.stop()
@@ -169,17 +168,9 @@ def report(contenders: Sequence[Contender]) -> str:
 def _row(contender: Contender, first: Contender, peak: float | None, busy: int) -> str:
     flops, batch_size = contender.facts.get("flops", first.facts["flops"]), contender.job.config.train.batch_size
     starts = [f"{value:.1f}" for value in contender.starts[:2]]
-    cells = [
-        contender.name + _beside(busy),
-        *["-"] * 3,
-        f"{flops / 1e12:.3g}",
-        "-",
-        "-",
-        starts[0],
-        starts[1] if len(starts) > 1 else "-",
-        "-",
-    ]
-    if seconds := contender.seconds[busy]:
+    name = contender.name + _beside(busy)
+    cells = [name, *["-"] * 3, f"{flops / 1e12:.3g}", "-", "-", starts[0], starts[1] if len(starts) > 1 else "-", "-"]
+    if seconds := contender.seconds.get(busy):
         middle = statistics.median(seconds)
         ratios = [ours / theirs for ours, theirs in zip(first.seconds[busy], seconds, strict=True)]
         cells[1] = f"{1000 * middle:.1f}"

@@ -29,9 +29,9 @@ def clip_views(view: ClipView, count: int) -> dict[str, ClipView]:
     return {f"clip{i}": replace(view, window=str(i)) for i in range(1, count + 1)}
 
 
-def make_head(settings: MLPSettings, encoder: nn.Module, dim: int) -> MLP:
-    """The head on `encoder`, to `dim` numbers, that settings describe."""
-    return MLP(settings.hidden or encoder.feature_dim, dim, settings.layers, settings.norm or None)
+def make_head(settings: MLPSettings, encoder: nn.Module, dim: int, center: bool = False) -> MLP:
+    """The head on `encoder`, to `dim` numbers, that settings describe; `center` as in `MLP`."""
+    return MLP(settings.hidden or encoder.feature_dim, dim, settings.layers, settings.norm or None, center=center)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from wt_jax.augment.motion import frame_orders, reorder_frames
+from wt_jax.augment.motion import order_classes, reorder_frames
 from wt_jax.augment.warp import AFFINE, AffineRange, affine_matrices, draw_affine, warp
 from wt_jax.methods.base import Batch, Built, MethodState, Metrics, Tree
 from wt_jax.methods.forward import apply, first_variables
@@ -47,7 +47,7 @@ class OrderGeometrySettings:
     def __post_init__(self):
         check(self, least={"frames": 2, "geometry_weight": 0})
         if self.frames > 5:
-            raise ValueError(f"frames must be 5 or fewer, got {self.frames}: {math.factorial(self.frames) // 2:,} classes")
+            raise ValueError(f"frames must be 5 or fewer, got {self.frames}: {order_classes(self.frames):,} classes")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class OrderGeometry(Built):
     @property
     def classes(self) -> int:
         """Of orders."""
-        return len(frame_orders(self.settings.frames)) // 2
+        return order_classes(self.settings.frames)
 
     @property
     def network(self) -> Classifier:

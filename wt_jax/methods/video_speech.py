@@ -14,17 +14,18 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from wt_jax.augment.motion import frame_orders, reorder_frames
+from wt_jax.augment.motion import order_classes, reorder_frames
 from wt_jax.errors import ConfigError
 from wt_jax.losses import video_speech_loss
 from wt_jax.methods.base import Batch, MethodState, Metrics, Needs, Tree
 from wt_jax.methods.forward import Headed, apply, make_head
 from wt_jax.methods.settings import HeadSettings, check
 from wt_jax.models.classifier import LinearHead
+from wt_jax.models.heads import MLP
 from wt_jax.models.sound import Correspondence, SoundEncoder
 from wt_jax.specs import AudioView, View
 
-_ORDERED = 4  # frames whose order is asked for
+_FRAMES = 4  # of a clip, whose order is a target
 
 
 @dataclass(frozen=True)
@@ -72,16 +73,21 @@ class VideoSpeech(Headed):
     """The method; see `wt_jax.methods.base.Method`. `embed` and `embed_sound` are in one space."""
 
     def __post_init__(self):
-        if self.settings.order_weight and self.setup.strong.num_frames < _ORDERED:
-            raise ConfigError(f"config.clip.num_frames must be {_ORDERED} or more where config.method.order_weight is not 0")
+        if self.settings.order_weight and self.setup.strong.num_frames < _FRAMES:
+            raise ConfigError(f"config.clip.num_frames must be {_FRAMES} or more where config.method.order_weight is not 0")
+
+    @property
+    def head(self) -> MLP:
+        """The projection head of clips."""
+        return make_head(self.settings.head, self.encoder, self.settings.head.dim, self.settings.center)
 
     @property
     def network(self) -> Correspondence:
         """Both encoders with their heads."""
         sound = SoundEncoder(self.settings.sound_width)
-        sound_head = make_head(self.settings.head, sound, self.settings.head.dim)
-        order_head = LinearHead(len(frame_orders(_ORDERED)) // 2) if self.settings.order_weight else None
-        return Correspondence(self.encoder, self.head, sound, sound_head, self.settings.center, order_head)
+        sound_head = make_head(self.settings.head, sound, self.settings.head.dim, self.settings.center)
+        order_head = LinearHead(order_classes(_FRAMES)) if self.settings.order_weight else None
+        return Correspondence(self.encoder, self.head, sound, sound_head, order_head)
 
     @property
     def sound(self) -> AudioView:
@@ -129,18 +135,13 @@ class VideoSpeech(Headed):
             "affinity_ceiling": jnp.asarray(ceiling, jnp.float32),
         }
         if settings.order_weight:
-            frames = np.arange(_ORDERED) * batch["clip"].shape[1] // _ORDERED
+            frames = np.arange(_FRAMES) * batch["clip"].shape[1] // _FRAMES
             shuffled, order = reorder_frames(batch["clip"][:, frames], video, rng)
             variables = {"params": params, **state.model_state, **model_state}
             logits, model_state = apply(self.network, variables, shuffled, method="of_order")
             metrics["loss_order"] = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, order))
             metrics["loss"] = loss = loss + settings.order_weight * metrics["loss_order"]
         return loss, (state._replace(model_state=model_state), metrics)
-
-    def embed(self, params: Tree, model_state: Tree, clips: Array) -> Array:
-        """Embeddings (B, D) of clips, for evaluation."""
-        found: Any = self.network.apply({"params": params, **model_state}, clips, False, method="of_clips")
-        return found
 
     def embed_sound(self, params: Tree, model_state: Tree, spectrograms: Array) -> Array:
         """Embeddings (B, D) of spectrograms (B, columns, bands), for evaluation."""

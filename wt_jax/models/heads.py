@@ -11,10 +11,26 @@ import jax.numpy as jnp
 from wt_jax.models.norm import Norm
 
 
+class Center(nn.Module):
+    """Subtracts the mean of the batch, in evaluation a running mean (momentum 0.9). No gradient flows through the mean."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """(B, D) float32 -> the same shape."""
+        running = self.variable("batch_stats", "mean", jnp.zeros, x.shape[1:], jnp.float32)
+        if not train:
+            return x - running.value[None]
+        mean = jax.lax.stop_gradient(jnp.mean(x, axis=0))
+        if not self.is_initializing():
+            running.value = 0.9 * running.value + 0.1 * mean
+        return x - mean[None]
+
+
 class MLP(nn.Module):
     """`layers` linear maps with ReLU between.
 
-    The hidden layers have `hidden` units, a norm of kind `norm` if one is named, and no bias where a norm follows.
+    The hidden layers have `hidden` units, a norm of kind `norm` if one is named, and no bias where a norm follows. With
+    `center` the mean of the batch is subtracted from the result.
     """
 
     hidden: int = 2048
@@ -22,6 +38,7 @@ class MLP(nn.Module):
     layers: int = 2
     norm: str | None = None
     dtype: jnp.dtype = jnp.float32
+    center: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -31,8 +48,8 @@ class MLP(nn.Module):
             if self.norm is not None:
                 x = Norm(self.norm, dtype=self.dtype, name=f"norm{index + 1}")(x, train)
             x = nn.relu(x)
-        x = nn.Dense(self.out, dtype=self.dtype, name=f"dense{self.layers}")(x)
-        return x.astype(jnp.float32)
+        x = nn.Dense(self.out, dtype=self.dtype, name=f"dense{self.layers}")(x).astype(jnp.float32)
+        return Center(name="center")(x, train) if self.center else x
 
 
 class LevelHeads(nn.Module):

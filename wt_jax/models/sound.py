@@ -1,7 +1,6 @@
 """An encoder of sound: a small residual network over the columns and bands of a log-mel spectrogram. Its form is our choice."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -33,23 +32,8 @@ class SoundEncoder(nn.Module):
         return jnp.mean(x, axis=(1, 2))
 
 
-class Center(nn.Module):
-    """Subtracts the mean of the batch, in evaluation a running mean (momentum 0.9). No gradient flows through the mean."""
-
-    @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
-        """(B, D) float32 -> the same shape."""
-        running = self.variable("batch_stats", "mean", jnp.zeros, x.shape[1:], jnp.float32)
-        if not train:
-            return x - running.value[None]
-        mean = jax.lax.stop_gradient(jnp.mean(x, axis=0))
-        if not self.is_initializing():
-            running.value = 0.9 * running.value + 0.1 * mean
-        return x - mean[None]
-
-
 class Correspondence(nn.Module):
-    """Clips and sound in one space, each by an encoder and a head of its own; embeddings are centered if `center`.
+    """Clips and sound in one space, each by an encoder and a head of its own.
 
     `order_head` is on the features of clips too, and names the order of their frames; None: there is none.
     """
@@ -58,30 +42,19 @@ class Correspondence(nn.Module):
     head: nn.Module
     sound: SoundEncoder
     sound_head: nn.Module
-    center: bool = True
     order_head: nn.Module | None = None
-
-    def setup(self) -> None:
-        """A center for each of the two."""
-        self.clip_center, self.sound_center = Center(), Center()
 
     def __call__(self, clips: Array, spectrograms: Array, train: bool) -> tuple[Array, Array]:
         """(B, T, S, S, 3) and (N, columns, bands) -> (B, D) and (N, D) float32, L2-normalized."""
         if self.is_initializing() and self.order_head is not None:
             self.of_order(clips, train)
-        return self.of_clips(clips, train), self.of_sound(spectrograms, train)
+        return l2_normalize(self.head(self.encoder(clips, train), train)), self.of_sound(spectrograms, train)
 
     def of_order(self, clips: Array, train: bool) -> Array:
         """(B, T, S, S, 3), frames in some order -> logits (B, classes) float32."""
         assert self.order_head is not None
         return self.order_head(self.encoder(clips, train), train)
 
-    def of_clips(self, clips: Array, train: bool) -> Array:
-        """(B, T, S, S, 3) -> (B, D) float32, L2-normalized."""
-        x = self.head(self.encoder(clips, train), train)
-        return l2_normalize(self.clip_center(x, train) if self.center else x)
-
     def of_sound(self, spectrograms: Array, train: bool) -> Array:
         """(N, columns, bands) -> (N, D) float32, L2-normalized."""
-        x = self.sound_head(self.sound(spectrograms), train)
-        return l2_normalize(self.sound_center(x, train) if self.center else x)
+        return l2_normalize(self.sound_head(self.sound(spectrograms), train))

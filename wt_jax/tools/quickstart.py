@@ -17,7 +17,7 @@ import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict
 
-from wt_jax.cli import parse_flags, set_up_logging, user_errors
+from wt_jax.cli import parse_flags, set_up_logging, user_errors, whole_numbers
 from wt_jax.config_files import define_config
 from wt_jax.eval.final import evaluate_run
 from wt_jax.eval.report import Subject, write_report
@@ -95,7 +95,7 @@ def main(argv: Sequence[str]) -> None:
     set_up_logging()
     with user_errors():
         prepare_process(_CONFIG.value.data.workers)
-        print(quickstart(_CONFIG.value, Path(_WORKDIR.value), [int(seed) for seed in _SEEDS.value]))
+        print(quickstart(_CONFIG.value, Path(_WORKDIR.value), whole_numbers(_SEEDS)))
 
 
 if __name__ == "__main__":
