@@ -1,7 +1,7 @@
 """The embedded data set: a small labelled set of real mp4 files in which motion, and nothing else, names the video.
 
 A video is a stream of figures on a plain ground. Each figure lives for half a second, then another one appears somewhere
-else, with another shape, size and angle; a few are on stage at any time. All figures of a video show the *same motion*
+else, with another shape, size and angle; a few are visible at any time. All figures of a video show the *same motion*
 (kind and speed). So two stretches of one video that do not overlap share its motion and nothing else, and a network that
 is to recognize videos has to see motion.
 
@@ -16,6 +16,7 @@ Shortcuts and limits, to be known before a number from this set is believed:
 * Speed varies between videos, so it identifies a video too and is learnt beside the kind of motion.
 * Every class is its own mirror image, left to right and top to bottom, and most are their own reversal in time: what
   is learnt is the axis and the rhythm of motion, hardly its direction.
+* Some classes differ little within a clip, such as a swing ("sway") and a leap between its ends ("jump").
 * Many videos share a class, so instance discrimination meets false negatives: what the weak teacher is meant to soften.
 * A few hundred videos of 32 x 32 pixels prove that the machinery learns; they prove nothing about Kinetics.
 
@@ -25,6 +26,7 @@ Shortcuts and limits, to be known before a number from this set is believed:
 import multiprocessing
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -33,56 +35,87 @@ import numpy as np
 
 from wt_jax.files import atomic_path
 
-MOTIONS = ("bob", "circle", "climb", "pulse", "rest", "slide", "spin", "sway")
+MOTIONS = ("bob", "circle", "climb", "diagonal", "hop", "jump", "pulse", "rest", "slide", "spin", "sway", "twist")
 RATE = 25  # frames per second
 LIFE = 12  # frames a figure lives
-_ON_STAGE = 7  # figures at any time
-_RADII = (0.10, 0.16)  # smallest and largest radius of a figure, in frame widths
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What all videos of a set have in common; lengths are in frame widths.
+
+    Attributes:
+      figures: visible at any time.
+      radii: smallest and largest radius of a figure.
+      step: by frame, of motions in a line, at speed 1.
+      swing: amplitude of swinging motions.
+      speeds: lowest and highest, of a video; at speed 1 a swing takes 8 frames.
+    """
+
+    figures: int = 5
+    radii: tuple[float, float] = (0.14, 0.22)
+    step: float = 0.07
+    swing: float = 0.16
+    speeds: tuple[float, float] = (0.5, 1.8)
+
+
+SCENE = Scene()
 # No lookahead and one thread: the same frames make the same file.
 H264 = {"crf": "18", "preset": "veryfast", "tune": "zerolatency", "g": "8", "bf": "0", "threads": "1"}
-_SWING = 0.1  # amplitude of swinging motions, in frame widths
 _SHAPES = (np.add, np.hypot, np.maximum)  # diamond, ellipse, rectangle: where shape(|u|, |v|) <= 1
 _GROUND, _BODY, _MARK = np.array(((60, 60, 60), (230, 200, 90), (60, 200, 230)), np.float32)  # RGB
 
 
-def motion_path(motion: str, speed: float, time: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def motion_path(motion: str, speed: float, time: np.ndarray, rng: np.random.Generator, scene: Scene = SCENE) -> np.ndarray:
     """Shift of a figure in x, y, size and angle at `time` (T,) in frames: (4, T) float.
 
     x and y are in frame widths, size is a phase of the size range (1 is from smallest to largest), the angle in radians.
-    `speed` is about 1. The phase of a swing, and which way a symmetric motion goes, are drawn.
+    The phase of a swing, and which way a symmetric motion goes, are drawn.
     """
     path = np.zeros((4, len(time)))
     way = rng.choice((-1.0, 1.0))
     swing = 2 * np.pi * (time * speed / 8 + rng.uniform())
+    line = way * scene.step * speed * time
     match motion:
         case "slide":
-            path[0] = way * 0.045 * speed * time
+            path[0] = line
         case "climb":
-            path[1] = way * 0.045 * speed * time
+            path[1] = line
+        case "diagonal":
+            path[:2] = line / np.sqrt(2), rng.choice((-1.0, 1.0)) * line / np.sqrt(2)
         case "sway":
-            path[0] = _SWING * np.sin(swing)
+            path[0] = scene.swing * np.sin(swing)
         case "bob":
-            path[1] = _SWING * np.sin(swing)
+            path[1] = scene.swing * np.sin(swing)
+        case "jump":  # leaps as far as "sway" swings on average, and rests between them
+            path[0] = scene.swing / np.sqrt(2) * np.sign(np.sin(swing))
+        case "hop":
+            path[1] = scene.swing / np.sqrt(2) * np.sign(np.sin(swing))
         case "circle":
-            path[:2] = _SWING * np.cos(swing), way * _SWING * np.sin(swing)
+            path[:2] = scene.swing * np.cos(swing), way * scene.swing * np.sin(swing)
         case "rest":
             pass
         case "pulse":
             path[2] = way * speed * time / 4
         case "spin":
             path[3] = way * speed * time * 2 * np.pi / 16
+        case "twist":
+            path[3] = np.pi / 3 * np.sin(swing)
         case _:
             raise ValueError(f"unknown motion {motion!r}; choose one of {', '.join(MOTIONS)}")
     return path
 
 
-def _paint_figure(frames: np.ndarray, birth: int, life: int, motion: str, speed: float, rng: np.random.Generator) -> None:
+def _paint_figure(
+    frames: np.ndarray, birth: int, life: int, motion: str, speed: float, rng: np.random.Generator, scene: Scene
+) -> None:
     """Paint one figure from its birth to its death over (T, size, size, 3) float32 frames."""
     alive = frames[max(birth, 0) : birth + life]
     size = frames.shape[1]
-    dx, dy, dsize, dangle = motion_path(motion, speed, np.arange(life), rng)[:, -birth if birth < 0 else 0 :][:, : len(alive)]
+    path = motion_path(motion, speed, np.arange(life), rng, scene)
+    dx, dy, dsize, dangle = path[:, -birth if birth < 0 else 0 :][:, : len(alive)]
     grid = (np.arange(size, dtype=np.float32) + 0.5) / size
-    low, high = np.log(_RADII)
+    low, high = np.log(scene.radii)
     # Past the end of the size range the phase runs back, so that a uniform start stays uniform.
     phase = np.abs((rng.uniform(-1, 1) + dsize + 1) % 2 - 1)
     radius = np.exp(low + (high - low) * phase).astype(np.float32)[:, None, None]
@@ -97,16 +130,18 @@ def _paint_figure(frames: np.ndarray, birth: int, life: int, motion: str, speed:
     alive += cover * (np.where((u > 0)[..., None], _BODY, _MARK) - alive)
 
 
-def render(motion: str, rng: np.random.Generator, *, frames: int = 96, size: int = 32, life: int = LIFE) -> np.ndarray:
+def render(
+    motion: str, rng: np.random.Generator, *, frames: int = 96, size: int = 32, life: int = LIFE, scene: Scene = SCENE
+) -> np.ndarray:
     """One video of the motion, (frames, size, size, 3) uint8 RGB, one speed throughout.
 
     Figures live `life` frames; from `frames` on they live as long as the video.
     """
-    speed = rng.uniform(0.6, 1.6)
+    speed = rng.uniform(*scene.speeds)
     picture = np.broadcast_to(_GROUND, (frames, size, size, 3)).copy()
-    for _ in range(_ON_STAGE):
+    for _ in range(scene.figures):
         for birth in range(-int(rng.integers(life)), frames, life) if life < frames else (0,):
-            _paint_figure(picture, birth, life, motion, speed, rng)
+            _paint_figure(picture, birth, life, motion, speed, rng, scene)
     return (picture + np.float32(0.5)).astype(np.uint8)
 
 
@@ -122,7 +157,7 @@ def write_mp4(path: Path, frames: np.ndarray, rate: int | Fraction = RATE, crf: 
         container.mux(stream.encode())
 
 
-def write_dataset(folder: Path, *, train: int = 320, test: int = 200, frames: int = 96, size: int = 32, seed: int = 0) -> None:
+def write_dataset(folder: Path, *, train: int = 480, test: int = 480, frames: int = 96, size: int = 32, seed: int = 0) -> None:
     """Write `folder`/{train,test}/MOTION/NNNN.mp4, the classes evenly filled, every video drawn from (seed, part, index).
 
     Files that are already there stay, so an interrupted call can be repeated.

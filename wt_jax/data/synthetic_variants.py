@@ -24,11 +24,13 @@ from pathlib import Path
 import av
 import numpy as np
 
-from wt_jax.data.synthetic import H264, LIFE, MOTIONS, RATE, render, write_mp4
+from wt_jax.data.synthetic import H264, LIFE, RATE, Scene, render, write_mp4
 from wt_jax.errors import UserError
 from wt_jax.files import atomic_path
 
 FRAMES, SIZE = 96, 32
+# More, smaller and slower figures than the embedded set has, and fewer kinds of motion: the keys of `SPOKEN`.
+SCENE = Scene(figures=7, radii=(0.10, 0.16), step=0.045, swing=0.1, speeds=(0.6, 1.6))
 PHASES = ("slide", "climb", "spin", "pulse")  # motions of `sequences`
 SPOKEN = {
     "bob": ("up and down again and again", "rising and falling in turns"),
@@ -40,6 +42,7 @@ SPOKEN = {
     "spin": ("turning about itself", "rotating where it is"),
     "sway": ("left and right again and again", "swinging from side to side"),
 }
+MOTIONS = tuple(SPOKEN)
 FRAMINGS = (("they are {}", "now you see them {}"), ("these shapes keep {}", "look, everything is {}"))  # training, test
 VOICES = (
     ("en-us+m1", "en-us+m3", "en-us+f1", "en-us+f3", "en-gb+m2", "en-gb+f2"),
@@ -50,18 +53,18 @@ SOUND_RATE = 16000
 
 def lasting(motion: str, rng: np.random.Generator, part: int, path: Path) -> None:
     """A video whose figures last."""
-    write_mp4(path, render(motion, rng, frames=FRAMES, size=SIZE, life=FRAMES))
+    write_mp4(path, render(motion, rng, frames=FRAMES, size=SIZE, life=FRAMES, scene=SCENE))
 
 
 def sequence(classes: str, rng: np.random.Generator, part: int, path: Path) -> None:
     """A video of two motions, "FIRST-SECOND", half of it each."""
-    halves = [render(motion, rng, frames=FRAMES // 2, size=SIZE, life=LIFE) for motion in classes.split("-")]
+    halves = [render(motion, rng, frames=FRAMES // 2, size=SIZE, life=LIFE, scene=SCENE) for motion in classes.split("-")]
     write_mp4(path, np.concatenate(halves))
 
 
 def spoken(motion: str, rng: np.random.Generator, part: int, path: Path) -> None:
     """A video whose figures last, and a voice; `part` 0 has the voices and framings of training, 1 those of the test."""
-    frames = render(motion, rng, frames=FRAMES, size=SIZE, life=FRAMES)
+    frames = render(motion, rng, frames=FRAMES, size=SIZE, life=FRAMES, scene=SCENE)
     sentence = str(rng.choice(FRAMINGS[part])).format(rng.choice(SPOKEN[motion]))
     samples = speak(sentence, str(rng.choice(VOICES[part])), int(rng.integers(140, 190)), path.with_suffix(".wav"))
     write_sounding_mp4(path, frames, samples)
