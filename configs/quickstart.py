@@ -7,8 +7,8 @@ Expect:    docs/results.md has the table over three seeds and the time it took.
 Methods share data, steps, backbone, optimizer, evaluation, and the sizes of queue and head, all sized for this small set;
 temperatures and what is a method's own are its source's.
 
-The weak teacher and its controls take their negatives from the batch, and the teacher is the student at first and slows down as the
-training goes on: so all runs learn from the first hundred steps on, and runs of different seeds end alike (docs/results.md).
+The weak teacher and its controls take their negatives from the batch, and the teacher is the student at first and slows down
+as the training goes on: so runs learn from the first hundred steps on (docs/results.md).
 """
 
 from ml_collections import ConfigDict
@@ -16,9 +16,8 @@ from ml_collections import ConfigDict
 from wt_jax.config import adapt
 from wt_jax.experiment import default_config
 
-
-# Whose negatives are the batch's other keys. We suppose that a BatchNorm in the head lets a network tell keys of its own batch from
-# the queue's, and so fall the loss without learning motion; the other methods with a queue need one.
+# Whose negatives are the batch's other keys. With a queue these learned late or not at all: we suppose that BatchNorm in the
+# head lets a network distinguish keys of its own batch from the queue's, without any motion. The others need their queue.
 IN_BATCH = ("weak_teacher", "one_hot", "label_smoothing", "strong_teacher", "relational", "oracle", "moco")
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from wt_jax.errors import ConfigError
+from wt_jax.eval.compare.labels import draw_labels, label_quality, late_mass
 from wt_jax.eval.compare.runs import Comparison, config_of, finished
 from wt_jax.eval.compare.table import draw_comparison, format_comparison, scores_of, summarize
 from wt_jax.eval.results import BEFORE
@@ -169,3 +170,16 @@ def test_two_methods_and_then_a_third_without_repeating_the_first_two(small_set,
     assert row["parameters"] > 1000
     assert row["memory"] > 0.1
     assert row["clips_per_second"] > 0
+
+
+def test_the_quality_of_labels_is_collected_and_drawn(tmp_path):
+    lines = [{"step": 1, "loss": 1.0}, {"step": 2, "label_mass_same_class": 0.2, "negatives_same_class": 0.1}]
+    lines += [{"step": step, "label_mass_same_class": 0.1 * step, "negatives_same_class": 0.1} for step in (3, 4, 5, 6)]
+    quality = label_quality(lines)
+    assert quality["step"] == [2, 3, 4, 5, 6]
+    assert late_mass(quality) == pytest.approx(0.6)  # the last quarter of five lines is one
+    one_hot = [{"step": 1, "label_mass_same_class": math.nan, "negatives_same_class": 0.1}]
+    assert label_quality(one_hot) == {}
+    runs = {"one_hot": {0: scores(0.5), 1: scores(0.6)}, "weak_teacher": {0: scores(0.6), 1: scores(0.5), 2: scores(0.4)}}
+    draw_labels({"weak_teacher": {0: quality, 1: quality, 2: quality}}, runs, "one_hot", tmp_path / "labels.png")
+    assert (tmp_path / "labels.png").stat().st_size > 5000

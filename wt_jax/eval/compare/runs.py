@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from wt_jax.config import Config, has_key, to_dict
 from wt_jax.errors import ConfigError
+from wt_jax.eval.compare.labels import Quality, draw_labels, label_quality
 from wt_jax.eval.compare.table import draw_comparison, format_comparison, scores_of, summarize
 from wt_jax.eval.results import AFTER, BEFORE, Results, read_results
 from wt_jax.experiment import resolve
@@ -71,9 +72,8 @@ def scores(results: Results, encoder: str) -> dict[str, float]:
     return {heading: number.value for heading, number in results.headline(encoder).items()}
 
 
-def speed(workdir: Path) -> dict[str, float]:
-    """Clips per second (median after the first line) and peak memory in GiB of a finished run."""
-    metrics = read_metrics(workdir / "metrics.jsonl")
+def speed(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Clips per second (median after the first line) and peak memory in GiB of a finished run, by its metrics."""
     rates = [line["clips_per_second"] for line in metrics if "clips_per_second" in line]
     # Of the device where its memory is counted; on a CPU that of the process.
     memory = [line.get("device_gib", line.get("host_gib", 0.0)) for line in metrics]
@@ -111,6 +111,7 @@ class Comparison:
         self._prepared = {(m, s): config_of(file, m, s, {**overrides, "eval.before": m == methods[0]}) for m, s in self.runs}
         self._parameters = {method: trained_parameters(self._prepared[method, seeds[0]][0]) for method in methods}
         self._results: dict[str, dict[int, dict[str, float]]] = {}
+        self._labels: dict[str, dict[int, Quality]] = {}
         self.failures: list[str] = []
         self._start = time.monotonic()
 
@@ -162,20 +163,26 @@ class Comparison:
         found = read_results(workdir) or Results()
         if found.failures:
             log.warning("%s: %s", workdir.name, "; ".join(found.failure_lines()))
-        values = {**scores(found, AFTER), **speed(workdir), "parameters": self._parameters[method]}
+        metrics = read_metrics(workdir / "metrics.jsonl")
+        values = {**scores(found, AFTER), **speed(metrics), "parameters": self._parameters[method]}
         self._results.setdefault(method, {})[seed] = values
         if BEFORE in found.encoders:
             self._results.setdefault(BEFORE, {})[seed] = scores(found, BEFORE)
+        if quality := label_quality(metrics):
+            self._labels.setdefault(method, {})[seed] = quality
         table = {
             "config": self.file,
             "overrides": self.overrides,
             "environment": environment(),
             "runs": self._results,
             "summary": summarize(self._results, reference=self.methods[0]),
+            "labels": self._labels,
             "failures": self.failures,
         }
         (self.folder / "comparison.json").write_text(json.dumps(table, indent=1) + "\n")
         text = format_comparison(table["summary"], scores_of(self._results), self.methods[0], self.ceiling)
         (self.folder / "comparison.md").write_text(text + "\n")
         draw_comparison(table["summary"], scores_of(self._results), self.folder / "comparison.png")
+        if self._labels:
+            draw_labels(self._labels, self._results, self.methods[0], self.folder / "labels.png")
         return text
