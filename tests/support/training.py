@@ -45,6 +45,7 @@ def small_config(method="weak_teacher", **changes):
     adapt(config.method, {"predictor.width": 12, "predictor.blocks": 1, "decoder.blocks": 1, "freeze_last": 0.0})
     config.train.batch_size, config.train.log_every = BATCH, 1
     adapt(config.method, {"queue.size": 16, "head.dim": 16, "head.norm": "", "prototypes": 12})
+    adapt(config.method, {"teacher.momentum": 0.97, "teacher.schedule": "constant"})
     adapt(config.method, {"num_classes": 3})  # of the motions in `videos`
     adapt(
         config.method,

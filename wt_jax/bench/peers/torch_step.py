@@ -103,16 +103,19 @@ class TorchStep:
         self.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             torch._foreach_lerp_(*self._averaged, 1 - self._settings.teacher.momentum)
-            rows = slice(start := self.step * len(query) % self._settings.queue.size, start + len(query))
-            for name, entry in zip(self.queue, [*keys, batch["video"]], strict=True):
-                self.queue[name][rows] = entry
+            if size := self._settings.queue.size:
+                rows = slice(start := self.step * len(query) % size, start + len(query))
+                for name, entry in zip(self.queue, [*keys, batch["video"]], strict=True):
+                    self.queue[name][rows] = entry
         self.step += 1
         return loss.detach()
 
     def _losses(self, query: torch.Tensor, keys: list[torch.Tensor], video: torch.Tensor) -> torch.Tensor:
         settings, queue = self._settings, self.queue
+        if not settings.queue.size:  # the batch's own keys are the negatives
+            queue = dict(zip(queue, [*keys, video], strict=True))
         mask = queue["video"][None] >= 0
-        if settings.queue.drop_same_video:
+        if settings.queue.drop_same_video or not settings.queue.size:
             mask = mask & (queue["video"][None] != video[:, None])
         positive = (query * keys[0]).sum(-1, keepdim=True)
         negative = (query @ queue["key"].T).masked_fill(~mask, -1e9 * settings.temperature)
