@@ -29,13 +29,13 @@ def get_config(method: str = "weak_teacher") -> ConfigDict:
     config.views.strong.area, config.views.weak.area = (0.6, 1.0), (0.6, 1.0)
     if config.model.name.startswith("vit"):  # The method needs a transformer: a small one, of as small tubelets.
         config.model.name, config.model.width = "small_vit", 24
-        config.model.vit.tubelet = (config.model.vit.tubelet[0], 4, 4)
+        config.model.vit.tubelet = (config.model.vit.tubelet[0], 3, 3)
         config.model.vit.learned_grid = (8, 8, 8)
     else:
         config.model.name, config.model.width, config.model.norm = "small_r2plus1d", 24, "group"
     adapt(config.method, {"decoder.width": 48, "decoder.heads": 2, "decoder.blocks": 2})
     adapt(config.method, {"predictor.width": 48, "predictor.heads": 2, "predictor.blocks": 2})
-    adapt(config.method, {"crops.local_clips": 4, "crops.local_size": 16, "head.prototypes": 256})
+    adapt(config.method, {"crops.local_clips": 4, "crops.local_size": 12, "head.prototypes": 256})
     adapt(config.method, {"queue.size": 256, "teacher.momentum": 0.97, "teacher.schedule": "constant"})
     if config.method_name in IN_BATCH:
         adapt(config.method, {"queue.size": 0, "teacher.momentum": 0.0, "teacher.schedule": "cosine"})
