@@ -13,6 +13,7 @@ from wt_jax.config import ClipConfig, DataConfig, ModelConfig, to_dict
 from wt_jax.data.pipeline import eval_batches
 from wt_jax.data.records import VideoList
 from wt_jax.data.sources.open import open_source
+from wt_jax.data.synthetic import MOTIONS
 from wt_jax.errors import ConfigError, TrainingError
 from wt_jax.eval import clip_training
 from wt_jax.eval.clip_training import choose, train_and_predict, training_config
@@ -65,7 +66,7 @@ def searched(small_set, test_videos, tmp_path_factory):
 def test_each_test_video_is_predicted_once_by_the_mean_over_windows_and_crops(searched, small_set, test_videos):
     workdir, found = searched
     np.testing.assert_array_equal(found.videos, [0, 1, 3, 4, 5])
-    assert found.probabilities.shape == (5, 8)
+    assert found.probabilities.shape == (5, len(MOTIONS))
     assert found.probabilities.dtype == np.float32
     np.testing.assert_allclose(found.probabilities.sum(axis=1), 1, atol=1e-5)
     run = prepare(small_config(small_set, optim__learning_rate=found.choice.learning_rate))
@@ -77,7 +78,7 @@ def test_each_test_video_is_predicted_once_by_the_mean_over_windows_and_crops(se
     for row, video in zip(found.probabilities, found.videos, strict=True):
         clips = next(eval_batches(test_videos.select([video]), run.config.test_view, windows=2, crops=3, batch_size=1))["clip"]
         logits = np.asarray(network.apply(variables, clips[0].astype(np.float32) / 255, False), np.float64)
-        assert logits.shape == (6, 8)
+        assert logits.shape == (6, len(MOTIONS))
         each = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
         np.testing.assert_allclose(row, each.mean(axis=0), atol=1e-5)
     assert np.abs(found.probabilities - found.probabilities[:1]).max() > 1e-4

@@ -15,6 +15,7 @@ from wt_jax.augment import finish_views
 from wt_jax.config import ModelConfig, adapt, has_key
 from wt_jax.data.feature_store import CLIPS, choose_rows, clips_path, geometry_path, open_clip_features
 from wt_jax.data.synthetic import MOTIONS, render
+from wt_jax.data.synthetic_variants import SCENE
 from wt_jax.experiment import build_method, resolve
 from wt_jax.models import MODELS, build_encoder
 from wt_jax.models.small import SmallR2Plus1D
@@ -45,7 +46,10 @@ def small_config(method="weak_teacher", **changes):
     adapt(config.method, {"predictor.width": 12, "predictor.blocks": 1, "decoder.blocks": 1, "freeze_last": 0.0})
     config.train.batch_size, config.train.log_every = BATCH, 1
     adapt(config.method, {"queue.size": 16, "head.dim": 16, "head.norm": "", "prototypes": 12})
+    # Not what the quick start chose for its data, which may change.
     adapt(config.method, {"teacher.momentum": 0.97, "teacher.schedule": "constant"})
+    if has_key(config.method, "label_weight"):
+        adapt(config.method, {"temperature": 0.07, "weak_temperature": 0.07, "label_weight": 0.2})
     adapt(config.method, {"num_classes": 3})  # of the motions in `videos`
     adapt(
         config.method,
@@ -106,7 +110,7 @@ def mesh_of(count, fsdp=1):
 @functools.cache
 def videos():
     """Twelve embedded videos of 16 pixels, four of each of three motions."""
-    return np.stack([render(MOTIONS[i % 3], np.random.default_rng(i), frames=24, size=16) for i in range(12)])
+    return np.stack([render(MOTIONS[i % 3], np.random.default_rng(i), frames=24, size=16, scene=SCENE) for i in range(12)])
 
 
 def batches(method, count, seed=0):
