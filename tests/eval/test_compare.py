@@ -111,7 +111,7 @@ def test_results_of_another_configuration_are_not_taken(tmp_path):
 
 def test_a_wrong_override_is_refused_before_anything_runs():
     with pytest.raises((ConfigError, KeyError)):
-        config_of(QUICKSTART, "moco", 0, {"train.batch_size": 33})
+        config_of(QUICKSTART, "moco", 0, {"train.batch_size": 33, "method.queue.size": 256})
 
 
 def command(folder, workdir, *more, config=QUICKSTART):
