@@ -24,7 +24,7 @@ IN_BATCH = ("weak_teacher", "one_hot", "label_smoothing", "strong_teacher", "rel
 def get_config(method: str = "weak_teacher") -> ConfigDict:
     config = default_config(method)
     config.clip.num_frames, config.clip.stride, config.clip.size = 8, 1.0, 24
-    # Longer than a clip and a figure's life together: two windows of a video share no figure.
+    # Longer than a clip and a shape's life together: two windows of a video share no shape.
     config.clip.gap = 20.0
     config.views.strong.area, config.views.weak.area = (0.6, 1.0), (0.6, 1.0)
     if config.model.name.startswith("vit"):  # The method needs a transformer: a small one, of as small tubelets.

@@ -67,8 +67,8 @@ def _side_by_side(config, feed, **options):
     state = dataclasses.replace(state, buffers=filled(state.buffers))  # against an empty queue there is nothing to learn
     peer = TorchStep(config, method.views, lambda step: float(schedule(step)), torch.device("cpu"), **options)
     peer.load(jax.device_get(state.params))
-    for name in peer.queue.keys() & state.buffers.keys():
-        peer.queue[name].copy_(torch.from_numpy(np.array(state.buffers[name])))
+    for name, column in peer.queue.items():
+        column.copy_(torch.from_numpy(np.array(state.buffers[name])))
     assert sum(p.numel() for p in peer.student.parameters()) == sum(leaf.size for leaf in jax.tree.leaves(state.params))
     before = copy.deepcopy(peer.student)
     step = jax.jit(make_step(method, optimizer, schedule, seed=0))
@@ -123,8 +123,8 @@ def test_the_peer_computes_our_step(changes, options):
     assert moved > 1e-3  # three steps went somewhere
     assert _largest(peer.student, state.params) < 2e-3
     assert _largest(peer.teacher, state.teacher["params"]) < 2e-3
-    for name in peer.queue.keys() & state.buffers.keys():
-        np.testing.assert_allclose(peer.queue[name].numpy(), state.buffers[name], atol=5e-3)
+    for name, column in peer.queue.items():
+        np.testing.assert_allclose(column.numpy(), state.buffers[name], atol=5e-3)
 
 
 @pytest.mark.slow

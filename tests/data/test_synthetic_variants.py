@@ -1,4 +1,4 @@
-"""Variants of the embedded set: figures that last, motions one after the other, and voices."""
+"""Variants of the embedded set: shapes that last, motions one after the other, and voices."""
 
 import shutil
 
@@ -7,14 +7,14 @@ import pytest
 
 from wt_jax.data import synthetic_variants
 from wt_jax.data.sources.open import open_source
-from wt_jax.data.synthetic import render
-from wt_jax.data.synthetic_variants import FRAMINGS, KINDS, VOICES, write_sounding_mp4, write_variant
+from wt_jax.data.synthetic import MOTIONS, render
+from wt_jax.data.synthetic_variants import FRAMINGS, KINDS, SPOKEN, VOICES, write_sounding_mp4, write_variant
 from wt_jax.data.video.audio import read_audio, voiced_fraction
 from wt_jax.data.video.reader import open_video
 from wt_jax.errors import UserError
 
 
-def test_figures_that_last_are_never_replaced():
+def test_shapes_that_last_are_never_replaced():
     still = render("rest", np.random.default_rng(0), frames=40, size=16, life=40)
     np.testing.assert_array_equal(still, np.broadcast_to(still[:1], still.shape))
     replaced = render("rest", np.random.default_rng(0), frames=40, size=16)
@@ -49,6 +49,7 @@ def test_sound_is_written_beside_the_frames(tmp_path):
 def test_voices_and_wordings_of_the_test_are_not_those_of_training():
     assert not set(VOICES[0]) & set(VOICES[1])
     assert not set(FRAMINGS[0]) & set(FRAMINGS[1])
+    assert set(SPOKEN) <= set(MOTIONS)
 
 
 @pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")

@@ -1,18 +1,18 @@
 """The embedded data set: a small labelled set of real mp4 files in which motion, and nothing else, names the video.
 
-A video is a stream of figures on a plain ground. Each figure lives for half a second, then another one appears somewhere
-else, with another shape, size and angle; a few are visible at any time. All figures of a video show the *same motion*
+A video is a stream of shapes on a plain ground. Each shape lives for half a second, then another one appears somewhere
+else, with another outline, size and angle; a few are visible at any time. All shapes of a video show the *same motion*
 (kind and speed). So two stretches of one video that do not overlap share its motion and nothing else, and a network that
 is to recognize videos has to see motion.
 
-Classes (`MOTIONS`) are kinds of motion. A figure has a place on a torus, an angle and a size; each of these is drawn
+Classes (`MOTIONS`) are kinds of motion. A shape has a place on a torus, an angle and a size; each of these is drawn
 uniformly at its birth, and a motion shifts them along a path that leaves that distribution as it is. The distribution
 of a single frame is therefore the same in every class: one frame says nothing about the label.
 
 Shortcuts and limits, to be known before a number from this set is believed:
 * Looks are useless by construction, which real videos do not grant: there a background often names the video. The colors
   are the same everywhere, so nothing has to be learnt to ignore them.
-* Overlapping stretches show the same figures, so training takes stretches that lie apart (`config.clip.gap`).
+* Overlapping stretches show the same shapes, so training takes stretches that lie apart (`config.clip.gap`).
 * Speed varies between videos, so it identifies a video too and is learnt beside the kind of motion.
 * Every class is its own mirror image, left to right and top to bottom, and most are their own reversal in time: what
   is learnt is the axis and the rhythm of motion, hardly its direction.
@@ -37,7 +37,7 @@ from wt_jax.files import atomic_path
 
 MOTIONS = ("bob", "circle", "climb", "diagonal", "hop", "jump", "pulse", "rest", "slide", "spin", "sway", "twist")
 RATE = 25  # frames per second
-LIFE = 12  # frames a figure lives
+LIFE = 12  # frames a shape lives
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,14 @@ class Scene:
     """What all videos of a set have in common; lengths are in frame widths.
 
     Attributes:
-      figures: visible at any time.
-      radii: smallest and largest radius of a figure.
+      shapes: visible at any time.
+      radii: smallest and largest radius of a shape.
       step: by frame, of motions in a line, at speed 1.
       swing: amplitude of swinging motions.
       speeds: lowest and highest, of a video; at speed 1 a swing takes 8 frames.
     """
 
-    figures: int = 5
+    shapes: int = 5
     radii: tuple[float, float] = (0.14, 0.22)
     step: float = 0.07
     swing: float = 0.16
@@ -62,12 +62,12 @@ class Scene:
 SCENE = Scene()
 # No lookahead and one thread: the same frames make the same file.
 H264 = {"crf": "18", "preset": "veryfast", "tune": "zerolatency", "g": "8", "bf": "0", "threads": "1"}
-_SHAPES = (np.add, np.hypot, np.maximum)  # diamond, ellipse, rectangle: where shape(|u|, |v|) <= 1
+_OUTLINES = (np.add, np.hypot, np.maximum)  # diamond, ellipse, rectangle: where outline(|u|, |v|) <= 1
 _GROUND, _BODY, _MARK = np.array(((60, 60, 60), (230, 200, 90), (60, 200, 230)), np.float32)  # RGB
 
 
 def motion_path(motion: str, speed: float, time: np.ndarray, rng: np.random.Generator, scene: Scene = SCENE) -> np.ndarray:
-    """Shift of a figure in x, y, size and angle at `time` (T,) in frames: (4, T) float.
+    """Shift of a shape in x, y, size and angle at `time` (T,) in frames: (4, T) float.
 
     x and y are in frame widths, size is a phase of the size range (1 is from smallest to largest), the angle in radians.
     The phase of a swing, and which way a symmetric motion goes, are drawn.
@@ -106,10 +106,10 @@ def motion_path(motion: str, speed: float, time: np.ndarray, rng: np.random.Gene
     return path
 
 
-def _paint_figure(
+def _paint_shape(
     frames: np.ndarray, birth: int, life: int, motion: str, speed: float, rng: np.random.Generator, scene: Scene
 ) -> None:
-    """Paint one figure from its birth to its death over (T, size, size, 3) float32 frames."""
+    """Paint one shape from its birth to its death over (T, size, size, 3) float32 frames."""
     alive = frames[max(birth, 0) : birth + life]
     size = frames.shape[1]
     path = motion_path(motion, speed, np.arange(life), rng, scene)
@@ -124,8 +124,8 @@ def _paint_figure(
     gap_y = ((grid - (rng.uniform() + dy).astype(np.float32)[:, None] + 0.5) % 1 - 0.5)[:, :, None]
     u = (np.cos(angle) * gap_x + np.sin(angle) * gap_y) / radius
     v = (np.cos(angle) * gap_y - np.sin(angle) * gap_x) / radius
-    shape = _SHAPES[rng.integers(len(_SHAPES))]
-    distance = shape(np.abs(u), np.abs(v) / np.float32(rng.uniform(0.4, 0.7)))
+    outline = _OUTLINES[rng.integers(len(_OUTLINES))]
+    distance = outline(np.abs(u), np.abs(v) / np.float32(rng.uniform(0.4, 0.7)))
     cover = np.clip((1 - distance) * size * radius / 2 + 0.5, 0, 1)[..., None]
     alive += cover * (np.where((u > 0)[..., None], _BODY, _MARK) - alive)
 
@@ -135,13 +135,13 @@ def render(
 ) -> np.ndarray:
     """One video of the motion, (frames, size, size, 3) uint8 RGB, one speed throughout.
 
-    Figures live `life` frames; from `frames` on they live as long as the video.
+    Shapes live `life` frames; from `frames` on they live as long as the video.
     """
     speed = rng.uniform(*scene.speeds)
     picture = np.broadcast_to(_GROUND, (frames, size, size, 3)).copy()
-    for _ in range(scene.figures):
+    for _ in range(scene.shapes):
         for birth in range(-int(rng.integers(life)), frames, life) if life < frames else (0,):
-            _paint_figure(picture, birth, life, motion, speed, rng, scene)
+            _paint_shape(picture, birth, life, motion, speed, rng, scene)
     return (picture + np.float32(0.5)).astype(np.uint8)
 
 

@@ -4,8 +4,8 @@
 
 writes FOLDER/train and FOLDER/test, one folder for each class. KIND is
 
-* `lasting`: figures live as long as the video, so that order and playback rate can be seen; the classes are the motions.
-  Overlapping or not, two stretches of a video then show the same figures.
+* `lasting`: shapes live as long as the video, so that order and playback rate can be seen; the classes are the motions.
+  Overlapping or not, two stretches of a video then show the same shapes.
 * `sequences`: one motion, then another; the class is the pair in its order, so that no average over clips can tell a class from
   its reverse. For encoders of whole videos.
 * `spoken`: as `lasting`, with a voice that says what moves how, 16 kHz, AAC. The test has other voices and other wordings than
@@ -29,8 +29,8 @@ from wt_jax.errors import UserError
 from wt_jax.files import atomic_path
 
 FRAMES, SIZE = 96, 32
-# More, smaller and slower figures than the embedded set has, and fewer kinds of motion: the keys of `SPOKEN`.
-SCENE = Scene(figures=7, radii=(0.10, 0.16), step=0.045, swing=0.1, speeds=(0.6, 1.6))
+# More, smaller and slower shapes than the embedded set has, and fewer kinds of motion: the keys of `SPOKEN`.
+SCENE = Scene(shapes=7, radii=(0.10, 0.16), step=0.045, swing=0.1, speeds=(0.6, 1.6))
 PHASES = ("slide", "climb", "spin", "pulse")  # motions of `sequences`
 SPOKEN = {
     "bob": ("up and down again and again", "rising and falling in turns"),
@@ -52,7 +52,7 @@ SOUND_RATE = 16000
 
 
 def lasting(motion: str, rng: np.random.Generator, part: int, path: Path) -> None:
-    """A video whose figures last."""
+    """A video whose shapes last."""
     write_mp4(path, render(motion, rng, frames=FRAMES, size=SIZE, life=FRAMES, scene=SCENE))
 
 
@@ -63,7 +63,7 @@ def sequence(classes: str, rng: np.random.Generator, part: int, path: Path) -> N
 
 
 def spoken(motion: str, rng: np.random.Generator, part: int, path: Path) -> None:
-    """A video whose figures last, and a voice; `part` 0 has the voices and framings of training, 1 those of the test."""
+    """A video whose shapes last, and a voice; `part` 0 has the voices and framings of training, 1 those of the test."""
     frames = render(motion, rng, frames=FRAMES, size=SIZE, life=FRAMES, scene=SCENE)
     sentence = str(rng.choice(FRAMINGS[part])).format(rng.choice(SPOKEN[motion]))
     samples = speak(sentence, str(rng.choice(VOICES[part])), int(rng.integers(140, 190)), path.with_suffix(".wav"))

@@ -67,11 +67,11 @@ class TorchStep:
         for network in (self.student, self.teacher):
             network.to(memory_format=self._layout)
         self._scale = [torch.tensor(values, device=device).view(3, 1, 1, 1) for values in (config.model.mean, config.model.std)]
-        self.queue = {
-            name: torch.zeros(settings.queue.size, settings.head.dim, device=device)
-            for name in ("key", "weak")[: len(views) - 1]
-        }
-        self.queue["video"] = torch.full((settings.queue.size,), -1, dtype=torch.int32, device=device)
+        keys, self.queue = ("key", "weak")[: len(views) - 1], {}  # without a queue the batch's own keys are the negatives
+        if size := settings.queue.size:
+            self.queue = {name: torch.zeros(size, settings.head.dim, device=device) for name in keys}
+            self.queue["video"] = torch.full((size,), -1, dtype=torch.int32, device=device)
+        self._columns = (*keys, "video")
         self.step = 0
         wrap = partial(torch.compile, mode=compile_mode) if compile_mode else lambda function: function
         self._look_student, self._look_teacher = wrap(self.student), wrap(self.teacher)
@@ -103,19 +103,18 @@ class TorchStep:
         self.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             torch._foreach_lerp_(*self._averaged, 1 - self._settings.teacher.momentum)
-            if size := self._settings.queue.size:
-                rows = slice(start := self.step * len(query) % size, start + len(query))
-                for name, entry in zip(self.queue, [*keys, batch["video"]], strict=True):
-                    self.queue[name][rows] = entry
+            start = self.step * len(query) % max(1, self._settings.queue.size)
+            entries = dict(zip(self._columns, [*keys, batch["video"]], strict=True))
+            for name, column in self.queue.items():
+                column[start : start + len(query)] = entries[name]
         self.step += 1
         return loss.detach()
 
     def _losses(self, query: torch.Tensor, keys: list[torch.Tensor], video: torch.Tensor) -> torch.Tensor:
-        settings, queue = self._settings, self.queue
-        if not settings.queue.size:  # the batch's own keys are the negatives
-            queue = dict(zip(queue, [*keys, video], strict=True))
+        settings = self._settings
+        queue = self.queue or dict(zip(self._columns, [*keys, video], strict=True))
         mask = queue["video"][None] >= 0
-        if settings.queue.drop_same_video or not settings.queue.size:
+        if settings.queue.drop_same_video or not self.queue:
             mask = mask & (queue["video"][None] != video[:, None])
         positive = (query * keys[0]).sum(-1, keepdim=True)
         negative = (query @ queue["key"].T).masked_fill(~mask, -1e9 * settings.temperature)

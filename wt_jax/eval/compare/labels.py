@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from wt_jax.eval.compare.table import Runs, leads_over, scores_of
+
 _COLUMNS = {"mass": "label_mass_same_class", "chance": "negatives_same_class"}
 
 Quality = dict[str, list[float]]  # "step", "mass" and "chance", one value each for each log line
 Labels = Mapping[str, Mapping[int, Quality]]  # by method and seed
-Runs = Mapping[str, Mapping[int, Mapping[str, float]]]  # scores by method and seed
 
 
 def label_quality(metrics: Iterable[Mapping[str, Any]]) -> Quality:
@@ -36,7 +37,7 @@ def draw_labels(labels: Labels, runs: Runs, reference: str, path: Path) -> None:
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     over_time, against_lead = figure.subplots(1, 2)
-    score = next(iter(next(iter(runs[reference].values()))))
+    score = scores_of(runs)[0]
     for method, seeds in labels.items():
         lines = min(len(quality["step"]) for quality in seeds.values())
         mean = {
@@ -44,9 +45,9 @@ def draw_labels(labels: Labels, runs: Runs, reference: str, path: Path) -> None:
         }
         (curve,) = over_time.plot(mean["step"], 100 * mean["mass"], label=method)
         over_time.plot(mean["step"], 100 * mean["chance"], color="lightgray", linestyle="--", zorder=0)
-        paired = [seed for seed in seeds if seed in runs[reference] and method != reference]
-        leads = [100 * (runs[method][seed][score] - runs[reference][seed][score]) for seed in paired]
-        against_lead.scatter([100 * late_mass(seeds[seed]) for seed in paired], leads, color=curve.get_color(), s=14)
+        leads = {seed: lead for seed, lead in leads_over(runs, method, reference, score).items() if seed in seeds}
+        masses = [100 * late_mass(seeds[seed]) for seed in leads]
+        against_lead.scatter(masses, [100 * lead for lead in leads.values()], color=curve.get_color(), s=14)
     over_time.set(xlabel="step", ylabel="soft mass on the same class, % (dashed: chance)")
     over_time.legend()
     against_lead.axhline(0, color="lightgray", zorder=0)

@@ -43,14 +43,17 @@ def summarize(runs: Runs, reference: str) -> Summary:
     for method, seeds in runs.items():
         names = dict.fromkeys(name for values in seeds.values() for name in values)
         columns = {name: [values[name] for values in seeds.values() if name in values] for name in names}
-        base = runs.get(reference, {}) if method != reference else {}
-        leads = [
-            seeds[s][name] - base[s][name] for name in first for s in seeds if name in seeds[s] and name in base.get(s, {})
-        ]
+        leads = [lead for name in first for lead in leads_over(runs, method, reference, name).values()]
         if leads:
             columns["lead"] = leads
         summary[method] = {name: _spread(np.asarray(column, float)) for name, column in columns.items()}
     return summary
+
+
+def leads_over(runs: Runs, method: str, reference: str, score: str) -> dict[int, float]:
+    """{seed: a method's score less that of `reference`} over the seeds that both have; none of the reference itself."""
+    seeds, base = runs[method], runs.get(reference, {}) if method != reference else {}
+    return {s: seeds[s][score] - base[s][score] for s in seeds if score in seeds[s] and score in base.get(s, {})}
 
 
 def scores_of(runs: Mapping[str, Mapping[Any, Mapping[str, Any]]]) -> list[str]:
