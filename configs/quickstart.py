@@ -36,14 +36,14 @@ def get_config(method: str = "weak_teacher") -> ConfigDict:
     adapt(config.method, {"decoder.width": 48, "decoder.heads": 2, "decoder.blocks": 2})
     adapt(config.method, {"predictor.width": 48, "predictor.heads": 2, "predictor.blocks": 2})
     adapt(config.method, {"crops.local_clips": 4, "crops.local_size": 12, "head.prototypes": 256})
-    adapt(config.method, {"queue.size": 256, "teacher.momentum": 0.97, "teacher.schedule": "constant"})
+    adapt(config.method, {"queue.size": 240, "teacher.momentum": 0.97, "teacher.schedule": "constant"})
     if config.method_name in IN_BATCH:
         adapt(config.method, {"queue.size": 0, "teacher.momentum": 0.0, "teacher.schedule": "cosine"})
     if has_key(config.method, "label_weight"):  # chosen on other videos than the test's
         adapt(config.method, {"temperature": 0.2, "weak_temperature": 0.05, "label_weight": 0.5})
     adapt(config.method, {"head.hidden": 0, "head.dim": 128, "head.layers": 2, "head.norm": "batch", "head_norm": "batch"})
     adapt(config.method, {"prototypes": 64, "motion_rate": 1, "narrowing": 4})
-    config.train.batch_size, config.train.duration = 64, "300 steps"
+    config.train.batch_size, config.train.duration = 48, "400 steps"
     config.optim.name, config.optim.learning_rate, config.optim.warmup = "adamw", 0.016, "5 %"
     config.train.log_every, config.train.checkpoint_every = 20, "100 steps"
     config.data.workers, config.data.threads = 1, 2
