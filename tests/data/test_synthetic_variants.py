@@ -7,7 +7,7 @@ import pytest
 
 from wt_jax.data import synthetic_variants
 from wt_jax.data.sources.open import open_source
-from wt_jax.data.synthetic import MOTIONS, render
+from wt_jax.data.synthetic import ALONG_AXES, MOTIONS, render
 from wt_jax.data.synthetic_variants import FRAMINGS, KINDS, SPOKEN, VOICES, write_sounding_mp4, write_variant
 from wt_jax.data.video.audio import read_audio, voiced_fraction
 from wt_jax.data.video.reader import open_video
@@ -49,7 +49,7 @@ def test_sound_is_written_beside_the_frames(tmp_path):
 def test_voices_and_wordings_of_the_test_are_not_those_of_training():
     assert not set(VOICES[0]) & set(VOICES[1])
     assert not set(FRAMINGS[0]) & set(FRAMINGS[1])
-    assert set(SPOKEN) <= set(MOTIONS)
+    assert set(SPOKEN) <= {*MOTIONS, *ALONG_AXES}
 
 
 @pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")

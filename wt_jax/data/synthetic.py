@@ -14,9 +14,9 @@ Shortcuts and limits, to be known before a number from this set is believed:
   are the same everywhere, so nothing has to be learnt to ignore them.
 * Overlapping stretches show the same shapes, so training takes stretches that lie apart (`config.clip.gap`).
 * Speed varies between videos, so it identifies a video too and is learnt beside the kind of motion.
-* Directions differ between the shapes of a video, so none names it or its class, and classes do not change when a video is
-  mirrored, turned or, all of them, reversed in time: what is learnt is the kind and the rhythm of motion. (Classes that differed
-  in their axis alone were told apart in some runs and not in others: docs/results.md.)
+* Directions differ between the shapes of a video, so none names it or its class, and a video that is mirrored, turned or
+  reversed in time keeps its class: what is learnt is the kind and the rhythm of motion. (Classes that differed in their axis
+  alone were told apart in some runs and not in others: docs/results.md.)
 * Some classes differ little within a clip, such as a shape that turns to and fro ("twist") and one that goes on ("spin").
 * Many videos share a class, so instance discrimination meets false negatives: what the weak teacher is meant to soften.
 * A few hundred videos of 32 x 32 pixels prove that the machinery learns; they prove nothing about Kinetics.

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import queue
+import re
 import runpy
 import subprocess
 import sys
@@ -92,6 +93,8 @@ class Comparison:
       seeds: of each method.
       folder: of the runs and the table.
       ceiling: a method whose lead is what is possible, of which the table shows each method's share; "": none.
+      rows: {name in the table: (method, overrides of its own)}. With `variants`, pairs of a key and a value, each method but
+        the reference and the ceiling has a row for each of them.
     """
 
     def __init__(
@@ -102,14 +105,21 @@ class Comparison:
         overrides: Mapping[str, Any],
         folder: Path,
         ceiling: str = "",
+        variants: Sequence[tuple[str, Any]] = (),
     ):
         if ceiling and ceiling not in methods[1:]:
             raise ConfigError(f"--ceiling={ceiling} is none of --methods behind the first, {methods[0]}")
         self.file, self.methods, self.overrides, self.folder, self.ceiling = file, methods, dict(overrides), folder, ceiling
-        self.runs = [(method, seed) for seed in seeds for method in methods]
+        self.rows: dict[str, tuple[str, dict[str, Any]]] = {}
+        for method in methods:
+            if not variants or method in (methods[0], ceiling):
+                self.rows[method] = method, {}
+            else:
+                self.rows |= {f"{method}, {key.rpartition('.')[2]}={value}": (method, {key: value}) for key, value in variants}
+        self.runs = [(row, seed) for seed in seeds for row in self.rows]
         # The encoder before training is evaluated once per seed. All is checked before the first run starts.
-        self._prepared = {(m, s): config_of(file, m, s, {**overrides, "eval.before": m == methods[0]}) for m, s in self.runs}
-        self._parameters = {method: trained_parameters(self._prepared[method, seeds[0]][0]) for method in methods}
+        self._prepared = {(row, seed): self._config(row, seed) for row, seed in self.runs}
+        self._parameters = {row: trained_parameters(self._prepared[row, seeds[0]][0]) for row in self.rows}
         self._results: dict[str, dict[int, dict[str, float]]] = {}
         self._labels: dict[str, dict[int, Quality]] = {}
         self.failures: list[str] = []
@@ -129,24 +139,32 @@ class Comparison:
             free.put(available[job::jobs])
         text = ""
         with ThreadPoolExecutor(jobs) as pool:
-            for method, seed in pool.map(lambda run: self._finish(run[0], run[1], free), enumerate(self.runs, 1)):
-                text = self._collect(method, seed) or text
+            for row, seed in pool.map(lambda run: self._finish(run[0], run[1], free), enumerate(self.runs, 1)):
+                text = self._collect(row, seed) or text
         if self.failures:
             raise ConfigError(f"{len(self.failures)} of {len(self.runs)} runs failed; the first: {self.failures[0]}")
         return text
 
-    def _workdir(self, method: str, seed: int) -> Path:
-        return self.folder / f"{method}_seed{seed}"
+    def _config(self, row: str, seed: int) -> tuple[Config, dict[str, Any]]:
+        method, own = self.rows[row]
+        config, known = config_of(self.file, method, seed, {**self.overrides, **own, "eval.before": method == self.methods[0]})
+        if missing := own.keys() - known.keys():
+            raise ConfigError(f"--vary: {method} has no setting {', '.join(missing)}; leave the method out")
+        return config, known
+
+    def _workdir(self, row: str, seed: int) -> Path:
+        name = re.sub(r"[^\w.=-]+", "_", row)
+        return self.folder / f"{name}_seed{seed}"
 
     def _finish(self, number: int, which: tuple[str, int], free: "queue.SimpleQueue[Sequence[int]]") -> tuple[str, int]:
         """Make one run, unless it is finished."""
-        (method, seed), (config, known) = which, self._prepared[which]
-        workdir = self._workdir(method, seed)
+        (row, seed), (config, known) = which, self._prepared[which]
+        workdir = self._workdir(row, seed)
         if not finished(workdir, config):
             cores = free.get()
             try:
                 seconds, place = time.monotonic() - self._start, f"{number}/{len(self.runs)}"
-                log.info("%s, seed %d, %s: %.0f s so far; its log is %s/log.txt", method, seed, place, seconds, workdir)
+                log.info("%s, seed %d, %s: %.0f s so far; its log is %s/log.txt", row, seed, place, seconds, workdir)
                 run(self.file, config, known, workdir, cores)
             except ConfigError as error:
                 log.error("%s", error)
@@ -155,21 +173,21 @@ class Comparison:
                 free.put(cores)
         return which
 
-    def _collect(self, method: str, seed: int) -> str:
+    def _collect(self, row: str, seed: int) -> str:
         """Put a run into the table, and write it."""
-        workdir = self._workdir(method, seed)
-        if not finished(workdir, self._prepared[method, seed][0]):
+        workdir = self._workdir(row, seed)
+        if not finished(workdir, self._prepared[row, seed][0]):
             return ""
         found = read_results(workdir) or Results()
         if found.failures:
             log.warning("%s: %s", workdir.name, "; ".join(found.failure_lines()))
         metrics = read_metrics(workdir / "metrics.jsonl")
-        values = {**scores(found, AFTER), **speed(metrics), "parameters": self._parameters[method]}
-        self._results.setdefault(method, {})[seed] = values
+        values = {**scores(found, AFTER), **speed(metrics), "parameters": self._parameters[row]}
+        self._results.setdefault(row, {})[seed] = values
         if BEFORE in found.encoders:
             self._results.setdefault(BEFORE, {})[seed] = scores(found, BEFORE)
         if quality := label_quality(metrics):
-            self._labels.setdefault(method, {})[seed] = quality
+            self._labels.setdefault(row, {})[seed] = quality
         table = {
             "config": self.file,
             "overrides": self.overrides,
