@@ -92,7 +92,12 @@ def test_a_ceiling_that_is_not_compared_is_refused(tmp_path):
 def test_each_value_of_a_setting_is_a_row_of_its_own_but_for_reference_and_ceiling(tmp_path):
     methods, variants = ["one_hot", "weak_teacher", "oracle"], [("method.label_weight", 0.2), ("views.weak.area", (0.9, 1.0))]
     comparison = Comparison(QUICKSTART, methods, [0], {"data.train": "videos"}, tmp_path, "oracle", variants)
-    assert list(comparison.rows) == ["one_hot", "weak_teacher, label_weight=0.2", "weak_teacher, area=(0.9, 1.0)", "oracle"]
+    assert list(comparison.rows) == [
+        "one_hot",
+        "weak_teacher, label_weight=0.2",
+        "weak_teacher, views.weak.area=(0.9, 1.0)",
+        "oracle",
+    ]
     configs = {row: comparison._prepared[row, 0][0] for row in comparison.rows}
     assert [config.method.label_weight for row, config in configs.items() if "weak_teacher" in row] == [0.2, 0.5]
     assert [config.views.weak.area for config in configs.values()] == [(0.6, 1.0), (0.6, 1.0), (0.9, 1.0), (0.6, 1.0)]

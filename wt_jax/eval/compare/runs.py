@@ -115,7 +115,9 @@ class Comparison:
             if not variants or method in (methods[0], ceiling):
                 self.rows[method] = method, {}
             else:
-                self.rows |= {f"{method}, {key.rpartition('.')[2]}={value}": (method, {key: value}) for key, value in variants}
+                self.rows |= {
+                    f"{method}, {key.removeprefix('method.')}={value}": (method, {key: value}) for key, value in variants
+                }
         self.runs = [(row, seed) for seed in seeds for row in self.rows]
         # The encoder before training is evaluated once per seed. All is checked before the first run starts.
         self._prepared = {(row, seed): self._config(row, seed) for row, seed in self.runs}
