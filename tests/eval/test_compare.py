@@ -176,8 +176,8 @@ def test_two_methods_and_then_a_third_without_repeating_the_first_two(small_set,
     logs = {name: (tmp_path / f"{name}_seed0" / "log.txt").stat() for name in ("weak_teacher", "moco")}
     second = command(small_set, tmp_path, "--methods=weak_teacher,moco,relational", "--seeds=1")
     assert second.returncode == 0, second.stderr
-    assert "run 3 of 3" in second.stderr
-    assert "run 1 of 3" not in second.stderr
+    assert "relational, seed 0, 3/3" in second.stderr
+    assert "seed 0, 1/3" not in second.stderr
     for name, before in logs.items():
         assert (tmp_path / f"{name}_seed0" / "log.txt").stat().st_mtime_ns == before.st_mtime_ns
     table = json.loads((tmp_path / "comparison.json").read_text())
