@@ -16,7 +16,7 @@ Shortcuts and limits, to be known before a number from this set is believed:
 * Speed varies between videos, so it identifies a video too and is learnt beside the kind of motion.
 * Directions differ between the shapes of a video, so none names it or its class, and a video that is mirrored, turned or
   reversed in time keeps its class: what is learnt is the kind and the rhythm of motion. (Classes that differed in their axis
-  alone were told apart in some runs and not in others: docs/results.md.)
+  alone were distinguished in some runs and not in others: docs/results.md.)
 * Some classes differ little within a clip, such as a shape that turns to and fro ("twist") and one that goes on ("spin").
 * Many videos share a class, so instance discrimination meets false negatives: what the weak teacher is meant to soften.
 * A few hundred videos of 32 x 32 pixels prove that the machinery learns; they prove nothing about Kinetics.
@@ -72,7 +72,7 @@ def motion_path(motion: str, speed: float, time: np.ndarray, rng: np.random.Gene
     """Shift of a shape in x, y, size and angle at `time` (T,) in frames: (4, T) float.
 
     x and y are in frame widths, size is a phase of the size range (1 is from smallest to largest), the angle in radians.
-    The phase of a swing, and which way a symmetric motion goes, are drawn.
+    The phase of a swing, which way a symmetric motion goes, and the direction of "drift", "leap" and "swing" are drawn.
     """
     path = np.zeros((4, len(time)))
     way = rng.choice((-1.0, 1.0))
