@@ -56,5 +56,5 @@ def get_config(method: str = "weak_teacher") -> ConfigDict:
     config.train.batch_size, config.train.duration = 48, "600 steps"
     config.optim.name, config.optim.learning_rate, config.optim.warmup = "adamw", 0.016, "5 %"
     config.train.log_every, config.train.checkpoint_every = 20, "100 steps"
-    config.data.workers, config.data.threads = 1, 2
+    config.data.workers, config.data.threads, config.data.cache_gib = 1, 2, 0.5
     return config

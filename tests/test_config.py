@@ -85,6 +85,7 @@ def broken(method="weak_teacher", **changes):
         ({"optim__name": "sdg"}, r"config\.optim\.name"),
         ({"optim__layer_decay": 0.0}, r"config\.optim\.layer_decay must lie in \(0, 1\]"),
         ({"clip__num_frames": 0}, "num_frames must be 1 or more"),
+        ({"data__cache_gib": -1.0}, r"config\.data\.cache_gib must be 0 or more, got -1\.0"),
     ],
 )
 def test_a_fault_is_named(changes, message):

@@ -145,6 +145,8 @@ class DataConfig:
         there and read instead of the lists; empty: the lists' own videos are read. See `wt_jax.data.pack_locally.make_pack`.
       workers: processes that decode; 0: threads of the main process.
       threads: batches in flight per process.
+      cache_gib: GiB of decoded training frames that each process that decodes keeps in memory (1.5 bytes per pixel, most
+        often); a set that fits is decoded once. 0: each epoch decodes.
       max_bad_fraction: share of the videos that may be missing or undecodable before the run stops.
     """
 
@@ -154,6 +156,7 @@ class DataConfig:
     pack: str = ""
     workers: int = 0
     threads: int = 2
+    cache_gib: float = 0.0
     max_bad_fraction: float = 0.01
 
 
@@ -439,6 +442,8 @@ def check_config(config: Config) -> None:
     }.items():
         if value < 1:
             raise ConfigError(f"config.{key} must be 1 or more, got {value}")
+    if config.data.cache_gib < 0:
+        raise ConfigError(f"config.data.cache_gib must be 0 or more, got {config.data.cache_gib}")
     if train.batch_size % train.accumulate:
         raise ConfigError(
             f"config.train.batch_size {train.batch_size} is not a multiple of config.train.accumulate {train.accumulate}"

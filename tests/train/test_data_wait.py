@@ -35,6 +35,7 @@ def test_waiting_is_reported_once_with_its_remedies(caplog):
     assert f"the last {STEPS} steps waited 90 % of their time for data" in line
     assert "--config.data.workers=3 (now 1), it goes on" in line
     assert "--config.data.pack=DIR" in line
+    assert "--config.data.cache_gib=G" in line
     assert "`wt-jax pack mine DIR --short_side=20`" in line  # of clips of 16 pixels
 
 
@@ -44,8 +45,9 @@ def test_less_is_not(caplog, waits):
 
 
 def test_what_is_done_already_is_not_advised(caplog):
-    config = small_config(data__train="packed", data__workers=3)
+    config = small_config(data__train="packed", data__workers=3, data__cache_gib=1.0)
     (line,) = logged(caplog, [0.9] * STEPS, config, "packed/clips.array_record#{}")
     assert "pack=" not in line
     assert "workers=" not in line
+    assert "cache_gib=" not in line
     assert "wt-jax bench-loader" in line

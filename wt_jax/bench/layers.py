@@ -19,7 +19,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 from unittest import mock
 
 import cv2
@@ -34,7 +34,7 @@ from wt_jax.cli import parse_flags, set_up_logging, user_errors
 from wt_jax.config import Config
 from wt_jax.data.pipeline import train_batches
 from wt_jax.data.sources.open import open_source
-from wt_jax.data.video.yuv420 import Crop, Planes, halved, halvings_of
+from wt_jax.data.video.yuv420 import Crop, Planes, halved, halvings_of, lines_of
 from wt_jax.errors import ConfigError
 from wt_jax.experiment import build_method, resolve
 from wt_jax.ops import PORTABLE, prepare_process
@@ -132,6 +132,26 @@ def _loader(workers: int, environment: dict[str, str] | None = None, **replaced:
     return turn
 
 
+def _later_epochs(cache_gib: float) -> Turn:
+    """Milliseconds per video of the training batches, made by this process, after a first epoch."""
+    if not _VIDEOS.value:
+        raise ConfigError("--videos=FOLDER is missing: the rows of the loader read videos")
+    config = _config(_LOADER.value)
+    size, videos = 8, open_source(_VIDEOS.value, "", 0.0)
+    views = dict(build_method(config, 1).views)
+    batches = train_batches(videos, views, seed=0, batch_size=size, threads=0, cache_gib=cache_gib)
+    for _ in range(-(-len(videos) // size)):
+        next(batches)
+
+    def turn() -> float:
+        start, count = time.perf_counter(), 36
+        for _ in range(count):
+            next(batches)
+        return 1000 * (time.perf_counter() - start) / (count * size)
+
+    return turn
+
+
 def _grain_iterate(batches: grain.MapDataset, workers: int, threads: int):
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2)
     made = batches.to_iter_dataset(options).mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
@@ -145,9 +165,10 @@ def _opencv_crop_planes(pictures: Sequence[Planes], places: Sequence[int], crop:
     chroma = top // 2, left // 2, (top + rows + 1) // 2 - top // 2, (left + columns + 1) // 2 - left // 2
     for picture, place in zip(pictures, places, strict=True):
         parts = []
-        for plane, box, fewer in zip(picture.planes, (crop[:4], chroma, chroma), (0, 1, 1), strict=True):
+        bytes_of_lines = picture.source[3], picture.source[4], picture.source[4]
+        for plane, line, box, fewer in zip(picture.planes, bytes_of_lines, (crop[:4], chroma, chroma), (0, 1, 1), strict=True):
             top, left, rows, columns = box
-            lines = np.frombuffer(cast(Any, plane), np.uint8).reshape(-1, plane.line_size)
+            lines = lines_of(plane, line)
             part = halved(lines[top : top + rows, left : left + columns], max(times - fewer, 0))
             parts.append(cv2.resize(part, (size, size), interpolation=cv2.INTER_LINEAR))
         colored = cv2.transform(cv2.merge(parts), _BT601)
@@ -196,6 +217,10 @@ LAYERS: dict[str, tuple[str, Callable[[], dict[str, Turn]]]] = {
     "workers": (
         "loader, 2 workers, per video",
         lambda: {"ours": _loader(2), "grain's mp_prefetch": _loader(2, data__pipeline__iterate=_grain_iterate)},
+    ),
+    "decoded": (
+        "loader after the first epoch, one thread, per video",
+        lambda: {"frames kept": _later_epochs(8.0), "decoded anew": _later_epochs(0.0)},
     ),
     "cache_quickstart": ("quick start, second start", lambda: _starts("quickstart")),
     "cache_k400": ("k400, second start", lambda: _starts("k400")),

@@ -25,8 +25,9 @@ from wt_jax.data.optical_flow import encode_motion
 from wt_jax.data.records import TIME, Record, VideoList
 from wt_jax.data.sampling import centered_start, extent, fits, frame_indices, random_windows, spread_windows
 from wt_jax.data.video.audio import voiced_fraction
+from wt_jax.data.video.cache import VideoCache
 from wt_jax.data.video.decode import some_at_once
-from wt_jax.data.video.reader import Reader, Video, find_video
+from wt_jax.data.video.reader import Readable, Reader, find_video
 from wt_jax.data.video.yuv420 import Crop, Planes, crop_planes
 from wt_jax.data.views import check_crops, crop_frame, crop_geometry, draw_crop
 from wt_jax.data.workers.pool import iterate
@@ -50,6 +51,7 @@ def train_batches(
     num_hosts: int = 1,
     workers: int = 0,
     threads: int = 2,
+    cache_gib: float = 0.0,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields this host's part of the training batches; each epoch shows every video once, in a new order.
 
@@ -67,6 +69,7 @@ def train_batches(
       num_hosts: hosts that share the global batch.
       workers: worker processes; 0 works in threads of this process.
       threads: batches under way at once, per process; with 0 each batch is made when it is asked for.
+      cache_gib: GiB of decoded frames that each process that reads keeps, see `VideoCache`; it changes no batch.
 
     Yields:
       The arrays of each view, see `wt_jax.specs.batch_arrays`, [b, ...] with b = batch_size // num_hosts: of a clip uint8
@@ -85,7 +88,7 @@ def train_batches(
     share = _share(batch_size, host, num_hosts)
     elements = _order(videos, seed).random_map(_with_state)
     stop = None if num_steps is None else (start_step + num_steps) * batch_size
-    shares = elements[:stop].batch(share, batch_fn=_TrainBatch(videos, dict(views)))
+    shares = elements[:stop].batch(share, batch_fn=_TrainBatch(videos, dict(views), VideoCache(cache_gib)))
     return iterate(shares[start_step * num_hosts + host :: num_hosts], workers, threads)
 
 
@@ -205,9 +208,10 @@ def _with_state(index: int, rng: np.random.Generator) -> tuple[int, Mapping[str,
 class _TrainBatch:
     """Makes a batch of training elements, each array written where it stays; a class, because it travels to workers."""
 
-    def __init__(self, videos: VideoList, views: dict[str, View]):
+    def __init__(self, videos: VideoList, views: dict[str, View], cache: VideoCache):
         self.videos = videos
         self.views = views
+        self.cache = cache
         self.arrays = batch_arrays(views)
 
     def __call__(self, elements: Sequence[tuple[int, Mapping[str, Any]]]) -> dict[str, np.ndarray]:
@@ -225,7 +229,7 @@ class _TrainBatch:
         for _ in range(_TRIES):
             record = self.videos[index]
             try:
-                read_views(record, self.views, rng, out)
+                read_views(record, self.views, rng, out, self.cache.find)
             except VideoError as error:
                 last = str(error)  # not the error: it holds this frame, and the frame it, until a collection
                 failed = record.index if failed < 0 else failed
@@ -252,12 +256,18 @@ class _Shown:
     views: Mapping[str, View]
     rng: np.random.Generator
     out: dict[str, np.ndarray]
-    video: Video | None = None
+    video: Readable | None = None
     reader: Reader | None = None
     windows: Mapping[str, np.ndarray] | None = None
 
 
-def read_views(record: Record, views: Mapping[str, View], rng: np.random.Generator, out: dict[str, np.ndarray]) -> None:
+def read_views(
+    record: Record,
+    views: Mapping[str, View],
+    rng: np.random.Generator,
+    out: dict[str, np.ndarray],
+    find: Callable[[str], Readable] = find_video,
+) -> None:
     """Reads the views of one video, which is opened once, and only where a view needs it.
 
     Args:
@@ -265,6 +275,7 @@ def read_views(record: Record, views: Mapping[str, View], rng: np.random.Generat
       views: what to read; see `check_views`.
       rng: where all draws come from: first the variants, then the windows, then what each kind draws.
       out: the arrays of `wt_jax.specs.batch_arrays`, written to.
+      find: opens nothing yet: the video of a name.
 
     Raises:
       VideoError: one of the views cannot be read.
@@ -275,7 +286,7 @@ def read_views(record: Record, views: Mapping[str, View], rng: np.random.Generat
     for name, view in views.items():
         readers.setdefault(VIEW_READERS[type(view)], {})[name] = view
     timed: dict[str, Any] = {name: view for name, view in views.items() if isinstance(view, _TIMED)}
-    video = find_video(record.path) if timed else None
+    video = find(record.path) if timed else None
     with video.open() if video else nullcontext() as reader:
         if reader is not None:
             _check_length(record, reader, asked)

@@ -48,5 +48,7 @@ class DataWait:
                 advice.append(
                     f"re-encode the videos once, in a new --workdir with --config.data.pack=DIR (`{same}` is its work)"
                 )
+        if not data.cache_gib:
+            advice.append("keep decoded frames with --config.data.cache_gib=G, if they fit in memory once per worker")
         advice.append("see where the time goes with `wt-jax bench-loader` and this --config")
         return "; or ".join(advice)

@@ -132,6 +132,7 @@ def _batches(run: Run, start: int) -> Generator[Batch, None, None]:
         num_hosts=jax.process_count(),
         workers=run.config.data.workers,
         threads=run.config.data.threads,
+        cache_gib=run.config.data.cache_gib,
     )
     with closing(batches):  # ends the workers
         for batch in batches:

@@ -21,6 +21,7 @@ from wt_jax.files import write_atomic
 _FREE = {
     ("data", "workers"),
     ("data", "threads"),
+    ("data", "cache_gib"),
     ("data", "max_bad_fraction"),
     ("data", "test"),
     ("train", "fsdp"),

@@ -45,7 +45,10 @@ _OPEN_SHARDS = 256
 class Reader(Protocol):
     """A video that is open; of a video file it is a `wt_jax.data.video.decode.Reader`."""
 
-    info: VideoInfo
+    @property
+    def info(self) -> VideoInfo:
+        """What is in the video."""
+        ...
 
     def frames(self, indices: np.ndarray, planes: bool = False) -> Iterator[tuple[int, np.ndarray | Planes]]:
         """Yields (index, uint8 [height, width, 3]) for increasing indices, in no promised order, each once.
@@ -55,19 +58,23 @@ class Reader(Protocol):
         ...
 
 
-class Video(Protocol):
-    """A video at hand. Everything raises VideoError, with the name of the video and the cause, where it is broken."""
+class Readable(Protocol):
+    """The frames and the audio track of a video. Both raise VideoError, with its name and the cause, where it is broken."""
 
     def open(self) -> AbstractContextManager[Reader]:
         """Opens it, to look at it and to read frames."""
         ...
 
-    def read_all(self) -> Iterator[np.ndarray]:
-        """Every frame that `check` finds, uint8 [height, width, 3], in order, one at a time."""
-        ...
-
     def audio(self, start: Fraction, count: int, rate: int) -> np.ndarray:
         """A stretch of its audio track, as `wt_jax.data.video.audio.read_audio` reads it."""
+        ...
+
+
+class Video(Readable, Protocol):
+    """A video at hand. Everything raises VideoError, with the name of the video and the cause, where it is broken."""
+
+    def read_all(self) -> Iterator[np.ndarray]:
+        """Every frame that `check` finds, uint8 [height, width, 3], in order, one at a time."""
         ...
 
     def check(self) -> VideoInfo:
