@@ -53,7 +53,7 @@ def get_config(method: str = "weak_teacher") -> ConfigDict:
     adapt(config.method, LABELS.get(config.method_name, {}))
     adapt(config.method, {"head.hidden": 0, "head.dim": 128, "head.layers": 2, "head.norm": "batch", "head_norm": "batch"})
     adapt(config.method, {"prototypes": 64, "motion_rate": 1, "narrowing": 4})
-    config.train.batch_size, config.train.duration = 48, "600 steps"
+    config.train.batch_size, config.train.duration = 48, "560 steps"
     config.optim.name, config.optim.learning_rate, config.optim.warmup = "adamw", 0.016, "5 %"
     config.train.log_every, config.train.checkpoint_every = 20, "100 steps"
     config.data.workers, config.data.threads, config.data.cache_gib = 1, 2, 0.5
