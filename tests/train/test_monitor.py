@@ -3,15 +3,19 @@
 import contextlib
 import json
 import logging
+import time
+from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.training import small_config
 
 from wt_jax.data.records import VideoList
 from wt_jax.errors import TrainingError
-from wt_jax.train import metrics as metrics_module
 from wt_jax.train import monitor as monitor_module
+from wt_jax.train.device_clock import DeviceClock
 from wt_jax.train.metrics import read_metrics
 from wt_jax.train.monitor import StepMonitor
 
@@ -41,12 +45,35 @@ def make(tmp_path):
         yield make
 
 
+class Device:
+    """A device that takes one second per step, one after the other, and the clock that notes when it has finished them."""
+
+    def __init__(self, now):
+        self._now, self._free = now, now[0]
+
+    def finish(self, results):
+        self._free = max(self._now[0], self._free) + 1.0
+        return Finished(self._now, self._free)
+
+    def close(self):
+        pass
+
+
+class Finished(NamedTuple):
+    now: list
+    time: float
+
+    def result(self):
+        self.now[0] = max(self.now[0], self.time)
+        return self.time
+
+
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that only the test moves."""
+    """A clock that only the test and the device move."""
     now = [1000.0]
-    for module in (monitor_module, metrics_module):
-        monkeypatch.setattr(module.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(monitor_module.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(monitor_module, "DeviceClock", lambda: Device(now))
     return now
 
 
@@ -130,26 +157,48 @@ def test_the_best_score_is_known_across_restarts(make):
     assert make(start=3).evaluated == {2}  # what a checkpoint does not hold is repeated
 
 
-def test_clocks_leave_out_what_is_no_training(make, tmp_path, clock):
+@pytest.mark.parametrize(("seconds", "step_seconds", "waiting"), [(4.0, 4.0, 0.75), (0.5, 1.0, 0.0)])
+def test_data_are_waited_for_while_the_device_has_no_work(make, tmp_path, clock, seconds, step_seconds, waiting):
     def batches():
         while True:
-            clock[0] += 1.0  # each batch is waited for one second
+            clock[0] += seconds
             yield {}
 
     monitor, source = make(), batches()
     monitor.resume(0)
-    for step in (1, 2, 3):
+    for step in range(1, 7):
+        before = clock[0]
         monitor.fetch(source)
-        assert monitor.busy_seconds() == pytest.approx(1.0)
-        clock[0] += 3.0
+        assert monitor.busy_seconds() == pytest.approx(seconds)
+        assert clock[0] == before + seconds
         monitor.add(step, *results())
-        if step == 2:
+        if step == 3:
             monitor.flush()
             clock[0] += 1000.0  # an evaluation
             monitor.resume(step)
     monitor.flush()
-    lines = read_metrics(tmp_path / "metrics.jsonl")
-    assert [line["clips_per_second"] for line in lines][-1] == pytest.approx(BATCH / 4)
-    assert lines[-1]["data_wait"] == pytest.approx(0.25)
-    assert lines[-1]["step_seconds_p99"] <= 4.0
+    # Before steps 1 and 4 the device had nothing to do in any case.
+    lines = [line for line in read_metrics(tmp_path / "metrics.jsonl") if line["step"] in (3, 5, 6)]
+    assert [line["data_wait"] for line in lines] == pytest.approx([waiting] * 3)
+    assert [line["clips_per_second"] for line in lines] == pytest.approx([BATCH / step_seconds] * 3)
+    assert lines[-1]["step_seconds_p90"] < 5.1  # nothing of the evaluation
     assert all(line.get("goodput", 0) >= 0 for line in lines)
+
+
+def test_the_device_clock_waits_for_results_in_order():
+    clock = DeviceClock()
+    before = time.perf_counter()
+    slow = jax.jit(lambda x: jax.lax.fori_loop(0, 300, lambda _, y: jnp.tanh(y @ y), x))(jnp.ones((200, 200)))
+    times = [clock.finish(array).result(timeout=60) for array in (slow, jnp.zeros(()))]
+    assert slow.is_ready()
+    assert before < times[0] <= times[1] <= time.perf_counter()
+
+
+def test_the_device_clock_notes_failures_too():
+    class Failing:
+        def block_until_ready(self):
+            raise RuntimeError("the device is gone")
+
+    clock = DeviceClock()
+    assert clock.finish(Failing()).result(timeout=60) <= time.perf_counter()
+    assert clock.finish(jnp.zeros(())).result(timeout=60) <= time.perf_counter()

@@ -6,7 +6,6 @@ All processes compute the same metrics; the primary process writes them. All tim
 import collections
 import json
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -107,28 +106,31 @@ class StepRates:
     def __init__(self, num_steps: int, batch_size: int):
         self._num_steps, self._batch_size, self._peak = num_steps, batch_size, device_peak()
         self._times: collections.deque[float] = collections.deque(maxlen=_STEPS)
+        self._first = True
         self.restart(0)
 
     def restart(self, step: int) -> None:
         """Start a new stretch of steps, for example after an evaluation, which is not training time."""
-        self._step, self._start, self._waited = step, time.perf_counter(), 0.0
+        self._step, self._elapsed, self._waited = step, 0.0, 0.0
 
     @property
     def seconds(self) -> float:
-        """Length of the stretch until now."""
-        return time.perf_counter() - self._start
+        """Length of the stretch until the last step ended."""
+        return self._elapsed
 
-    def add_step(self, seconds: float) -> None:
-        """Count a step: seconds since the one before it ended."""
-        self._times.append(seconds)
-
-    def add_wait(self, seconds: float) -> None:
-        """Count time in which the next batch was not ready."""
-        self._waited += seconds
+    def add_step(self, seconds: float, waited: float) -> None:
+        """Count a step: seconds since the one before it ended, and those of them in which the device waited for data."""
+        # The first step of a process takes longer, and is no step like others.
+        if self._first:
+            self._first = False
+        else:
+            self._times.append(seconds)
+        self._elapsed += seconds
+        self._waited += waited
 
     def rates(self, step: int) -> dict[str, float]:
         """Rates of the stretch that ends at this step; a new stretch begins."""
-        elapsed = max(time.perf_counter() - self._start, 1e-9)
+        elapsed = max(self._elapsed, 1e-9)
         steps_per_second = (step - self._step) / elapsed
         rates = {
             "clips_per_second": steps_per_second * self._batch_size,

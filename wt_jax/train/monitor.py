@@ -9,6 +9,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from wt_jax.data.records import VideoList
 from wt_jax.errors import TrainingError
 from wt_jax.train.bad_videos import BadVideos
 from wt_jax.train.data_wait import DataWait
+from wt_jax.train.device_clock import DeviceClock
 from wt_jax.train.metrics import MetricsWriter, StepRates
 from wt_jax.train.trackers import open_trackers
 
@@ -33,12 +35,13 @@ Batch = dict[str, np.ndarray]
 
 
 class PendingStep(NamedTuple):
-    """A dispatched step whose results are not read yet, and the seconds that it waited for its batch."""
+    """A dispatched step whose results are not read yet; `fetched` is when the wait for its batch began and ended."""
 
     step: int
     metrics: dict[str, jax.Array]
     signals: dict[str, jax.Array]
-    waited: float
+    fetched: tuple[float, float]
+    finished: Future[float]
 
 
 class StepMonitor:
@@ -79,9 +82,10 @@ class StepMonitor:
         self._goodput = Goodput(workdir, start) if is_primary_process() else None
         self._pending: collections.deque[PendingStep] = collections.deque()
         self._busy: list[np.ndarray] = []  # seconds of each host, for the steps since the last log line
-        self._waited = 0.0  # seconds, for the batch of the next step
+        self._device_clock = DeviceClock()
         self._last_read = time.perf_counter()
-        self._last_finished: float | None = None  # time of the last finished step; its first one is not timed
+        self._fetched = self._last_read, self._last_read  # when the wait for the next step's batch began and ended
+        self._last_finished = self._last_read  # when the device finished its last step, or the clocks were restarted
         evaluations = [line for line in self._writer.kept if "loss" not in line]
         self.evaluated = {int(line["step"]) for line in evaluations}
         self._best_by, self._best = best_by, max((line[best_by] for line in evaluations if best_by in line), default=-np.inf)
@@ -91,11 +95,10 @@ class StepMonitor:
         self._rates.flops = flops
 
     def fetch(self, batches: Iterator[Batch]) -> Batch:
-        """The next batch; the wait for it is measured."""
+        """The next batch; the wait for it is measured, as far as the device had no other work."""
         before = time.perf_counter()
         batch = next(batches)
-        self._waited = time.perf_counter() - before
-        self._rates.add_wait(self._waited)
+        self._fetched = before, time.perf_counter()
         return batch
 
     def busy_seconds(self) -> float:
@@ -108,7 +111,7 @@ class StepMonitor:
         Raises:
           TrainingError: the loss is not finite, or too many videos cannot be decoded.
         """
-        self._pending.append(PendingStep(step, metrics, signals, self._waited))
+        self._pending.append(PendingStep(step, metrics, signals, self._fetched, self._device_clock.finish(metrics)))
         stop = len(self._pending) > 1 and self._read()
         self._last_read = time.perf_counter()
         return stop
@@ -139,24 +142,23 @@ class StepMonitor:
     def resume(self, step: int) -> None:
         """Restart the clocks: what came before (compiling, saving, evaluating) is no training time."""
         self._rates.restart(step)
-        self._last_read = time.perf_counter()
-        if self._last_finished is not None:
-            self._last_finished = self._last_read
+        self._last_read = self._last_finished = time.perf_counter()
 
     def log_bad_videos(self) -> None:
         """Log how many videos could not be decoded, if any."""
         self._bad_videos.log_count()
 
     def close(self) -> None:
-        """Close the files of the metrics."""
+        """Close the files of the metrics, and end the clock."""
         self._writer.close()
+        self._device_clock.close()
 
     def _read(self) -> bool:
         """Wait for the oldest pending step; returns whether any process was asked to stop."""
         pending = self._pending.popleft()
         step, signals = pending.step, host_signals.read(pending.signals)
         metrics = {name: float(value) for name, value in jax.device_get(pending.metrics).items()}
-        self._time_step(pending.waited)
+        self._time_step(pending.fetched, pending.finished.result())
         self._heartbeat.at("training", step)
         self._busy.append(signals.busy)
         self._bad_videos.add(signals.failed)
@@ -166,14 +168,14 @@ class StepMonitor:
             self._log(step, metrics)
         return signals.stop
 
-    def _time_step(self, waited: float) -> None:
-        now = time.perf_counter()
-        if self._last_finished is not None:
-            self._rates.add_step(now - self._last_finished)
-            self._data_wait.add(now - self._last_finished, waited)
-            if self._goodput:
-                self._goodput.add_step(max(0.0, now - self._last_finished - waited))
-        self._last_finished = now
+    def _time_step(self, fetched: tuple[float, float], finished: float) -> None:
+        idle_from, ready = fetched
+        seconds, waited = finished - self._last_finished, max(0.0, ready - max(idle_from, self._last_finished))
+        self._rates.add_step(seconds, waited)
+        self._data_wait.add(seconds, waited)
+        if self._goodput:
+            self._goodput.add_step(max(0.0, seconds - waited))
+        self._last_finished = finished
 
     def _log(self, step: int, metrics: dict[str, float]) -> None:
         if slow := host_signals.slow_host(np.array(self._busy), self._rates.seconds):
