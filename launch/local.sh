@@ -5,7 +5,7 @@ usage() {
 usage: launch/local.sh -n PROCESSES [--devices N] [--port PORT] [--grace SECONDS] [--dry-run] -- COMMAND...
 
 Runs COMMAND once per process; the processes find each other (on CPUs they talk through gloo). Their output is prefixed with
-the process. SIGTERM and SIGINT are passed on. When one ends with an error, the others get SECONDS (default 30) to stop by
+the process. SIGTERM and SIGINT are passed on. When one ends with an error, the others get SECONDS (default 90) to stop by
 themselves and are then killed. The exit code is the worst: a fault (2), else a crash, else "run me again" (75), else 0.
 
   -n PROCESSES      how many processes
@@ -19,7 +19,8 @@ set -euo pipefail
 # shellcheck source=launch/common.sh
 . "$(dirname "$0")/common.sh"
 
-processes="" devices="" port="" grace=30
+# A process that waits for a dead one at a barrier knows it after HEARTBEAT_SECONDS of wt_jax.cluster.processes, 60.
+processes="" devices="" port="" grace=90
 while [ $# -gt 0 ]; do
   case "$1" in
     -n) processes="${2:-}"; shift 2 ;;

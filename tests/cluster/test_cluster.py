@@ -18,7 +18,7 @@ import pytest
 
 from wt_jax.cluster.host_signals import slow_host
 from wt_jax.cluster.preemption import RUN_AGAIN
-from wt_jax.cluster.processes import _register, initialize
+from wt_jax.cluster.processes import HEARTBEAT_SECONDS, _register, initialize
 from wt_jax.errors import ClusterError
 from wt_jax.train.metrics import read_metrics
 
@@ -172,6 +172,43 @@ def test_a_killed_process_ends_the_other_with_the_cause_and_the_run_goes_on_alon
     assert ", from step" in output
     np.testing.assert_array_equal(losses(tmp_path / "w")[: len(before)], before)  # one and two processes: bit for bit
     assert len(losses(tmp_path / "w")) == 40
+
+
+def test_the_launcher_waits_longer_than_a_silence():
+    usage = subprocess.run([ROOT / "launch" / "local.sh", "--help"], capture_output=True, text=True, check=True).stdout
+    assert int(re.search(r"SECONDS \(default (\d+)\)", usage)[1]) >= 1.5 * HEARTBEAT_SECONDS
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_while_the_other_waits_for_it_is_named(tmp_path):
+    """At a barrier, as in saving, it is its silence that tells."""
+    code = """if True:
+        import os, pathlib, signal, sys
+        from wt_jax.cluster.heartbeat import Heartbeat, peer_errors
+        from wt_jax.cluster.processes import barrier, initialize
+        from wt_jax.errors import PeerLost
+
+        workdir, place = pathlib.Path(sys.argv[1]), int(os.environ["WT_JAX_PROCESS_ID"])
+        initialize(os.environ["WT_JAX_COORDINATOR"], 2, place, timeout=60)
+        with Heartbeat(workdir) as heartbeat:
+            barrier("both write their heartbeats")
+            if place:
+                os.kill(os.getpid(), signal.SIGKILL)
+            try:
+                with peer_errors(workdir):
+                    barrier("saving", 300)
+            except PeerLost as error:
+                print(error, flush=True)
+                os._exit(75)
+    """
+    launcher = [ROOT / "launch" / "local.sh", "-n", "2", "--devices", "1", "--"]
+    done = subprocess.run(
+        [*launcher, sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 137
+    assert re.search(r"a process of this run has ended \(process 1 on \S+ \(pid \d+\)\)", done.stdout), (
+        done.stdout + done.stderr
+    )
 
 
 @pytest.mark.slow
