@@ -23,7 +23,7 @@ def videos(name="{}.mp4"):
 
 def logged(caplog, waits, config=None, names="{}.mp4"):
     """The lines of steps of one second each."""
-    watch = DataWait(config or small_config(data__train="mine", data__workers=1), videos(names))
+    watch = DataWait(config or small_config(data__train="mine", data__workers=1, data__cache_gib=0.0), videos(names))
     with caplog.at_level(logging.WARNING, "wt_jax"):
         for wait in waits:
             watch.add(1.0, wait)
