@@ -182,7 +182,7 @@ def test_the_launcher_waits_longer_than_a_silence():
 
 @pytest.mark.slow
 def test_a_process_that_is_killed_while_the_other_waits_for_it_is_named(tmp_path):
-    """At a barrier, as in saving, it is its silence that tells."""
+    """At a barrier, as in saving, its end is known by its silence."""
     code = """if True:
         import os, pathlib, signal, sys
         from wt_jax.cluster.heartbeat import Heartbeat, peer_errors

@@ -1,6 +1,6 @@
 """Decoded videos that stay in memory: what fits is decoded once per process, not once per epoch.
 
-Which videos these are does not change what is read: a kept frame is the one that decoding gives.
+Which videos these are does not change what is read: a kept frame is the one that decoding yields.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class _KeptReader:
 
     def frames(self, indices: np.ndarray, planes: bool = False) -> Iterator[tuple[int, np.ndarray | Planes]]:
         if not planes:
-            raise ValueError("kept frames are as the decoder gave them; ask for planes")
+            raise ValueError("kept frames are in the form of the decoder; request them with planes=True")
         return ((index, self.pictures[index]) for index in indices.tolist())
 
 
@@ -124,7 +124,7 @@ class _NewVideo:
             try:
                 kept = self.cache.keep(self.name, reader)
             except VideoError:
-                pass  # Damaged: what is asked for may still be readable, of a file that is opened anew.
+                pass  # Damaged: the wanted frames may still be readable, of a file that is opened anew.
             else:
                 yield kept or reader
                 return
