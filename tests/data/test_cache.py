@@ -23,7 +23,7 @@ ODD = 33, 47
 
 @pytest.fixture
 def videos(tmp_path):
-    """Six videos, one of them of odd height and width, one of images, one with sound; and one that cannot be decoded."""
+    """Six videos, one of them of odd height and width, one with sound; and one that cannot be decoded."""
     paths = [write_video(tmp_path / f"{number}.mp4", 20 + number) for number in range(4)]
     paths += [write_video(tmp_path / "odd.mkv", 20, height=ODD[0], width=ODD[1], codec="ffv1")]
     paths += [write_sounding(tmp_path / "tone.mp4", 0.5, seconds=1.0, codec="aac"), str(tmp_path / "text.mp4")]
@@ -31,8 +31,8 @@ def videos(tmp_path):
     return VideoList(tuple(paths), np.zeros(len(paths), np.int32), ("a",))
 
 
-def epochs(videos: VideoList, gib: float, workers: int = 0, views=VIEWS):
-    return train_batches(videos, views, seed=3, batch_size=7, num_steps=4, workers=workers, threads=1, cache_gib=gib)
+def epochs(videos: VideoList, gib: float, workers: int = 0):
+    return train_batches(videos, VIEWS, seed=3, batch_size=7, num_steps=4, workers=workers, threads=1, cache_gib=gib)
 
 
 @pytest.mark.parametrize("gib", [1.0, 200e3 / 2**30])

@@ -33,11 +33,13 @@ from wt_jax.bench.step_turns import Contender
 from wt_jax.cli import parse_flags, set_up_logging, user_errors
 from wt_jax.config import Config
 from wt_jax.data.pipeline import train_batches
+from wt_jax.data.records import VideoList
 from wt_jax.data.sources.open import open_source
 from wt_jax.data.video.yuv420 import Crop, Planes, halved, halvings_of, lines_of
 from wt_jax.errors import ConfigError
 from wt_jax.experiment import build_method, resolve
 from wt_jax.ops import PORTABLE, prepare_process
+from wt_jax.specs import View
 
 _VIDEOS = flags.DEFINE_string("videos", "", "Folder or list of videos for the rows of the loader.")
 _LOADER = flags.DEFINE_enum("loader", "folder", ["folder", "quickstart"], "Whose views the rows of the loader have.")
@@ -103,13 +105,18 @@ def _process(name: str, workers: int = 1, environment: dict[str, str] | None = N
     return lambda: 1000 * contender.turn(1 if name == "s3d" else 8)
 
 
-def _loader(workers: int, environment: dict[str, str] | None = None, **replaced: Callable) -> Turn:
-    """Milliseconds per video of the training batches, made by this process or by so many workers."""
+def _loaded() -> tuple[VideoList, dict[str, View], int]:
+    """What the rows of the loader read: the videos, the views of each, and videos per batch."""
     if not _VIDEOS.value:
         raise ConfigError("--videos=FOLDER is missing: the rows of the loader read videos")
     config = _config(_LOADER.value)
     size = config.train.batch_size if _LOADER.value == "quickstart" else 8
-    videos, views = open_source(_VIDEOS.value, "", 0.0), dict(build_method(config, 1).views)
+    return open_source(_VIDEOS.value, "", 0.0), dict(build_method(config, 1).views), size
+
+
+def _loader(workers: int, environment: dict[str, str] | None = None, **replaced: Callable) -> Turn:
+    """Milliseconds per video of the training batches, made by this process or by so many workers."""
+    videos, views, size = _loaded()
     seed = 0
 
     def turn() -> float:
@@ -134,17 +141,13 @@ def _loader(workers: int, environment: dict[str, str] | None = None, **replaced:
 
 def _later_epochs(cache_gib: float) -> Turn:
     """Milliseconds per video of the training batches, made by this process, after a first epoch."""
-    if not _VIDEOS.value:
-        raise ConfigError("--videos=FOLDER is missing: the rows of the loader read videos")
-    config = _config(_LOADER.value)
-    size, videos = 8, open_source(_VIDEOS.value, "", 0.0)
-    views = dict(build_method(config, 1).views)
+    videos, views, size = _loaded()
     batches = train_batches(videos, views, seed=0, batch_size=size, threads=0, cache_gib=cache_gib)
     for _ in range(-(-len(videos) // size)):
         next(batches)
 
     def turn() -> float:
-        start, count = time.perf_counter(), 36
+        start, count = time.perf_counter(), 6
         for _ in range(count):
             next(batches)
         return 1000 * (time.perf_counter() - start) / (count * size)
@@ -165,10 +168,8 @@ def _opencv_crop_planes(pictures: Sequence[Planes], places: Sequence[int], crop:
     chroma = top // 2, left // 2, (top + rows + 1) // 2 - top // 2, (left + columns + 1) // 2 - left // 2
     for picture, place in zip(pictures, places, strict=True):
         parts = []
-        bytes_of_lines = picture.source[3], picture.source[4], picture.source[4]
-        for plane, line, box, fewer in zip(picture.planes, bytes_of_lines, (crop[:4], chroma, chroma), (0, 1, 1), strict=True):
+        for lines, box, fewer in zip(lines_of(picture), (crop[:4], chroma, chroma), (0, 1, 1), strict=True):
             top, left, rows, columns = box
-            lines = lines_of(plane, line)
             part = halved(lines[top : top + rows, left : left + columns], max(times - fewer, 0))
             parts.append(cv2.resize(part, (size, size), interpolation=cv2.INTER_LINEAR))
         colored = cv2.transform(cv2.merge(parts), _BT601)

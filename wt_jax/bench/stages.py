@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,20 +9,9 @@ import numpy as np
 from wt_jax.data.pipeline import crop_clips
 from wt_jax.data.sampling import random_windows
 from wt_jax.data.video import decode
-from wt_jax.data.video.decode import VideoInfo, open_reader, probe
-from wt_jax.data.video.yuv420 import Planes
+from wt_jax.data.video.cache import KeptReader
+from wt_jax.data.video.decode import open_reader, probe
 from wt_jax.specs import ClipView
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """A video whose wanted frames are in memory: what is left is geometry."""
-
-    info: VideoInfo
-    kept: list[tuple[int, np.ndarray | Planes]]
-
-    def frames(self, indices: np.ndarray, planes: bool = False):
-        return iter(self.kept)
 
 
 def time_stages(paths: Sequence[str], views: Mapping[str, ClipView], batch_size: int, repeats: int = 3) -> dict[str, float]:
@@ -41,7 +29,7 @@ def time_stages(paths: Sequence[str], views: Mapping[str, ClipView], batch_size:
     kept = {}
     for path in paths[:batch_size]:
         with open_reader(path) as reader:
-            kept[path] = _Kept(reader.info, list(reader.frames(wanted[path], planes=True)))
+            kept[path] = KeptReader(reader.info, dict(reader.frames(wanted[path], planes=True)))
     clips = [crop_clips(kept[path], windows[path], views, rng) for path in kept]
     batch = {name: np.stack([clip[name] for clip in clips]) for name in views}
 

@@ -35,7 +35,7 @@ class VideoCache:
 
     def __init__(self, gib: float):
         self._gib, self._room = gib, int(gib * 2**30)
-        self._kept: dict[str, _KeptReader] = {}
+        self._kept: dict[str, KeptReader] = {}
         self._refused: set[str] = set()  # those being read for the first time, too
         self._lock = threading.Lock()
 
@@ -72,7 +72,7 @@ class VideoCache:
             found = reader.frames(np.arange(info.num_frames), planes=True)
             pictures = {index: compact(picture) if isinstance(picture, Planes) else picture for index, picture in found}
             size = sum(map(_bytes_of, pictures.values()))
-            kept = self._kept[name] = _KeptReader(info, pictures)
+            kept = self._kept[name] = KeptReader(info, pictures)
         finally:
             with self._lock:
                 self._room += most - size
@@ -84,13 +84,14 @@ def _bytes_of(picture: np.ndarray | Planes) -> int:
 
 
 @dataclass(frozen=True)
-class _KeptReader:
-    """A video in memory."""
+class KeptReader:
+    """A video of which frames are in memory, by their indices, as `wt_jax.data.video.decode.Reader` yields them with planes."""
 
     info: VideoInfo
     pictures: Mapping[int, np.ndarray | Planes]
 
     def frames(self, indices: np.ndarray, planes: bool = False) -> Iterator[tuple[int, np.ndarray | Planes]]:
+        """As `wt_jax.data.video.reader.Reader.frames`, with `planes` alone; raises ValueError without."""
         if not planes:
             raise ValueError("kept frames are in the form of the decoder; request them with planes=True")
         return ((index, self.pictures[index]) for index in indices.tolist())
@@ -101,7 +102,7 @@ class _KeptVideo:
     """A video whose frames are in memory; its audio track is read from where it lies."""
 
     name: str
-    reader: _KeptReader
+    reader: KeptReader
 
     def open(self) -> AbstractContextManager[Reader]:
         return nullcontext(self.reader)

@@ -6,7 +6,7 @@ For small videos that takes a quarter of the time of turning each frame to RGB a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import av
 import av.video.plane
@@ -59,20 +59,18 @@ def planes_of(frame: av.VideoFrame) -> Planes | None:
 
 def compact(picture: Planes) -> Planes:
     """A copy without the decoder's padding, a quarter of the memory of a small picture."""
-    _, _, _, *lines, row = picture.source
     height, width, _ = picture.shape
     sizes = (height, width), *[(-(-height // 2), -(-width // 2))] * 2
-    planes = tuple(
-        lines_of(plane, line)[:rows, :columns].copy()
-        for plane, line, (rows, columns) in zip(picture.planes, (lines[0], lines[1], lines[1]), sizes, strict=True)
-    )
-    source = *(plane.ctypes.data for plane in planes), planes[0].strides[0], planes[1].strides[0], row
+    planes = tuple(lines[:rows, :columns].copy() for lines, (rows, columns) in zip(lines_of(picture), sizes, strict=True))
+    source = *(plane.ctypes.data for plane in planes), planes[0].strides[0], planes[1].strides[0], picture.source[-1]
     return Planes(planes, source, picture.shape)
 
 
-def lines_of(plane: Any, line: int) -> np.ndarray:
-    """A plane, uint8 [rows, line], with what pads its lines."""
-    return np.frombuffer(plane, np.uint8).reshape(-1, line)
+def lines_of(picture: Planes) -> list[np.ndarray]:
+    """Luma, blue and red, uint8 [rows, bytes of a line], with what pads their lines; no copies."""
+    _, _, _, luma, chroma, _ = picture.source
+    buffers = zip(picture.planes, (luma, chroma, chroma), strict=True)
+    return [np.frombuffer(cast(Any, plane), np.uint8).reshape(-1, line) for plane, line in buffers]
 
 
 def _factors(space: int, full_range: bool) -> list[float]:
@@ -133,12 +131,8 @@ def crop_planes(pictures: Sequence[Planes], places: Sequence[int], cut: Crop, cl
 def _halved(picture: Planes, boxes: tuple[Box, Box], times: int) -> list[np.ndarray]:
     """Parts of luma, blue and red, `halved` so many times, chroma once less: uint8, without gaps."""
     parts = []
-    _, _, _, luma, chroma, _ = picture.source
-    for plane, line, box, fewer in zip(
-        picture.planes, (luma, chroma, chroma), (boxes[0], boxes[1], boxes[1]), (0, 1, 1), strict=True
-    ):
+    for lines, box, fewer in zip(lines_of(picture), (boxes[0], boxes[1], boxes[1]), (0, 1, 1), strict=True):
         top, left, rows, columns = box
-        lines = lines_of(plane, line)
         part = halved(lines[top : top + rows, left : left + columns], times - fewer)
         parts.append(np.ascontiguousarray(part))  # also where nothing was halved: the kernel reads as far as a line goes
     return parts
